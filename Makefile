@@ -1,0 +1,47 @@
+# One command each, from a fresh clone with Python 3.11 or later and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS ?= bench,report,dev
+
+.PHONY: install test validate check types lint format bench models ptx fuzz clean help
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+install: $(STAMP) ## .venv with everything
+
+test: $(STAMP) ## lint, types and tests
+	$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+check: lint types
+
+lint: $(STAMP) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy --strict over the package as it is imported
+	$(BIN)/python scripts/typecheck.py
+
+format: $(STAMP) ## ruff, mending what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+validate: $(STAMP) ## count, measure, predict, compare and report on this machine
+	$(BIN)/moegauge validate
+
+bench: $(STAMP) ## timed comparisons with pytest-benchmark
+	$(BIN)/python -m pytest tests/speed --benchmark-only -q
+
+models: $(STAMP) ## regenerate the shipped ModelShapes
+	$(BIN)/python scripts/make_models.py
+
+clean: ## remove what was built
+	rm -rf build dist *.egg-info $(VENV)

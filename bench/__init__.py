@@ -1,0 +1,1 @@
+"""Timing, roof, decode step, sweep, compare, report."""

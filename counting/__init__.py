@@ -1,0 +1,1 @@
+"""Checkpoint to headers to roles to logical parameters to `ModelShape`. Imports no torch."""

@@ -1,0 +1,1 @@
+"""ModelShape to bytes per step to tokens/s, forward and backward. Imports no torch."""

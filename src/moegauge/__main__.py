@@ -1,0 +1,6 @@
+"""`python -m moegauge` is the console script."""
+
+from moegauge.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,471 @@
+"""`ModelShape`: what one decode step of a model multiplies by, layer by layer. The only thing that crosses from
+counting to predicting and measuring; a published model and a made-up one are the same type.
+
+It holds no names of tensors and no weights. It is JSON on disk (schema `moegauge.shape/1`), where equal neighbouring
+layers are written once with a `repeat`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from moegauge.errors import ShapeError
+from moegauge.formats import FORMATS, get_format
+
+SCHEMA = "moegauge.shape/1"
+
+# Roles whose matrices change format under `--format`; router, head, embedding and norms keep the released one, as
+# every released FP8 / FP4 / INT4 checkpoint does.
+QUANTISED_ROLES = frozenset({"attention", "dense_mlp", "shared_expert", "routed_expert"})
+
+ATTENTION_KINDS = frozenset({"gqa", "mla", "linear", "none"})
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """One matrix of a decode step: y[rows] = W[rows, columns] x[columns].
+
+    Attributes:
+        name: the field's usual short name, e.g. `q_proj`, `gate_proj`, `lm_head`.
+        role: the role it is counted under, e.g. `attention`, `routed_expert`.
+        rows, columns: outputs and inputs.
+        format: a row of `moegauge.formats.FORMATS`.
+        stored_bytes: bytes in the checkpoint, scales included, where its storage layout is not exactly that row
+            (zero points, another scale type); None means exactly the row's bytes.
+    """
+
+    name: str
+    role: str
+    rows: int
+    columns: int
+    format: str
+    stored_bytes: int | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Logical weights."""
+        return self.rows * self.columns
+
+    @property
+    def bytes(self) -> int:
+        """Bytes one product reads: as stored where known, else as the format's row says."""
+        if self.stored_bytes is not None:
+            return self.stored_bytes
+        return get_format(self.format).bytes(self.rows, self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Everything of a layer (or of one expert) that is not a matrix product: norms, biases, small state. Counts only."""
+
+    parameters: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """What a layer mixes tokens with.
+
+    Attributes:
+        kind: `gqa` (also MHA and MQA), `mla` (multi-head latent attention, absorbed), `linear` (recurrent state, no
+            growing cache), `none`.
+        heads, kv_heads: query heads, key/value heads (`mla`: 1).
+        head_dim: width of a query/key head (`mla`: kv_lora_rank + qk_rope_head_dim, the width absorbed heads see).
+        value_dim: width of a value head (`mla`: kv_lora_rank).
+        cache_elements: elements this layer caches per token of context.
+        window: tokens a step looks back at most; None is all of them.
+        state_elements: elements of recurrent state read and written each step.
+        matrices: its projections, in the order a step runs them.
+    """
+
+    kind: str
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    value_dim: int = 0
+    cache_elements: int = 0
+    window: int | None = None
+    state_elements: int = 0
+    matrices: tuple[Matrix, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A pool of routed experts, of which a token uses `top_k`.
+
+    Attributes:
+        count: routed experts in the pool.
+        top_k: experts a token uses.
+        matrices: the matrices of one expert, e.g. gate_proj, up_proj, down_proj.
+        vectors: biases of one expert.
+    """
+
+    count: int
+    top_k: int
+    matrices: tuple[Matrix, ...]
+    vectors: Vectors = field(default_factory=Vectors)
+
+    @property
+    def gated(self) -> bool:
+        """True when an expert has a gate beside its up projection (three matrices)."""
+        return len(self.matrices) == 3
+
+    @property
+    def expert_parameters(self) -> int:
+        """Logical parameters of one expert."""
+        return sum(m.parameters for m in self.matrices) + self.vectors.parameters
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes one expert's products read."""
+        return sum(m.bytes for m in self.matrices) + self.vectors.bytes
+
+    def coverage(self, batch: int) -> float:
+        """Expected distinct experts at `batch` tokens under uniform routing: E (1 - (1 - k/E)^B)."""
+        return self.count * (1.0 - (1.0 - self.top_k / self.count) ** batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer: attention, then the matrices every token uses (dense MLP, shared experts, router, latent
+    projections), then the routed pools.
+
+    Attributes:
+        attention: the token mixer with its projections.
+        matrices: every other matrix all tokens use, in step order, told apart by role.
+        experts: routed pools; empty for a dense layer.
+        vectors: norms, biases and other small parameters of the layer (not those of routed experts).
+    """
+
+    attention: Attention
+    matrices: tuple[Matrix, ...] = ()
+    experts: tuple[Experts, ...] = ()
+    vectors: Vectors = field(default_factory=Vectors)
+
+    @property
+    def dense_matrices(self) -> Iterator[Matrix]:
+        """The matrices every token reads, attention's first."""
+        yield from self.attention.matrices
+        yield from self.matrices
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """A model as a decode step sees it.
+
+    Attributes:
+        name: lower-case short name, e.g. `deepseek-v3`.
+        family: the config's `model_type`.
+        hidden: width of the residual stream.
+        embedding: the input table, [vocabulary, hidden]; a step reads one row of it.
+        head: the LM head; None when it is tied to the embedding (the table is then read whole, as the head).
+        layers: in order, expanded.
+        vectors: final norm and anything else outside the layers.
+        source: where it came from: repo, commit, command.
+    """
+
+    name: str
+    family: str
+    hidden: int
+    embedding: Matrix
+    head: Matrix | None
+    layers: tuple[Layer, ...]
+    vectors: Vectors = field(default_factory=Vectors)
+    source: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def moe_layers(self) -> int:
+        """Layers with at least one routed pool."""
+        return sum(1 for layer in self.layers if layer.experts)
+
+    @property
+    def head_matrix(self) -> Matrix:
+        """The matrix the last product reads: the head, or the tied embedding."""
+        return self.head or replace(self.embedding, name="lm_head", role="lm_head")
+
+    @property
+    def routed_parameters(self) -> int:
+        """Parameters of all routed experts."""
+        return sum(e.count * e.expert_parameters for layer in self.layers for e in layer.experts)
+
+    @property
+    def dense_parameters(self) -> int:
+        """Parameters of the decoder every token uses: embedding, head, attention, dense and shared MLPs, routers,
+        norms, biases."""
+        total = self.embedding.parameters + (self.head.parameters if self.head else 0) + self.vectors.parameters
+        for layer in self.layers:
+            total += layer.vectors.parameters + sum(m.parameters for m in layer.dense_matrices)
+        return total
+
+    @property
+    def total_parameters(self) -> int:
+        """Dense and routed."""
+        return self.dense_parameters + self.routed_parameters
+
+    @property
+    def routed_active_parameters(self) -> int:
+        """Parameters of the routed experts one token uses."""
+        return sum(e.top_k * e.expert_parameters for layer in self.layers for e in layer.experts)
+
+    @property
+    def active_parameters(self) -> int:
+        """Dense plus the routed experts one token uses; the input embedding is included."""
+        return self.dense_parameters + self.routed_active_parameters
+
+    @property
+    def active_without_embedding(self) -> int:
+        """`active_parameters` without an untied input embedding, of which a step reads one row."""
+        return self.active_parameters - (self.embedding.parameters if self.head else 0)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of what every step reads at batch 1 whatever the routing; the embedding as one row."""
+        row = self.embedding.bytes // self.embedding.rows
+        total = row + self.head_matrix.bytes + self.vectors.bytes
+        for layer in self.layers:
+            total += layer.vectors.bytes + sum(m.bytes for m in layer.dense_matrices)
+        return total
+
+    @property
+    def routed_bytes(self) -> int:
+        """Bytes of the routed experts one token reads."""
+        return sum(e.top_k * e.expert_bytes for layer in self.layers for e in layer.experts)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes one decode step reads at batch 1, no KV."""
+        return self.dense_bytes + self.routed_bytes
+
+    def cache_elements(self, context: int) -> int:
+        """KV elements one step reads per sequence at `context` tokens, windows applied."""
+        return sum(
+            layer.attention.cache_elements
+            * (context if layer.attention.window is None else min(context, layer.attention.window))
+            for layer in self.layers
+        )
+
+    def with_format(self, name: str) -> ModelShape:
+        """This model with its attention, MLP and expert matrices in format `name`; `native` is this model itself.
+
+        Router, head, embedding and vectors keep their released format (see `QUANTISED_ROLES`).
+
+        Raises:
+            UnknownNameError: no such format.
+        """
+        if name == "native":
+            return self
+        get_format(name)
+
+        def cast(matrices: Iterable[Matrix]) -> tuple[Matrix, ...]:
+            return tuple(
+                replace(m, format=name, stored_bytes=None) if m.role in QUANTISED_ROLES else m for m in matrices
+            )
+
+        layers = tuple(
+            replace(
+                layer,
+                attention=replace(layer.attention, matrices=cast(layer.attention.matrices)),
+                matrices=cast(layer.matrices),
+                experts=tuple(replace(e, matrices=cast(e.matrices)) for e in layer.experts),
+            )
+            for layer in self.layers
+        )
+        return replace(self, layers=layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document, equal neighbouring layers folded into one with `repeat`."""
+        document: dict[str, Any] = {"schema": SCHEMA}
+        for item in fields(self):
+            if item.name == "layers":
+                document["layers"] = [
+                    {"repeat": len(list(run)), **_plain(layer)} for layer, run in groupby(self.layers)
+                ]
+            else:
+                document[item.name] = _plain(getattr(self, item.name))
+        return document
+
+    @classmethod
+    def from_json(cls, document: Any, where: str = "shape") -> ModelShape:
+        """Build and check a shape from its JSON document.
+
+        Args:
+            document: the decoded JSON.
+            where: the file it came from, for messages.
+
+        Raises:
+            ShapeError: a field is missing, of the wrong type, out of range, or contradicts another.
+        """
+        return _Reader(where).model(document)
+
+    @classmethod
+    def load(cls, path: Path) -> ModelShape:
+        """Read a shape from a JSON file.
+
+        Raises:
+            ShapeError: the file cannot be read, is not JSON, or is not a shape.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ShapeError(f"{path}: cannot be read ({error}).") from None
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ShapeError(f"{path}: not JSON ({error}).") from None
+        return cls.from_json(document, str(path))
+
+    def save(self, path: Path) -> None:
+        """Write the JSON document, indented, one trailing newline."""
+        path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses to dicts, fields that hold their default left out."""
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    if not hasattr(value, "__dataclass_fields__"):
+        return value
+    out: dict[str, Any] = {}
+    for item in fields(value):
+        member = getattr(value, item.name)
+        if isinstance(member, Vectors):
+            if member != Vectors():
+                out[item.name] = asdict(member)
+        elif member not in (item.default, ()):
+            out[item.name] = _plain(member)
+    return out
+
+
+class _Reader:
+    """Reads the JSON document, naming the field that is wrong."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def fail(self, path: str, what: str) -> ShapeError:
+        return ShapeError(f"{self.where}: {path} {what}.", advice="See docs/architecture.md for the schema.")
+
+    def dict(self, value: Any, path: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self.fail(path, "must be an object")
+        return value
+
+    def list(self, value: Any, path: str) -> list[Any]:
+        if not isinstance(value, list):
+            raise self.fail(path, "must be a list")
+        return value
+
+    def string(self, holder: dict[str, Any], key: str, path: str) -> str:
+        value = holder.get(key)
+        if not isinstance(value, str) or not value:
+            raise self.fail(f"{path}.{key}", "must be a non-empty string")
+        return value
+
+    def integer(self, holder: dict[str, Any], key: str, path: str, low: int = 0, default: int | None = None) -> int:
+        value = holder.get(key, default)
+        # 2^53: beyond it a JSON number is not the integer that was written.
+        if type(value) is not int or not low <= value <= 2**53:
+            raise self.fail(f"{path}.{key}", f"must be an integer of at least {low}")
+        return value
+
+    def matrix(self, value: Any, path: str) -> Matrix:
+        holder = self.dict(value, path)
+        name = self.string(holder, "format", path)
+        if name not in FORMATS:
+            raise self.fail(f"{path}.format", f"'{name}' is no known format ({', '.join(FORMATS)})")
+        stored = self.integer(holder, "stored_bytes", path, 1) if "stored_bytes" in holder else None
+        return Matrix(
+            self.string(holder, "name", path),
+            self.string(holder, "role", path),
+            self.integer(holder, "rows", path, 1),
+            self.integer(holder, "columns", path, 1),
+            name,
+            stored,
+        )
+
+    def matrices(self, holder: dict[str, Any], path: str) -> tuple[Matrix, ...]:
+        values = self.list(holder.get("matrices", []), f"{path}.matrices")
+        return tuple(self.matrix(v, f"{path}.matrices[{i}]") for i, v in enumerate(values))
+
+    def vectors(self, holder: dict[str, Any], path: str) -> Vectors:
+        value = self.dict(holder.get("vectors", {}), f"{path}.vectors")
+        return Vectors(
+            self.integer(value, "parameters", f"{path}.vectors", default=0),
+            self.integer(value, "bytes", f"{path}.vectors", default=0),
+        )
+
+    def attention(self, value: Any, path: str) -> Attention:
+        holder = self.dict(value, path)
+        kind = self.string(holder, "kind", path)
+        if kind not in ATTENTION_KINDS:
+            raise self.fail(f"{path}.kind", f"'{kind}' is none of {', '.join(sorted(ATTENTION_KINDS))}")
+        window = holder.get("window")
+        numbers = ("heads", "kv_heads", "head_dim", "value_dim", "cache_elements")
+        result = Attention(
+            kind,
+            *(self.integer(holder, key, path, default=0) for key in numbers),
+            window=None if window is None else self.integer(holder, "window", path, 1),
+            state_elements=self.integer(holder, "state_elements", path, default=0),
+            matrices=self.matrices(holder, path),
+        )
+        if kind in ("gqa", "mla") and min(result.heads, result.kv_heads, result.head_dim, result.value_dim) < 1:
+            raise self.fail(path, f"of kind {kind} needs heads, kv_heads, head_dim and value_dim")
+        if kind == "gqa" and result.heads % result.kv_heads:
+            raise self.fail(path, f"has {result.heads} heads, not a multiple of {result.kv_heads} kv_heads")
+        return result
+
+    def experts(self, value: Any, path: str) -> Experts:
+        holder = self.dict(value, path)
+        count = self.integer(holder, "count", path, 1)
+        top_k = self.integer(holder, "top_k", path, 1)
+        if top_k > count:
+            raise self.fail(f"{path}.top_k", f"is {top_k}, more than its {count} experts")
+        matrices = self.matrices(holder, path)
+        if not matrices:
+            raise self.fail(f"{path}.matrices", "must not be empty")
+        return Experts(count, top_k, matrices, self.vectors(holder, path))
+
+    def layer(self, value: Any, path: str) -> tuple[int, Layer]:
+        holder = self.dict(value, path)
+        pools = self.list(holder.get("experts", []), f"{path}.experts")
+        layer = Layer(
+            self.attention(holder.get("attention"), f"{path}.attention"),
+            self.matrices(holder, path),
+            tuple(self.experts(v, f"{path}.experts[{i}]") for i, v in enumerate(pools)),
+            self.vectors(holder, path),
+        )
+        return self.integer(holder, "repeat", path, 1, default=1), layer
+
+    def model(self, document: Any) -> ModelShape:
+        holder = self.dict(document, "document")
+        if holder.get("schema") != SCHEMA:
+            raise self.fail("schema", f"must be '{SCHEMA}'")
+        source = self.dict(holder.get("source", {}), "source")
+        layers: list[Layer] = []
+        for i, value in enumerate(self.list(holder.get("layers"), "layers")):
+            repeat, layer = self.layer(value, f"layers[{i}]")
+            if len(layers) + repeat > 100_000:
+                raise self.fail(f"layers[{i}].repeat", "makes more than 100,000 layers")
+            layers.extend([layer] * repeat)
+        head = holder.get("head")
+        shape = ModelShape(
+            self.string(holder, "name", "document"),
+            self.string(holder, "family", "document"),
+            self.integer(holder, "hidden", "document", 1),
+            self.matrix(holder.get("embedding"), "embedding"),
+            None if head is None else self.matrix(head, "head"),
+            tuple(layers),
+            self.vectors(holder, "document"),
+            {str(k): str(v) for k, v in source.items()},
+        )
+        if shape.embedding.columns != shape.hidden:
+            raise self.fail("embedding.columns", f"is {shape.embedding.columns}, not the hidden size {shape.hidden}")
+        if not math.isfinite(float(shape.total_parameters)):  # pragma: no cover - integers are finite
+            raise self.fail("document", "has no finite size")
+        return shape
