@@ -8,7 +8,6 @@ layers are written once with a `repeat`.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import groupby
@@ -62,7 +61,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """Everything of a layer (or of one expert) that is not a matrix product: norms, biases, small state. Counts only."""
+    """What a layer (or one expert) has beside its matrices: norms, biases, small state. Counts only."""
 
     parameters: int = 0
     bytes: int = 0
@@ -351,12 +350,12 @@ class _Reader:
     def fail(self, path: str, what: str) -> ShapeError:
         return ShapeError(f"{self.where}: {path} {what}.", advice="See docs/architecture.md for the schema.")
 
-    def dict(self, value: Any, path: str) -> dict[str, Any]:
+    def mapping(self, value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise self.fail(path, "must be an object")
         return value
 
-    def list(self, value: Any, path: str) -> list[Any]:
+    def sequence(self, value: Any, path: str) -> list[Any]:
         if not isinstance(value, list):
             raise self.fail(path, "must be a list")
         return value
@@ -375,7 +374,7 @@ class _Reader:
         return value
 
     def matrix(self, value: Any, path: str) -> Matrix:
-        holder = self.dict(value, path)
+        holder = self.mapping(value, path)
         name = self.string(holder, "format", path)
         if name not in FORMATS:
             raise self.fail(f"{path}.format", f"'{name}' is no known format ({', '.join(FORMATS)})")
@@ -390,26 +389,29 @@ class _Reader:
         )
 
     def matrices(self, holder: dict[str, Any], path: str) -> tuple[Matrix, ...]:
-        values = self.list(holder.get("matrices", []), f"{path}.matrices")
+        values = self.sequence(holder.get("matrices", []), f"{path}.matrices")
         return tuple(self.matrix(v, f"{path}.matrices[{i}]") for i, v in enumerate(values))
 
     def vectors(self, holder: dict[str, Any], path: str) -> Vectors:
-        value = self.dict(holder.get("vectors", {}), f"{path}.vectors")
+        value = self.mapping(holder.get("vectors", {}), f"{path}.vectors")
         return Vectors(
             self.integer(value, "parameters", f"{path}.vectors", default=0),
             self.integer(value, "bytes", f"{path}.vectors", default=0),
         )
 
     def attention(self, value: Any, path: str) -> Attention:
-        holder = self.dict(value, path)
+        holder = self.mapping(value, path)
         kind = self.string(holder, "kind", path)
         if kind not in ATTENTION_KINDS:
             raise self.fail(f"{path}.kind", f"'{kind}' is none of {', '.join(sorted(ATTENTION_KINDS))}")
         window = holder.get("window")
-        numbers = ("heads", "kv_heads", "head_dim", "value_dim", "cache_elements")
         result = Attention(
             kind,
-            *(self.integer(holder, key, path, default=0) for key in numbers),
+            heads=self.integer(holder, "heads", path, default=0),
+            kv_heads=self.integer(holder, "kv_heads", path, default=0),
+            head_dim=self.integer(holder, "head_dim", path, default=0),
+            value_dim=self.integer(holder, "value_dim", path, default=0),
+            cache_elements=self.integer(holder, "cache_elements", path, default=0),
             window=None if window is None else self.integer(holder, "window", path, 1),
             state_elements=self.integer(holder, "state_elements", path, default=0),
             matrices=self.matrices(holder, path),
@@ -421,7 +423,7 @@ class _Reader:
         return result
 
     def experts(self, value: Any, path: str) -> Experts:
-        holder = self.dict(value, path)
+        holder = self.mapping(value, path)
         count = self.integer(holder, "count", path, 1)
         top_k = self.integer(holder, "top_k", path, 1)
         if top_k > count:
@@ -432,8 +434,8 @@ class _Reader:
         return Experts(count, top_k, matrices, self.vectors(holder, path))
 
     def layer(self, value: Any, path: str) -> tuple[int, Layer]:
-        holder = self.dict(value, path)
-        pools = self.list(holder.get("experts", []), f"{path}.experts")
+        holder = self.mapping(value, path)
+        pools = self.sequence(holder.get("experts", []), f"{path}.experts")
         layer = Layer(
             self.attention(holder.get("attention"), f"{path}.attention"),
             self.matrices(holder, path),
@@ -443,12 +445,12 @@ class _Reader:
         return self.integer(holder, "repeat", path, 1, default=1), layer
 
     def model(self, document: Any) -> ModelShape:
-        holder = self.dict(document, "document")
+        holder = self.mapping(document, "document")
         if holder.get("schema") != SCHEMA:
             raise self.fail("schema", f"must be '{SCHEMA}'")
-        source = self.dict(holder.get("source", {}), "source")
+        source = self.mapping(holder.get("source", {}), "source")
         layers: list[Layer] = []
-        for i, value in enumerate(self.list(holder.get("layers"), "layers")):
+        for i, value in enumerate(self.sequence(holder.get("layers"), "layers")):
             repeat, layer = self.layer(value, f"layers[{i}]")
             if len(layers) + repeat > 100_000:
                 raise self.fail(f"layers[{i}].repeat", "makes more than 100,000 layers")
@@ -466,6 +468,4 @@ class _Reader:
         )
         if shape.embedding.columns != shape.hidden:
             raise self.fail("embedding.columns", f"is {shape.embedding.columns}, not the hidden size {shape.hidden}")
-        if not math.isfinite(float(shape.total_parameters)):  # pragma: no cover - integers are finite
-            raise self.fail("document", "has no finite size")
         return shape
