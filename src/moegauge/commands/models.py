@@ -38,8 +38,8 @@ def command(name: str | None, as_json: bool) -> None:
             }
         )
         return
-    from rich.console import Console  # noqa: PLC0415 - not needed for --json
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for title in ("model", "family"):

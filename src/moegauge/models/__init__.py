@@ -44,7 +44,7 @@ def resolve(target: str) -> ModelShape:
             )
         return ModelShape.load(path)
     if path.exists() or target.count("/") == 1:
-        from moegauge.counting import count  # noqa: PLC0415 - a shipped name needs no scanner
+        from moegauge.counting import count
 
         return count(target).model_shape()
     raise UnknownNameError("model", target, names())

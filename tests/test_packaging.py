@@ -1,0 +1,89 @@
+"""What pip installs: the wheel holds every module of the folders and nothing at the top but `moegauge`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAPPING: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    out = tmp_path_factory.mktemp("wheel")
+    # A copy, so that building leaves no build/ or egg-info beside the sources.
+    tree = out / "tree"
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split("\n")
+    if not any(names):
+        pytest.skip("not a git checkout: cannot tell sources from build outputs")
+    for name in filter(None, names):
+        source = ROOT / name
+        if source.is_file() and not name.startswith(("tests/", "results/")):
+            target = tree / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(tree)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+def test_the_wheel_holds_every_module(wheel_names: list[str]) -> None:
+    wanted = {
+        f"{package.replace('.', '/')}/{path.name}"
+        for package, folder in MAPPING.items()
+        for path in (ROOT / folder).glob("*.py")
+    }
+    assert wanted <= set(wheel_names)
+    assert "moegauge/py.typed" in wheel_names
+
+
+def test_every_folder_with_modules_is_a_listed_package() -> None:
+    listed = {(ROOT / folder).resolve() for folder in MAPPING.values()}
+    for room in ("counting", "estimator", "kernels", "bench", "src/moegauge"):
+        for path in (ROOT / room).rglob("*.py"):
+            assert path.parent in listed, f"{path.parent} is not in package-dir: it would be missing from the wheel"
+
+
+def test_data_files_are_in_the_wheel(wheel_names: list[str]) -> None:
+    for package, folder in MAPPING.items():
+        for pattern in ("*.json", "*.csv", "*.html", "*.css", "*.js", "*.cpp", "*.h"):
+            for path in (ROOT / folder).glob(pattern):
+                assert f"{package.replace('.', '/')}/{path.name}" in wheel_names
+
+
+def test_nothing_but_moegauge_at_the_top(wheel_names: list[str]) -> None:
+    tops = {name.split("/")[0] for name in wheel_names}
+    assert all(top == "moegauge" or top.startswith("moegauge-") for top in tops), tops
+
+
+@pytest.mark.parametrize("command", ["--help", "count --help", "predict --help", "estimate --help", "models --json"])
+def test_commands_start_without_torch(command: str) -> None:
+    """The interpreter's own list of modules after the command, read at exit."""
+    code = (
+        "import sys, atexit\n"
+        "from moegauge.cli import main\n"
+        "atexit.register(lambda: sys.stderr.write('LOADED ' + ' '.join(sorted(sys.modules))))\n"
+        f"main({command.split()!r})\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    loaded = run.stderr.split("LOADED ")[1].split()
+    for heavy in ("torch", "triton", "scipy", "huggingface_hub", "matplotlib"):
+        assert heavy not in loaded, heavy

@@ -1,0 +1,162 @@
+"""ModelShape: sums against arithmetic by hand, JSON there and back, every contradiction refused by name."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moegauge.errors import ShapeError, UnknownNameError
+from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vectors
+
+H, V, I, E, K = 64, 100, 32, 8, 2  # noqa: E741 - hidden, vocabulary, expert width, experts, top-k
+
+
+def tiny(tied: bool = False) -> ModelShape:
+    attention = Attention(
+        "gqa",
+        heads=4,
+        kv_heads=2,
+        head_dim=16,
+        value_dim=16,
+        cache_elements=64,
+        window=8,
+        matrices=(Matrix("q_proj", "attention", 64, H, "bf16"), Matrix("o_proj", "attention", H, 64, "bf16")),
+    )
+    full = Attention("gqa", 4, 2, 16, 16, 64, matrices=attention.matrices)
+    expert = (
+        Matrix("gate_proj", "routed_expert", I, H, "mxfp4"),
+        Matrix("up_proj", "routed_expert", I, H, "mxfp4"),
+        Matrix("down_proj", "routed_expert", H, I, "mxfp4"),
+    )
+    moe = Layer(
+        full,
+        (Matrix("router", "router", E, H, "bf16"),),
+        (Experts(E, K, expert, Vectors(2 * I + H, 2 * (2 * I + H))),),
+        Vectors(2 * H, 4 * H),
+    )
+    dense = Layer(attention, (Matrix("up_proj", "dense_mlp", 4 * H, H, "bf16"),), (), Vectors(2 * H, 4 * H))
+    embedding = Matrix("embed_tokens", "embedding", V, H, "bf16")
+    head = None if tied else Matrix("lm_head", "lm_head", V, H, "bf16")
+    return ModelShape("tiny", "made_up", H, embedding, head, (dense, moe, moe), Vectors(H, 2 * H), {"repo": "a/b"})
+
+
+def test_sums() -> None:
+    shape = tiny()
+    expert = 3 * H * I + 2 * I + H
+    attention = 2 * 64 * H
+    dense = 2 * V * H + H + 3 * (attention + 2 * H) + 4 * H * H + 2 * E * H
+    assert shape.moe_layers == 2
+    assert shape.routed_parameters == 2 * E * expert
+    assert shape.dense_parameters == dense
+    assert shape.total_parameters == dense + 2 * E * expert
+    assert shape.active_parameters == dense + 2 * K * expert
+    assert shape.active_without_embedding == dense + 2 * K * expert - V * H
+    assert shape.dense_bytes == 2 * (dense - V * H + H)  # every dense weight in bf16, one row of the embedding
+    expert_bytes = 3 * (H * I // 2 + H * I // 32) + 2 * (2 * I + H)
+    assert shape.routed_bytes == 2 * K * expert_bytes
+    assert shape.bytes_per_token == shape.dense_bytes + shape.routed_bytes
+
+
+def test_a_tied_head_is_counted_once_and_read_whole() -> None:
+    shape = tiny(tied=True)
+    assert shape.dense_parameters == tiny().dense_parameters - V * H
+    assert shape.active_without_embedding == shape.active_parameters
+    assert shape.dense_bytes == tiny().dense_bytes
+    assert shape.head_matrix.role == "lm_head"
+
+
+def test_cache_elements_stop_at_the_window() -> None:
+    assert tiny().cache_elements(4) == 3 * 64 * 4
+    assert tiny().cache_elements(100) == 64 * 8 + 2 * 64 * 100
+
+
+def test_coverage_is_top_k_at_batch_one_and_nears_all() -> None:
+    experts = tiny().layers[1].experts[0]
+    assert experts.coverage(1) == pytest.approx(K)
+    assert experts.coverage(2) == pytest.approx(E * (1 - (1 - K / E) ** 2))
+    assert experts.coverage(1000) == pytest.approx(E)
+
+
+def test_with_format_leaves_router_head_and_embedding() -> None:
+    cast = tiny().with_format("fp8")
+    assert cast.layers[1].matrices[0].format == "bf16"
+    assert cast.head_matrix.format == "bf16"
+    assert {m.format for m in cast.layers[1].experts[0].matrices} == {"fp8"}
+    assert {m.format for m in cast.layers[0].matrices} == {"fp8"}
+    assert tiny().with_format("native") == tiny()
+    with pytest.raises(UnknownNameError, match="fp8"):
+        tiny().with_format("fp9")
+
+
+def test_stored_bytes_win_until_the_format_changes() -> None:
+    m = Matrix("x", "attention", 4, 64, "int4", stored_bytes=999)
+    assert m.bytes == 999
+    shape = tiny()
+    layer = Layer(Attention("none", matrices=(m,)))
+    shape = ModelShape("s", "f", H, shape.embedding, None, (layer,))
+    assert shape.with_format("int4").layers[0].attention.matrices[0].bytes == 4 * 32 + 4 * 2 * 2
+
+
+def test_json_there_and_back(tmp_path: Path) -> None:
+    for shape in (tiny(), tiny(tied=True)):
+        shape.save(tmp_path / "s.json")
+        assert ModelShape.load(tmp_path / "s.json") == shape
+    document = tiny().to_json()
+    assert [run["repeat"] for run in document["layers"]] == [1, 2]
+
+
+def at(document: Any, path: str) -> tuple[Any, Any]:
+    *steps, last = [int(p) if p.isdigit() else p for p in path.split("/")]
+    for step in steps:
+        document = document[step]
+    return document, last
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("schema", "moegauge.shape/9", "schema must be"),
+        ("hidden", 0, "hidden must be an integer of at least 1"),
+        ("hidden", True, "hidden must be an integer"),
+        ("hidden", 65, "embedding.columns is 64, not the hidden size 65"),
+        ("hidden", 10**30, "hidden must be an integer"),
+        ("name", "", "name must be a non-empty string"),
+        ("layers", {}, "layers must be a list"),
+        ("layers/0/repeat", 0, "repeat must be an integer of at least 1"),
+        ("layers/0/repeat", 10**6, "makes more than 100,000 layers"),
+        ("layers/0/attention", None, "attention must be an object"),
+        ("layers/0/attention/kind", "gqq", "'gqq' is none of"),
+        ("layers/0/attention/kv_heads", 3, "4 heads, not a multiple of 3"),
+        ("layers/0/attention/heads", 0, "needs heads"),
+        ("layers/0/attention/window", 0, "window must be an integer of at least 1"),
+        ("layers/1/experts/0/top_k", 9, "top_k is 9, more than its 8 experts"),
+        ("layers/1/experts/0/count", 2.0, "count must be an integer"),
+        ("layers/1/experts/0/matrices", [], "must not be empty"),
+        ("layers/1/experts/0/matrices/0/format", "fp5", "'fp5' is no known format"),
+        ("layers/1/matrices/0/rows", -1, "rows must be an integer of at least 1"),
+        ("vectors", [], "vectors must be an object"),
+        ("head", 3, "head must be an object"),
+    ],
+)
+def test_contradictions_are_named(path: str, value: Any, message: str) -> None:
+    document = copy.deepcopy(tiny().to_json())
+    holder, key = at(document, path)
+    holder[key] = value
+    with pytest.raises(ShapeError, match=message):
+        ModelShape.from_json(json.loads(json.dumps(document)), "f.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"{", "not JSON"), (b"\xff", "cannot be read"), (b"[]", "must be an object")]
+)
+def test_files_that_are_no_shape(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "s.json"
+    file.write_bytes(content)
+    with pytest.raises(ShapeError, match=message):
+        ModelShape.load(file)
+    with pytest.raises(ShapeError, match="cannot be read"):
+        ModelShape.load(tmp_path / "absent.json")
