@@ -1,0 +1,113 @@
+"""The law recovers what made the observations, says how unsure it is, and refuses nonsense."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from moegauge.errors import ObservationError
+from moegauge.estimator.law import Observation, fit, leave_one_model_out, one_term_leave_one_model_out
+
+ROOF = 3.0e12
+MODELS = (("a", 24, 2e9), ("b", 36, 3.5e9), ("c", 92, 33e9), ("d", 61, 37e9), ("e", 48, 1.8e9), ("f", 94, 22e9))
+
+
+def observations(
+    fraction: float = 0.9, kernel: float = 5e-6, efficiency: float = 1.0, noise: float = 0.0
+) -> list[Observation]:
+    """Steps made by the law itself, in two formats, with relative noise."""
+    rng = random.Random(7)
+    rows = []
+    for name, layers, size in MODELS:
+        for form, share, speed in (("bf16", 1.0, 1.0), ("int4", 0.28, efficiency)):
+            kernels = 8 * layers + 2
+            seconds = kernels * kernel + size * share / (fraction * speed * ROOF)
+            rows.append(
+                Observation(
+                    name, size * share, seconds * math.exp(rng.gauss(0, noise)), ROOF, kernels, layers, format=form
+                )
+            )
+    return rows
+
+
+def test_recovers_bandwidth_and_floor() -> None:
+    law = fit(observations())
+    assert law.bandwidth_fraction == pytest.approx(0.9, rel=0.01)
+    per_layer = law.floor_per_kernel_s * 8 + law.floor_per_layer_s
+    assert per_layer == pytest.approx(8 * 5e-6, rel=0.02)
+
+
+def test_recovers_format_efficiency() -> None:
+    law = fit(observations(efficiency=0.8, noise=0.003))
+    assert law.format_efficiency["int4"] / law.format_efficiency["bf16"] == pytest.approx(0.8, rel=0.03)
+
+
+def test_standard_errors_hold() -> None:
+    law = fit(observations(noise=0.01))
+    off = abs(math.log(law.bandwidth_fraction / 0.9))
+    assert off < 3 * law.standard_error("log_bandwidth_fraction") < 0.3
+    assert math.isnan(law.standard_error("no such parameter"))
+
+
+def test_one_outlier_does_not_move_the_fit() -> None:
+    rows = observations()
+    bad = rows[4]
+    rows[4] = Observation(bad.model, bad.bytes, bad.seconds * 3, ROOF, bad.kernels, bad.layers, format=bad.format)
+    assert fit(rows).bandwidth_fraction == pytest.approx(0.9, rel=0.03)
+
+
+def test_left_out_models_are_predicted_where_one_term_is_not() -> None:
+    rows = observations(noise=0.003)
+    ours = max(abs(h.error) for h in leave_one_model_out(rows))
+    theirs = max(abs(h.error) for h in one_term_leave_one_model_out(rows))
+    assert ours < 0.03
+    assert theirs > 0.5
+
+
+def test_held_out_prediction_ignores_the_models_own_times() -> None:
+    rows = observations()
+    twisted = [
+        Observation(o.model, o.bytes, o.seconds * (5 if o.model == "c" else 1), ROOF, o.kernels, o.layers) for o in rows
+    ]
+    plain = [Observation(o.model, o.bytes, o.seconds, ROOF, o.kernels, o.layers) for o in rows]
+    before = [h.prediction.seconds for h in leave_one_model_out(plain) if h.observation.model == "c"]
+    after = [h.prediction.seconds for h in leave_one_model_out(twisted) if h.observation.model == "c"]
+    assert before == after
+
+
+def test_terms_add_up_and_interval_brackets() -> None:
+    rows = observations(noise=0.01)
+    prediction = fit(rows).predict(rows[0])
+    assert sum(prediction.terms_s.values()) == pytest.approx(prediction.seconds)
+    low, high = prediction.interval()
+    assert low < prediction.seconds < high
+
+
+def test_an_unseen_format_is_less_certain() -> None:
+    rows = observations(efficiency=0.8, noise=0.003)
+    law = fit(rows)
+    seen = rows[4]
+    unseen = Observation(seen.model, seen.bytes, seen.seconds, ROOF, seen.kernels, seen.layers, format="nvfp4")
+    assert law.predict(unseen).log_standard_error > 3 * law.predict(seen).log_standard_error
+
+
+def test_one_model_alone_leaves_the_floor_open() -> None:
+    law = fit([observations()[4]])
+    assert law.standard_error("floor_per_kernel_s") * (8 * 92 + 2) > 0.1 * observations()[4].seconds
+
+
+@pytest.mark.parametrize("field", ["bytes", "seconds", "roof_bytes_per_s"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, 1e30])
+def test_refuses_nonsense(field: str, value: float) -> None:
+    good = {"bytes": 1e9, "seconds": 1e-3, "roof_bytes_per_s": 1e12}
+    with pytest.raises(ObservationError, match=field):
+        fit([Observation("m", **{**good, field: value})])
+
+
+def test_refuses_to_leave_out_the_only_model() -> None:
+    with pytest.raises(ObservationError, match="at least two"):
+        leave_one_model_out([observations()[0]])
+    with pytest.raises(ObservationError, match="no observation"):
+        fit([])
