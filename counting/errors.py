@@ -216,3 +216,7 @@ class UnreadableError(SourceError):
 
 class BadConfigError(SourceError):
     """A JSON file beside the weights (config.json, ...) that cannot be used."""
+
+
+class AmbiguousWeightsError(SourceError):
+    """Two checkpoints side by side, and nothing says which is meant."""
