@@ -57,9 +57,8 @@ def select(names: Collection[str], *, where: str, weights: str = "") -> Selectio
         raise _nothing(present, where)
     if len(files) == 1:
         return Selection(files=(files[0],))
-    return Selection(
-        files=_numbered_set(files, where), warnings=[f"{errors.shown(where)}: no index; counted by number."]
-    )
+    warning = f"{errors.shown(where)}: no index; all numbered shards are counted."
+    return Selection(files=_numbered_set(files, where), warnings=[warning])
 
 
 def check_unlisted(index: Index, names: Collection[str]) -> list[str]:
