@@ -1,0 +1,147 @@
+"""What a backend is: it holds an arena, compiles a step program once, runs it often, and streams memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moegauge.errors import DeviceError, UnknownNameError
+from moegauge.kernels.program import Choice, Program
+
+
+class Arena(Protocol):
+    """Pools of packed random bytes on the device, one per kind of content; see `moegauge.kernels.packing.fill`."""
+
+    pools: Mapping[str, int]
+
+    def read(self, pool: str, offset: int, size: int) -> NDArray[np.uint8]:
+        """A copy of bytes [offset, offset + size) of one pool, in canonical packed order, on the host."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+class Runnable(Protocol):
+    """A compiled program bound to an arena. Not thread-safe."""
+
+    program: Program
+
+    def run(self) -> None:
+        """Enqueue the whole step; `Backend.synchronize` waits for it."""
+        ...
+
+    def run_operation(self, index: int) -> None:
+        """Run one operation alone and wait for it; used by the numerical gate."""
+        ...
+
+    def read(self, register: str) -> NDArray[np.float32]:
+        """A copy of a register, [B, width]."""
+        ...
+
+    def write(self, register: str, values: NDArray[np.float32]) -> None:
+        """Overwrite a register; the numerical gate poisons outputs with NaN through it."""
+        ...
+
+    def choice(self, route: str) -> Choice:
+        """What the `Route` operation labelled `route` chose last."""
+        ...
+
+
+class Stream(Protocol):
+    """One read-only pass over a buffer: a sample of the roof."""
+
+    bytes: int
+    pattern: str
+
+    def run(self) -> None:
+        """Enqueue one pass."""
+        ...
+
+
+class Backend(Protocol):
+    """One device.
+
+    Attributes:
+        name: `cpu`, `triton` or `reference`, as in a record's `backend`.
+        description: the device in words, e.g. `AMD EPYC, AVX2, 2 threads`.
+        last_level_cache: bytes; nothing of the arena is read twice within five times this.
+        memory: bytes an arena may take now.
+        threads: threads used; 0 where the notion does not apply.
+        matrix_formats: formats its kernels decode.
+    """
+
+    name: str
+    description: str
+    last_level_cache: int
+    memory: int
+    threads: int
+    matrix_formats: frozenset[str]
+
+    def arena(self, pools: Mapping[str, int], seed: int = 0) -> Arena:
+        """Allocate and fill pools with random valid packed bytes.
+
+        Raises:
+            DeviceError: they do not fit; the message gives both sizes and the option to lower.
+        """
+        ...
+
+    def compile(self, program: Program, arena: Arena) -> Runnable:
+        """Bind `program` to `arena`.
+
+        Raises:
+            DeviceError: the device cannot run it.
+        """
+        ...
+
+    def streams(self, size: int) -> list[Stream]:
+        """The access patterns of the read roof over one shared buffer of about `size` bytes, any of which may be
+        the fastest here."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait for everything enqueued."""
+        ...
+
+    def time(self, function: Callable[[], None]) -> float:
+        """Seconds `function` takes on the device, with the device idle before and after."""
+        ...
+
+
+NAMES = ("cpu", "cuda", "reference")
+
+
+def get_backend(name: str, *, threads: int | None = None) -> Backend:
+    """The backend for a device name.
+
+    Args:
+        name: `cpu`, `cuda` or `reference`.
+        threads: CPU threads; None uses every core this process may run on.
+
+    Raises:
+        UnknownNameError: no such device name.
+        DeviceError: the device is not there, or `threads` is out of range.
+    """
+    if name == "cpu":
+        from moegauge.kernels.cpu_backend import CpuBackend
+
+        return CpuBackend(threads)
+    if name == "cuda":
+        try:
+            import torch  # noqa: F401 - seconds to import
+        except ImportError:
+            raise DeviceError(
+                "device 'cuda' needs PyTorch.", advice="Run: pip install 'moegauge[bench]', or use --device cpu."
+            ) from None
+        from moegauge.kernels.triton_backend import TritonBackend
+
+        return TritonBackend()
+    if name == "reference":
+        from moegauge.kernels.reference_backend import ReferenceBackend
+
+        return ReferenceBackend()
+    raise UnknownNameError("device", name, NAMES)
