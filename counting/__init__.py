@@ -1,1 +1,33 @@
-"""Checkpoint to headers to roles to logical parameters to `ModelShape`. Imports no torch."""
+"""Checkpoint to headers to roles to logical parameters to `ModelShape`. Imports no torch.
+
+from moegauge.counting import count
+census = count("openai/gpt-oss-20b")
+census.decoder, census.routed, census.active, census.model_shape()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moegauge.counting.census import Census
+
+__all__ = ["count"]
+
+
+def count(target: str, revision: str | None = None, *, weights: str = "", top_k: int | None = None) -> Census:
+    """Count a checkpoint from its headers; no weights are read.
+
+    Args:
+        target: a folder, one `.safetensors` file, or `org/name` on the Hub.
+        revision: branch, tag or commit of a Hub repo.
+        weights: which index or file to count where several lie side by side.
+        top_k: experts a token uses, where the config does not say.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, absent, or contradicts its config.
+    """
+    from moegauge.counting.census import take_census
+    from moegauge.counting.source import open_checkpoint
+
+    return take_census(open_checkpoint(target, revision, weights=weights), top_k=top_k)

@@ -1,0 +1,169 @@
+"""Equal tensors counted together: same name but for numbers, same layer, dtype and shape. 91,991 tensors become about
+two thousand groups, and everything after works on those."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from math import prod
+
+from moegauge.counting.header import DTYPE_BITS, Header
+from moegauge.counting.roles import DECODER_ROLES, layer_place, role_of, templates
+from moegauge.counting.storage import UNREAD_LEAVES, Hints, Part, Shape, Unpacked, split_leaf, unpack
+
+NO_LAYER = -1
+# Leaves whose role is their module's; any other leaf that describes no sibling is a name of its own.
+WEIGHT_LEAVES = frozenset({"", ".weight", ".bias", ".weight_packed", ".qweight", "_blocks", ".W_q"})
+
+
+@dataclass(slots=True)
+class Group:
+    """Tensors alike in everything but the numbers in their names.
+
+    Attributes:
+        module, leaf: the name, numbers as `#`, split where the module ends.
+        layer: the layer's number, NO_LAYER outside layers.
+        stack: what the layers belong to, e.g. `model.layers`.
+        dtype, shape: as stored, of each tensor.
+        tensors: how many there are.
+        role: what they are counted under.
+        owner: the role of what they belong to: for scales, that of their weights; else `role`.
+        format: storage format, e.g. `fp8_block`; that of their weights for scales.
+        rule: what decided the format.
+        logical: shape of one tensor's weights after unpacking; None when it holds no parameters.
+        exact: False when `logical` is an upper bound.
+    """
+
+    module: str
+    leaf: str
+    layer: int
+    stack: str
+    dtype: str
+    shape: Shape
+    tensors: int
+    role: str = "unclassified"
+    owner: str = "unclassified"
+    format: str = ""
+    rule: str = ""
+    logical: Shape | None = None
+    exact: bool = True
+
+    @property
+    def template(self) -> str:
+        """The full name, numbers as `#`."""
+        return self.module + self.leaf
+
+    @property
+    def elements(self) -> int:
+        """Stored elements of all of them."""
+        return self.tensors * prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Stored bytes of all of them."""
+        return self.tensors * (prod(self.shape) * DTYPE_BITS[self.dtype] // 8)
+
+    @property
+    def parameters(self) -> int:
+        """Logical parameters of all of them."""
+        return 0 if self.logical is None else self.tensors * prod(self.logical)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes a step may read of them: all, but for integers that only tell a loader the packing."""
+        return 0 if self.role == "buffer" or self.leaf in UNREAD_LEAVES else self.bytes
+
+
+@dataclass(slots=True)
+class _Module:
+    """The groups of one module in one layer."""
+
+    groups: list[Group] = field(default_factory=list)
+
+
+class _Starts(dict[str, int]):
+    """template -> characters before the layer's number, -1 when it has none."""
+
+    def __missing__(self, template: str) -> int:
+        start = layer_place(template).start
+        self[template] = start
+        return start
+
+
+def collect(headers: Iterable[Header], hints: Callable[[str], Hints], layers: int | None) -> list[Group]:
+    """Every tensor of `headers` in groups, with role, format and logical shape.
+
+    Args:
+        headers: validated headers of one checkpoint.
+        hints: what the config says of a module, see `moegauge.counting.hints`.
+        layers: decoder layers; those at or past it are multi-token prediction. None when unknown.
+    """
+    counts: Counter[tuple[str, str, str, Shape]] = Counter()
+    starts = _Starts()
+    for header in headers:
+        found = templates(header.names)
+        numbers = [
+            name[start : name.find(".", start)] if start > 0 else ""
+            for name, start in zip(header.names, map(starts.__getitem__, found), strict=True)
+        ]
+        counts.update(zip(found, numbers, header.dtypes, header.shapes, strict=True))
+    modules: dict[tuple[str, str], list[Group]] = {}
+    split: dict[str, tuple[str, str, str]] = {}
+    for (template, number, dtype, shape), tensors in counts.items():
+        if template not in split:
+            split[template] = (*split_leaf(template), layer_place(template).stack)
+        module, leaf, stack = split[template]
+        layer = int(number) if number.isdecimal() else NO_LAYER
+        group = Group(module, leaf, layer, stack, dtype, shape, tensors)
+        modules.setdefault((module, number), []).append(group)
+    resolver = _Resolver(hints, layers)
+    for groups in modules.values():
+        resolver.resolve(groups)
+    return [group for groups in modules.values() for group in groups]
+
+
+class _Resolver:
+    """Gives the groups of one module their roles and formats; modules alike in all but the layer are solved once."""
+
+    def __init__(self, hints: Callable[[str], Hints], layers: int | None) -> None:
+        self.hints = hints
+        self.layers = layers
+        self.known: dict[tuple[str, tuple[Part, ...]], list[Unpacked | None]] = {}
+
+    def resolve(self, groups: list[Group]) -> None:
+        """Fill in role, owner, format, rule and logical shape of the groups of one module in one layer."""
+        module = groups[0].module
+        listed = tuple(Part(g.leaf, g.dtype, g.shape) for g in groups)
+        answers = self.known.get((module, listed))
+        if answers is None:
+            beside = {part.leaf: part for part in listed}
+            answers = [unpack(part, {**beside, part.leaf: part}, self.hints(module)) for part in listed]
+            self.known[(module, listed)] = answers
+        claims: dict[str, tuple[Group, Unpacked]] = {}
+        for group, answer in zip(groups, answers, strict=True):
+            if answer is not None:
+                for leaf in answer.claimed:
+                    claims.setdefault(leaf, (group, answer))
+        for group, answer in zip(groups, answers, strict=True):
+            claim = claims.get(group.leaf)
+            role = self.place(group, role_of(module if claim or group.leaf in WEIGHT_LEAVES else group.template))
+            group.owner = role
+            if claim is not None:
+                group.role, group.format, group.rule = "quant_meta", claim[1].format, f"describes {claim[0].leaf}"
+            elif answer is not None and role not in ("buffer", "quant_meta"):
+                group.role, group.format, group.rule = role, answer.format, answer.rule
+                group.logical, group.exact = answer.shape, answer.exact
+            elif role in ("buffer", "quant_meta"):
+                group.role, group.format, group.rule = role, role, "named so"
+            else:
+                # No layout explains these bits, so no role is granted either: guessing would be a wrong count.
+                group.role, group.format, group.rule = "unclassified", "unknown", "no layout fits"
+                group.logical = group.shape
+
+    def place(self, group: Group, role: str) -> str:
+        """`role`, unless the group's layer lies past the decoder: then it is multi-token prediction."""
+        appended = self.layers is not None and group.layer >= self.layers
+        if appended and role in DECODER_ROLES and "coder" not in group.stack:  # encoder.*, decoder.*: other numbering
+            return "mtp"
+        return role

@@ -1,0 +1,230 @@
+"""A census as a `ModelShape`: per layer the matrices a step multiplies by, in step order, and the experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from moegauge.counting.attention import describe, layer_kinds
+from moegauge.counting.groups import Group
+from moegauge.counting.pools import Pool
+from moegauge.counting.roles import DENSE_ROLES
+from moegauge.errors import ShapeError
+from moegauge.formats import get_format
+from moegauge.shape import Experts, Layer, Matrix, ModelShape, Vectors
+
+if TYPE_CHECKING:
+    from moegauge.counting.census import Census
+
+# Storage format -> the row of `moegauge.formats` a kernel would run it in. Where the stored bytes differ from that
+# row's, the matrix says so itself.
+ROWS: dict[str, str] = {
+    "bf16": "bf16",
+    "f16": "bf16",
+    "f32": "f32",
+    "f64": "f32",
+    "int8": "int8",
+    "mxfp4": "mxfp4",
+    "nvfp4": "nvfp4",
+    "int4": "int4",
+    "mxfp6": "fp8",
+    "mxfp8": "fp8",
+    **dict.fromkeys(("fp8", "fp8_block", "fp8_channel", "fp8_tensor"), "fp8"),
+    **dict.fromkeys(("int2", "int3", "ternary", "bnb_nf4", "bnb_fp4"), "int4"),
+    **dict.fromkeys(("int5", "int6"), "int8"),
+}
+
+# The order a step uses a layer's matrices in; names not listed come after, by name.
+STEP_ORDER = (
+    *("q_a_proj", "q_b_proj", "q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "k_proj", "v_proj", "o_proj"),
+    *("gate", "router", "gate_proj", "up_proj", "down_proj"),
+)
+_ROLE_ORDER = ("attention", "norm", "router", "dense_mlp", "shared_expert")
+# Other families' names of an expert's three matrices.
+_EXPERT_NAMES = {
+    "w1": "gate_proj",
+    "w3": "up_proj",
+    "w2": "down_proj",
+    "linear": "gate_proj",
+    "linear_v": "up_proj",
+    "linear_1": "down_proj",
+}
+
+
+@dataclass(slots=True)
+class _Weight:
+    """One module's weight in one layer, with the bytes of everything that describes it."""
+
+    group: Group
+    beside_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        return self.group.read_bytes + self.beside_bytes
+
+
+def build(census: Census) -> ModelShape:
+    """The shape of a counted checkpoint. Its totals equal the census's exactly.
+
+    Raises:
+        ShapeError: the census lacks what a step needs, or the shape does not reconcile with it.
+    """
+    name = census.checkpoint.name
+    table = census.embedding
+    if table is None or table.logical is None:
+        raise ShapeError(f"{name}: no input embedding, so no decode step.")
+    if census.active is None:
+        raise ShapeError(f"{name}: experts per token unknown.", advice="Give --top-k, or a config.json that says it.")
+    if any("encoder" in g.stack for g in census.groups):
+        raise ShapeError(f"{name}: encoder-decoder models have no single decode step.")
+    kinds = layer_kinds(census)
+    outside = [g for g in census.groups if g.owner in DENSE_ROLES and not 0 <= g.layer < census.layers]
+    tables = _weights([g for g in outside if g.owner == "embedding"])
+    heads = _weights([g for g in outside if g.owner == "lm_head"])
+    embedding = _matrix(next(w for w in tables if w.group is table), "embed_tokens")
+    head = None if census.tied else _matrix(max(heads, key=lambda w: w.group.parameters), "lm_head")
+    rest = [w for w in _weights(outside) if w.group is not table and (head is None or w.group.owner != "lm_head")]
+    by_layer: dict[int, list[Group]] = {n: [] for n in range(census.layers)}
+    for group in census.groups:
+        if group.owner in DENSE_ROLES and group.layer in by_layer:
+            by_layer[group.layer].append(group)
+    pools: dict[int, list[Pool]] = {n: [] for n in range(census.layers)}
+    for pool in census.pools:
+        pools[pool.layer].append(pool)
+    layers = tuple(_layer(census, n, groups, pools[n], kinds.get(n, "none")) for n, groups in by_layer.items())
+    checkpoint = census.checkpoint
+    source = {"target": checkpoint.name, "commit": checkpoint.commit or "", "command": "moegauge count --shape"}
+    shape = ModelShape(
+        name.rstrip("/").rpartition("/")[2].lower(),
+        census.facts.family or "unknown",
+        embedding.columns,
+        embedding,
+        head,
+        layers,
+        _vectors(rest),
+        {k: v for k, v in source.items() if v},
+    )
+    return _reconciled(shape, census)
+
+
+def _reconciled(shape: ModelShape, census: Census) -> ModelShape:
+    """`shape`, once every total equals the census's."""
+    pairs = {
+        "dense parameters": (shape.dense_parameters, census.dense),
+        "routed parameters": (shape.routed_parameters, census.routed),
+        "active parameters": (shape.active_parameters, census.active),
+        "dense bytes": (shape.dense_bytes, census.dense_bytes),
+        "routed bytes": (shape.routed_bytes, census.routed_bytes),
+    }
+    for what, (ours, counted) in pairs.items():
+        if ours != counted:
+            raise ShapeError(
+                f"{shape.name}: {what} of the shape are {ours:,}, of the count {counted:,}.",
+                advice="This layout has no exact shape yet; the count itself stands.",
+            )
+    return shape
+
+
+def _weights(groups: list[Group]) -> list[_Weight]:
+    """The tensors with parameters, each with the bytes of the scales of its module."""
+    beside: dict[str, int] = {}
+    for group in groups:
+        if group.logical is None:
+            beside[group.module] = beside.get(group.module, 0) + group.read_bytes
+    return [
+        _Weight(g, beside.pop(g.module, 0))
+        for g in sorted(groups, key=lambda g: (g.module, -g.parameters))
+        if g.logical is not None
+    ]
+
+
+def _matrix(weight: _Weight, name: str, role: str | None = None) -> Matrix:
+    """One matrix [rows, columns] with its bytes as stored."""
+    group = weight.group
+    assert group.logical is not None
+    rows, columns = prod(group.logical[:-1]), group.logical[-1]
+    return _with_bytes(Matrix(name, role or group.role, rows, columns, ROWS[group.format]), weight.bytes)
+
+
+def _with_bytes(matrix: Matrix, stored: int) -> Matrix:
+    """`matrix` with `stored` bytes, said only where its format's row says otherwise."""
+    exact = get_format(matrix.format).bytes(matrix.rows, matrix.columns) == stored
+    return matrix if exact else replace(matrix, stored_bytes=stored)
+
+
+def _vectors(weights: list[_Weight]) -> Vectors:
+    return Vectors(sum(w.group.parameters for w in weights), sum(w.bytes for w in weights))
+
+
+def _short(module: str) -> str:
+    return module.removesuffix(".#").rpartition(".")[2]
+
+
+def _order(matrix: Matrix) -> tuple[int, int, str]:
+    rank = STEP_ORDER.index(matrix.name) if matrix.name in STEP_ORDER else len(STEP_ORDER)
+    role = _ROLE_ORDER.index(matrix.role) if matrix.role in _ROLE_ORDER else len(_ROLE_ORDER)
+    return role, rank, matrix.name
+
+
+def _layer(census: Census, number: int, groups: list[Group], pools: list[Pool], kind: str) -> Layer:
+    attention = describe(kind, number, census.facts)
+    if attention is None:
+        raise ShapeError(
+            f"{census.checkpoint.name}: the config lacks the attention widths of layer {number}.",
+            advice="heads, kv heads and head size are needed for a shape.",
+        )
+    matrices: list[Matrix] = []
+    small: list[_Weight] = []
+    for weight in _weights(groups):
+        logical = weight.group.logical or ()
+        if len(logical) == 2 and weight.group.role != "norm" and weight.group.tensors == 1:
+            matrices.append(_matrix(weight, _short(weight.group.module)))
+        else:
+            small.append(weight)
+    matrices.sort(key=_order)
+    projections = tuple(m for m in matrices if m.role == "attention")
+    return Layer(
+        replace(attention, matrices=projections),
+        tuple(m for m in matrices if m.role != "attention"),
+        tuple(_experts(pool, census) for pool in pools),
+        _vectors(small),
+    )
+
+
+def _experts(pool: Pool, census: Census) -> Experts:
+    """One pool; every expert has the same matrices, or the shape does not reconcile."""
+    assert pool.count is not None
+    assert pool.top_k is not None
+    matrices: list[Matrix] = []
+    small: list[_Weight] = []
+    for weight in _weights(pool.groups):
+        if (
+            weight.group.parameters % pool.count
+            or len(weight.group.logical or ()) < 2
+            or weight.group.module.endswith("_bias")
+        ):
+            small.append(weight)
+        else:
+            matrices.extend(_expert_matrices(weight, pool.count, census.facts.hidden))
+    matrices.sort(key=_order)
+    vectors = _vectors(small)
+    return Experts(
+        pool.count, pool.top_k, tuple(matrices), Vectors(vectors.parameters // pool.count, vectors.bytes // pool.count)
+    )
+
+
+def _expert_matrices(weight: _Weight, count: int, hidden: int | None) -> list[Matrix]:
+    """One expert's share of a weight: a matrix, or gate and up where they are fused."""
+    group = weight.group
+    assert group.logical is not None
+    rows, columns = group.logical[-2:]
+    name = _short(group.module)
+    if len(group.logical) == 3 and hidden == rows != columns and not name.startswith(("down", "output", "w2")):
+        rows, columns = columns, rows  # stored [experts, inputs, outputs]
+    share = weight.bytes // count
+    role, row = group.role, ROWS[group.format]
+    if name in ("gate_up_proj", "input_linear", "w13_weight"):
+        halves = ("gate_proj", "up_proj")
+        return [_with_bytes(Matrix(half, role, rows // 2, columns, row), share // 2) for half in halves]
+    return [_with_bytes(Matrix(_EXPERT_NAMES.get(name, name), role, rows, columns, row), share)]

@@ -1,0 +1,121 @@
+"""Pools of routed experts: which tensors of a layer make one pool, how many experts it holds, and how many a token uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from moegauge.counting.errors import BadConfigError, shown
+from moegauge.counting.facts import Facts
+from moegauge.counting.groups import NO_LAYER, Group
+
+
+@dataclass(slots=True)
+class Pool:
+    """The routed experts of one layer that share a router.
+
+    Attributes:
+        layer: the layer's number.
+        name: the module that holds them, numbers as `#`.
+        groups: every tensor of theirs, scales included.
+        count: experts; None when neither names nor config say.
+        top_k: experts a token uses; None when the config does not say.
+        zero_experts: further experts the router may choose that have no weights.
+    """
+
+    layer: int
+    name: str
+    groups: list[Group]
+    count: int | None = None
+    top_k: int | None = None
+    zero_experts: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """Logical parameters of all experts."""
+        return sum(g.parameters for g in self.groups)
+
+    @property
+    def share(self) -> Fraction | None:
+        """The part of the pool one token uses, top_k / experts; None when either is unknown."""
+        if self.count is None or self.top_k is None:
+            return None
+        return Fraction(self.top_k, self.count + self.zero_experts)
+
+
+def pool_name(module: str) -> str:
+    """The module that holds the experts: `a.mlp.experts.#.gate_proj` and `a.mlp.experts.gate_up_proj` -> `a.mlp.experts`."""
+    return module.rpartition(".")[0].removesuffix(".#")
+
+
+def find_pools(groups: list[Group], facts: Facts, top_k: int | None = None, *, partial: bool = False) -> list[Pool]:
+    """The pools of the decoder, in layer order.
+
+    Args:
+        groups: all groups of a checkpoint.
+        facts: what its config says.
+        top_k: overrides the config's.
+        partial: the files are only part of a checkpoint; experts may then be missing.
+
+    Raises:
+        BadConfigError: the config claims other numbers of experts than the names hold, or `top_k` exceeds them.
+    """
+    found: dict[tuple[int, str], Pool] = {}
+    for group in groups:
+        if group.owner == "routed_expert":
+            name = pool_name(group.module)
+            found.setdefault((group.layer, name), Pool(group.layer, name, [])).groups.append(group)
+    pools = [found[key] for key in sorted(found)]
+    for pool in pools:
+        pool.count = _count(pool, facts, partial=partial)
+        used = top_k if top_k is not None else _of_layer(facts.top_k, pool.layer, facts.layers)
+        pool.top_k, pool.zero_experts = used, facts.zero_experts
+        if used is not None and pool.count is not None and used > pool.count:
+            raise BadConfigError(
+                f"{facts.field('top_k')} is {used}, but layer {pool.layer} holds {pool.count} experts.",
+                file="config.json" if top_k is None else "--top-k",
+                advice="A token cannot use more experts than there are.",
+            )
+    return pools
+
+
+def _of_layer(value: int | tuple[int, ...] | None, layer: int, layers: int | None) -> int | None:
+    """A field that may hold one number, or one for each layer."""
+    if isinstance(value, tuple):
+        return value[layer] if len(value) == layers and 0 <= layer < len(value) else value[0]
+    return value
+
+
+def _count(pool: Pool, facts: Facts, *, partial: bool) -> int | None:
+    """Experts of a pool: numbered names are counted, fused tensors have them on their first axis, and both must agree
+    with the config. Experts stacked on the rows of a matrix (DBRX) are known from the config alone."""
+    claimed = _of_layer(facts.experts, pool.layer, facts.layers)
+    held: dict[str, int] = {}
+    for group in pool.groups:
+        if group.role != "routed_expert" or group.logical is None:
+            continue
+        if group.module.endswith(".#") or ".#." in group.module[len(pool.name) :]:
+            held[group.template] = held.get(group.template, 0) + group.tensors
+        elif len(group.logical) == 3:
+            held[group.template] = group.logical[0]
+    counts = set(held.values())
+    where = f"layer {pool.layer}" if pool.layer != NO_LAYER else pool.name
+    if len(counts) > 1 and not partial:
+        listed = ", ".join(f"{count} of {shown(name)}" for name, count in sorted(held.items()))
+        raise BadConfigError(
+            f"{where} holds unequal numbers of expert tensors: {listed}.",
+            file=pool.name,
+            advice="A shard is missing or a name is wrong.",
+        )
+    if not counts:
+        return claimed
+    count = max(counts)
+    if claimed is not None and claimed != count:
+        if partial:
+            return claimed
+        raise BadConfigError(
+            f"{facts.field('experts')} is {claimed}, but {where} holds {count} experts.",
+            file="config.json",
+            advice="The config belongs to another checkpoint, or a shard is missing.",
+        )
+    return count

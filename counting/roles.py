@@ -1,0 +1,72 @@
+"""Tensor names to roles. A name's numbers are removed first, so 91,991 names become some dozens of templates and each
+template is classified once."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from moegauge.counting.families import RULES
+
+# Roles of parameters every token of the text decoder uses.
+DENSE_ROLES = ("embedding", "lm_head", "attention", "dense_mlp", "shared_expert", "router", "norm")
+ROLES = (
+    *DENSE_ROLES,
+    "routed_expert",
+    "mtp",
+    "vision",
+    "audio",
+    "lookup",
+    "buffer",
+    "quant_meta",
+    "unclassified",
+)
+DECODER_ROLES = frozenset((*DENSE_ROLES, "routed_expert"))
+
+# A whole component that is a number, also spelt `expert_12` (Switch, NLLB).
+_NUMBER = re.compile(r"\.(?:expert_)?\d+(?=[.\n]|$)")
+_COMPILED = tuple((rule.role, re.compile(rule.pattern)) for rule in RULES)
+# The component before the number that counts layers.
+_LAYERS = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer|decoder_layer|mtp_layers|mtp)\.#(?=\.|$)")
+
+
+def templates(names: list[str]) -> list[str]:
+    """`names` with every whole-number component replaced by `#`, in order."""
+    joined = _NUMBER.sub(".#", "\n".join(names))
+    found = joined.split("\n")
+    if len(found) != len(names):  # a name holds a newline
+        return [_NUMBER.sub(".#", name) for name in names]
+    return found
+
+
+@lru_cache(maxsize=65_536)
+def role_of(module: str) -> str:
+    """The role of a module's template, e.g. `model.layers.#.mlp.gate` -> `router`; `unclassified` when no row of
+    `families.RULES` matches. Layers of multi-token prediction are told apart by their number, not here."""
+    for role, pattern in _COMPILED:
+        if pattern.fullmatch(module):
+            return role
+    return "unclassified"
+
+
+class LayerPlace(NamedTuple):
+    """Where a template holds its layer number.
+
+    Attributes:
+        start: characters before the number; -1 when there is none.
+        stack: what the layers belong to, e.g. `model.layers`.
+    """
+
+    start: int
+    stack: str
+
+
+@lru_cache(maxsize=65_536)
+def layer_place(template: str) -> LayerPlace:
+    """The layer number's place in names of this template. Only the first number can be one: a name's characters
+    before it are the template's."""
+    found = _LAYERS.search(template)
+    if found is None or template.index("#") != found.end() - 1:
+        return LayerPlace(-1, "")
+    return LayerPlace(found.end() - 1, template[: found.end() - 2])
