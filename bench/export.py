@@ -1,0 +1,88 @@
+"""Records as CSV and as a Markdown table."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from moegauge.record import Case, Record
+
+# Columns of the CSV: name -> how it is read off a case.
+_COLUMNS = (
+    *("kind", "backend", "model", "kernel", "format", "batch", "context", "kv_format", "routing", "rung", "threads"),
+    *("layers", "kernels_per_step", "distinct_experts", "median_ms", "mad_ms", "tokens_per_s", "gb_per_s"),
+    *("roof_fraction", "max_relative_error"),
+)
+_BEFORE = ("created", "machine", "commit", "roof_gb_per_s")
+_AFTER = ("weights", "scales", "kv", "bytes", "low_ms", "high_ms", "samples")
+
+
+def csv_text(record: Record) -> str:
+    """One row per point, machine and roof repeated on each, so that files can be concatenated."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        [
+            "created",
+            "machine",
+            "commit",
+            "roof_gb_per_s",
+            *_COLUMNS,
+            "weights",
+            "scales",
+            "kv",
+            "bytes",
+            "low_ms",
+            "high_ms",
+            "samples",
+        ]
+    )
+    for case in record.cases:
+        low, high = case.interval_ms or ("", "")
+        writer.writerow(
+            [
+                record.created,
+                record.machine_id,
+                record.project.commit or "",
+                record.roof.gb_per_s if record.roof else "",
+                *("" if (value := getattr(case, name)) is None else value for name in _COLUMNS),
+                case.bytes.weights,
+                case.bytes.scales,
+                case.bytes.kv,
+                case.bytes.total,
+                low,
+                high,
+                len(case.samples_ms),
+            ]
+        )
+    return out.getvalue()
+
+
+def markdown(record: Record) -> str:
+    """The points as a Markdown table, the machine and roof in one line above it."""
+    roof = f", read roof {record.roof.gb_per_s:.2f} GB/s" if record.roof else ""
+    lines = [f"Machine `{record.machine_id}`{roof}.", ""]
+    lines.append("| model | format | batch | context | GB per step | ms | tokens/s | GB/s | of roof |")
+    lines.append("|---|---|--:|--:|--:|--:|--:|--:|--:|")
+    lines += [_row(case) for case in record.cases]
+    return "\n".join(lines) + "\n"
+
+
+def _row(case: Case) -> str:
+    cells = (
+        escape(case.model if not case.kernel else f"{case.model}: {case.kernel}"),
+        escape(case.format),
+        str(case.batch),
+        str(case.context),
+        f"{case.bytes.total / 1e9:.2f}",
+        f"{case.median_ms:.4g}",
+        f"{case.tokens_per_s:.4g}",
+        f"{case.gb_per_s:.2f}",
+        f"{case.roof_fraction:.3f}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def escape(text: str) -> str:
+    """Text as one Markdown table cell."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")

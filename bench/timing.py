@@ -1,0 +1,183 @@
+"""How one point is timed: warm up, then pairs of (step, roof) in alternating order until the answer has settled.
+
+Each sample of a step has a sample of the read roof beside it, so that a machine whose bandwidth drifts (a shared
+host, a warm GPU) is divided out of the ratio. The order inside a pair alternates, so that a slow drift does not favour
+either. Nothing here knows what is timed: steps and roofs are callables, the clock is the caller's.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from moegauge.bench.statistics import relative_half_width
+from moegauge.errors import DeviceError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to stop.
+
+    Attributes:
+        relative_half_width: stop once the 95 % interval of the median time and of the median paired ratio are both
+            this narrow, as a share of the median.
+        min_samples, max_samples: bounds on the number of samples that count.
+        time_limit_s: stop after this long, settled or not, though never below three samples.
+        warmup_s: warm up for at least this long and at least one step.
+        sample_s: one sample lasts at least this long; short steps are repeated inside a sample.
+        max_roof_s: a roof sample lasts about as long as the step beside it, up to this.
+        backoff_s: pause after a throttled sample.
+    """
+
+    relative_half_width: float = 0.01
+    min_samples: int = 10
+    max_samples: int = 400
+    time_limit_s: float = 20.0
+    warmup_s: float = 0.5
+    sample_s: float = 0.02
+    max_roof_s: float = 0.3
+    backoff_s: float = 0.05
+
+
+class Throttle(Protocol):
+    """Tells whether the device is holding itself back now."""
+
+    def read(self) -> dict[str, Any]:
+        """State now: at least `throttled` (bool)."""
+        ...
+
+
+class NoThrottle:
+    """A device that does not tell."""
+
+    def read(self) -> dict[str, Any]:
+        """Never throttled, nothing known."""
+        return {"throttled": False}
+
+
+@dataclass(slots=True)
+class Measurement:
+    """All samples of one point.
+
+    Attributes:
+        seconds: time of one step, one entry per sample that counts.
+        roof_bytes_per_s: the roof beside each.
+        throttled_s: samples left out because the device was throttled while they ran.
+        steps_per_sample: steps one sample ran.
+        settled: True when the intervals were narrow enough, False when a limit stopped it.
+        states: what the throttle probe said after each sample, throttled ones included.
+        elapsed_s: time spent sampling.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    roof_bytes_per_s: list[float] = field(default_factory=list)
+    throttled_s: list[float] = field(default_factory=list)
+    steps_per_sample: int = 1
+    settled: bool = False
+    states: list[dict[str, Any]] = field(default_factory=list)
+    elapsed_s: float = 0.0
+
+    def fractions(self, step_bytes: int) -> list[float]:
+        """bytes / (time x roof beside it), one per sample."""
+        return [step_bytes / (t * r) for t, r in zip(self.seconds, self.roof_bytes_per_s, strict=True)]
+
+
+def measure(
+    step: Callable[[int], float],
+    roof: Callable[[float], float],
+    *,
+    limits: Limits,
+    clock: Callable[[], float] = time.perf_counter,
+    throttle: Throttle | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Measurement:
+    """Time a step beside the roof.
+
+    Args:
+        step: runs that many steps and returns the seconds they took together, measured on the device.
+        roof: reads for about that many seconds and returns bytes/s.
+        limits: when to stop.
+        clock: seconds; only differences count.
+        throttle: asked after each pair.
+        sleep: used to back off after a throttled sample.
+
+    Returns:
+        every sample, in order.
+
+    Raises:
+        DeviceError: a time was not above 0, or every sample was throttled.
+    """
+    probe = throttle or NoThrottle()
+    steps, roof_s = _warm_up(step, roof, limits, clock)
+    result = Measurement(steps_per_sample=steps)
+    start = clock()
+    pair = 0
+    while True:
+        if pair % 2 == 0:
+            seconds, rate = step(steps) / steps, roof(roof_s)
+        else:
+            rate, seconds = roof(roof_s), step(steps) / steps
+        pair += 1
+        _check(seconds, rate)
+        state = probe.read()
+        result.states.append(state)
+        if state.get("throttled"):
+            result.throttled_s.append(seconds)
+            sleep(limits.backoff_s)
+        else:
+            result.seconds.append(seconds)
+            result.roof_bytes_per_s.append(rate)
+        result.elapsed_s = clock() - start
+        count = len(result.seconds)
+        if count >= limits.min_samples and _settled(result, limits.relative_half_width):
+            result.settled = True
+            return result
+        if count >= limits.max_samples or (result.elapsed_s >= limits.time_limit_s and pair >= 3):
+            if count == 0:
+                raise DeviceError(
+                    f"all {pair} samples were taken while the device was throttling.",
+                    advice="Let it cool, or give it power, and run again.",
+                )
+            return result
+
+
+def _warm_up(
+    step: Callable[[int], float], roof: Callable[[float], float], limits: Limits, clock: Callable[[], float]
+) -> tuple[int, float]:
+    """Run until warm; returns steps per sample and seconds per roof sample."""
+    start = clock()
+    while True:
+        once = step(1)
+        _check(once, roof(min(once, limits.max_roof_s)))
+        if clock() - start >= limits.warmup_s:
+            break
+    steps = max(1, math.ceil(limits.sample_s / once))
+    return steps, min(once * steps, limits.max_roof_s)
+
+
+def _check(seconds: float, rate: float) -> None:
+    if not (seconds > 0 and rate > 0 and math.isfinite(seconds) and math.isfinite(rate)):
+        raise DeviceError(
+            f"the device's clock gave {seconds!r} s and {rate!r} bytes/s.", advice="Run again; report it if it stays."
+        )
+
+
+def _settled(result: Measurement, wanted: float) -> bool:
+    ratios = [t * r for t, r in zip(result.seconds, result.roof_bytes_per_s, strict=True)]
+    return relative_half_width(result.seconds) <= wanted and relative_half_width(ratios) <= wanted
+
+
+def telemetry(states: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Range of every number the probe told and all reasons it gave, for the record; None when it told nothing."""
+    found: dict[str, Any] = {}
+    for key in ("sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c"):
+        values = [s[key] for s in states if s.get(key) is not None]
+        if values:
+            found[key] = [min(values), max(values)]
+    reasons = sorted({reason for s in states for reason in s.get("reasons") or ()})
+    if reasons:
+        found["reasons"] = reasons
+    return found or None

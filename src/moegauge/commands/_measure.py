@@ -1,0 +1,272 @@
+"""What `bench roof`, `bench kernels`, `bench decode` and `validate` share: from options to a record on disk."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moegauge import machine, models, nvml
+from moegauge.commands._output import printable, progress_wanted, warn
+from moegauge.errors import DeviceError, UsageError
+from moegauge.record import SCHEMA, Case, Project, Record, now, public_argv
+from moegauge.recordfile import RecordFile
+
+if TYPE_CHECKING:
+    from moegauge.bench.roof import RoofMeter
+    from moegauge.bench.suites import Point
+    from moegauge.bench.sweep import Failure, Settings
+    from moegauge.kernels.backend import Backend
+
+DEFAULT_MODELS = ("gpt-oss-20b",)
+DEFAULT_LIMIT_S = 10.0
+
+
+@dataclass(kw_only=True)
+class Options:
+    """The options of one run, as given; None where an option was not."""
+
+    kind: str
+    device: str = "auto"
+    threads: int | None = None
+    out: Path | None = None
+    export_csv: Path | None = None
+    export_markdown: Path | None = None
+    models: str | None = None
+    formats: str | None = None
+    batches: str | None = None
+    contexts: str | None = None
+    suite: str | None = None
+    kv_format: str = "bf16"
+    routing: str = "uniform"
+    seed: int = 0
+    arena_gb: float | None = None
+    time_limit: float | None = None
+    min_samples: int = 10
+    noise: float = 1.0
+    argv: list[str] | None = None
+
+
+def resolve_device(name: str) -> str:
+    """`auto` -> `cuda` where an NVIDIA GPU answers and torch is installed, else `cpu`; other names as they are."""
+    if name != "auto":
+        return name
+    from importlib.util import find_spec
+
+    return "cuda" if nvml.first_gpu() is not None and find_spec("torch") else "cpu"
+
+
+class Session:
+    """One run: checks everything that can be checked before it measures, stores every point at once."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.failures: list[Failure] = []
+        self.points, self.shapes = self._plan() if options.kind != "roof" else ([], {})
+        self.device = resolve_device(options.device)
+        from moegauge.kernels.backend import get_backend
+
+        self.backend: Backend = get_backend(self.device, threads=options.threads)
+        self._check_formats()
+        argv = sys.argv[1:] if options.argv is None else options.argv
+        self.argv = ["moegauge", *public_argv(argv)]
+        self.record = self._draft()
+        self.file: RecordFile | None = None
+
+    def __enter__(self) -> Session:
+        if self.options.out is not None:
+            self.file = RecordFile.open(self.options.out, self.record)
+            self.record = self.file.record
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.file is not None:
+            self.file.close()
+        if kind is KeyboardInterrupt:
+            self._say_how_to_resume()
+
+    def _plan(self) -> tuple[list[Point], dict[str, Any]]:
+        from moegauge.bench import suites
+
+        o = self.options
+        given = suites.get_suite(o.suite) if o.suite else None
+        names = suites.parse_list(o.models, "--model") if o.models else None
+        formats = suites.check_formats(suites.parse_list(o.formats, "--format")) if o.formats else None
+        batches = suites.parse_counts(o.batches, "--batch", 1, 64) if o.batches else None
+        contexts = suites.parse_counts(o.contexts, "--context", 0, 131072) if o.contexts else None
+        if given:
+            points = [
+                p
+                for p in suites.suite_points(given)
+                if (names is None or p.model in names)
+                and (formats is None or p.format in formats)
+                and (batches is None or p.batch in batches)
+                and (contexts is None or p.context in contexts)
+            ]
+            if not points:
+                raise UsageError(
+                    f"suite '{o.suite}' has no point with these options.", advice="Drop an option, or drop --suite."
+                )
+        else:
+            row = suites.Row(names or DEFAULT_MODELS, formats or (suites.NATIVE,), batches or (1,), contexts or (0,))
+            points = list(row.points())
+        return points, {name: models.resolve(name) for name in dict.fromkeys(p.model for p in points)}
+
+    def _check_formats(self) -> None:
+        from moegauge.bench.suites import NATIVE
+
+        for name in dict.fromkeys(p.format for p in self.points):
+            if name != NATIVE and name not in self.backend.matrix_formats:
+                known = ", ".join(sorted(self.backend.matrix_formats))
+                raise UsageError(
+                    f"the {self.backend.name} backend has no kernel for format '{name}'.", advice=f"It has: {known}."
+                )
+
+    def _draft(self) -> Record:
+        return Record(
+            schema=SCHEMA,
+            created=now(),
+            project=Project(**machine.project()),
+            machine=machine.describe("cuda" if self.device == "cuda" else "cpu"),
+            software=machine.software(),
+            argv=self.argv,
+            suite=self.options.suite,
+            planned=len(self.points),
+            complete=False,
+            cases=[],
+        )
+
+    def settings(self) -> Settings:
+        """Limits and arena of this run."""
+        from moegauge.bench.suites import get_suite
+        from moegauge.bench.sweep import Settings
+        from moegauge.bench.timing import Limits
+
+        o = self.options
+        limit = o.time_limit or (get_suite(o.suite).time_limit_s if o.suite else DEFAULT_LIMIT_S)
+        return Settings(
+            kv_format=o.kv_format,
+            routing=o.routing,
+            seed=o.seed,
+            arena_bytes=None if o.arena_gb is None else int(o.arena_gb * 1e9),
+            limits=Limits(relative_half_width=o.noise / 100, min_samples=o.min_samples, time_limit_s=limit),
+        )
+
+    def measure(self) -> Record:
+        """Measure the roof and every point that is not in the record yet."""
+        from moegauge.bench.roof import find_roof
+
+        meter = find_roof(self.backend, progress=lambda name: self._progress(f"roof: {name}"))
+        if self.record.roof is None:
+            self.record.roof = meter.measure(datasheet_gb_per_s=self.record.machine.get("datasheet_gb_per_s"))
+            self._save()
+        self._sweep(meter)
+        self.record.complete = not self.failures
+        self._save()
+        self._progress("")
+        self._export()
+        return self.record
+
+    def _sweep(self, meter: RoofMeter) -> None:
+        if self.options.kind == "roof":
+            return
+        from moegauge.bench import sweep
+
+        done = {(c.model, c.format, c.batch, c.context) for c in self.record.cases}
+        self.failures = sweep.run_sweep(
+            self.points,
+            self.shapes,
+            self.backend,
+            meter,
+            self.settings(),
+            done=done,
+            on_case=self._store,
+            on_start=lambda p: self._progress(f"{len(self.record.cases) + 1} of {len(self.points)}: {p.label}"),
+            throttle=_throttle(self.device),
+        )
+
+    def _store(self, case: Case) -> None:
+        self.record.cases.append(case)
+        self._save()
+
+    def _save(self) -> None:
+        if self.file is not None:
+            self.file.save()
+
+    def _progress(self, text: str) -> None:
+        """One line that overwrites itself, on a terminal only; empty text clears it."""
+        if progress_wanted():
+            click.echo(f"\r\x1b[2K{printable(text)}", err=True, nl=False)
+
+    def _say_how_to_resume(self) -> None:
+        done, planned = len(self.record.cases), len(self.points)
+        if self.options.out is None:
+            click.echo(f"\nStopped after {done} of {planned} points; nothing was stored (no --out).", err=True)
+            return
+        again = shlex.join(["moegauge", *(sys.argv[1:] if self.options.argv is None else self.options.argv)])
+        click.echo(
+            f"\nStopped after {done} of {planned} points; {self.options.out} is valid. Resume: {printable(again)}",
+            err=True,
+        )
+
+    def _export(self) -> None:
+        from moegauge.bench import export
+        from moegauge.recordfile import write_text
+
+        if self.options.export_csv:
+            write_text(self.options.export_csv, export.csv_text(self.record))
+        if self.options.export_markdown:
+            write_text(self.options.export_markdown, export.markdown(self.record))
+
+    def document(self, record: Record) -> Any:
+        """The record as one JSON document."""
+        import msgspec
+
+        return msgspec.to_builtins(record)
+
+    def show(self, record: Record) -> None:
+        """Roof and points as a table on stdout."""
+        from moegauge.commands._tables import show_record
+
+        show_record(record)
+        if self.options.out is None:
+            click.echo("Not stored: give --out FILE to keep the record.", err=True)
+        else:
+            click.echo(f"Record: {self.options.out}", err=True)
+
+    def raise_failures(self) -> None:
+        """Exit 1 when a point gave no time; each is named on stderr.
+
+        Raises:
+            DeviceError: at least one point failed.
+        """
+        if not self.failures:
+            return
+        if len(self.failures) == 1 and len(self.points) == 1:
+            raise self.failures[0].error
+        for failure in self.failures:
+            warn(f"{failure.point.label}: {failure.error}")
+        raise DeviceError(
+            f"{len(self.failures)} of {len(self.points)} points gave no time.",
+            advice="The others are in the record; run again to try these.",
+        )
+
+
+class _GpuThrottle:
+    def __init__(self, gpu: nvml.Gpu) -> None:
+        self._gpu = gpu
+
+    def read(self) -> dict[str, Any]:
+        return self._gpu.state()
+
+
+def _throttle(device: str) -> _GpuThrottle | None:
+    gpu = nvml.first_gpu() if device == "cuda" else None
+    return None if gpu is None else _GpuThrottle(gpu)

@@ -1,0 +1,89 @@
+"""Tables for people, printed with rich; numbers right-aligned, the unit in the heading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from moegauge.commands._output import printable, warn
+from moegauge.record import Case, Record
+from moegauge.units import human_bytes
+
+
+def print_table(headings: list[str], rows: list[list[str]], words: int = 1) -> None:
+    """A table whose first `words` columns are text and the rest numbers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index < words else "right", no_wrap=index < words)
+    for row in rows:
+        table.add_row(*(printable(cell) for cell in row))
+    Console(highlight=False, markup=False).print(table)
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """`AMD EPYC (zen3), 2 cores, 25.27 GB` or the GPU's name."""
+    gpu, cpu = machine.get("gpu"), machine.get("cpu")
+    if machine.get("device") == "cuda" and isinstance(gpu, dict):
+        driver = f", driver {gpu['driver']}" if gpu.get("driver") else ""
+        return f"{gpu.get('name', 'GPU')}{driver}"
+    if not isinstance(cpu, dict):
+        return str(machine.get("id", "unknown machine"))
+    arch = f" ({cpu['microarchitecture']})" if cpu.get("microarchitecture") else ""
+    memory = f", {human_bytes(machine['memory_bytes'])}" if machine.get("memory_bytes") else ""
+    return f"{cpu.get('model', 'CPU')}{arch}, {cpu.get('cores', '?')} cores{memory}"
+
+
+def roof_line(record: Record) -> str:
+    """The roof in one line, datasheet beside it where known."""
+    roof = record.roof
+    if roof is None:
+        return "roof: not measured"
+    sheet = ""
+    if roof.datasheet_gb_per_s:
+        sheet = (
+            f", {100 * roof.gb_per_s / roof.datasheet_gb_per_s:.0f} % of the datasheet's {roof.datasheet_gb_per_s:g}"
+        )
+    best = f", best sample {roof.best_gb_per_s:.2f}" if roof.best_gb_per_s else ""
+    return f"roof: {roof.gb_per_s:.2f} GB/s read ({roof.pattern}{best}{sheet})"
+
+
+def show_record(record: Record) -> None:
+    """Machine, roof and one row per point; warnings on stderr."""
+    click.echo(machine_line(record.machine))
+    click.echo(roof_line(record))
+    if record.roof and not record.cases:
+        print_table(
+            ["access pattern", "GB/s"],
+            [[name, f"{rate:.2f}"] for name, rate in sorted(record.roof.patterns.items(), key=lambda kv: -kv[1])],
+        )
+    if not record.cases:
+        return
+    kernels = any(case.kernel for case in record.cases)
+    rows = [_row(case, kernels) for case in record.cases]
+    names = ["model", *(["kernel"] if kernels else []), "format"]
+    print_table(
+        [*names, "batch", "context", "bytes/step", "ms", "tokens/s", "GB/s", "of roof", "max error"], rows, len(names)
+    )
+    for case in record.cases:
+        for text in case.warnings:
+            warn(f"{case.label}: {text}")
+
+
+def _row(case: Case, kernels: bool) -> list[str]:
+    return [
+        case.model,
+        *([case.kernel or ""] if kernels else []),
+        case.format,
+        str(case.batch),
+        str(case.context),
+        human_bytes(case.bytes.total),
+        f"{case.median_ms:.3g}" if case.median_ms < 100 else f"{case.median_ms:.0f}",
+        f"{case.tokens_per_s:.4g}",
+        f"{case.gb_per_s:.2f}",
+        f"{case.roof_fraction:.3f}",
+        f"{case.max_relative_error:.0e}",
+    ]

@@ -1,0 +1,124 @@
+"""`moegauge bench`: measure the read roof, single kernels or whole decode steps on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moegauge.commands._measure import Options, Session
+from moegauge.commands._output import json_option, print_json
+
+_EPILOG = """Examples:
+
+\b
+  moegauge bench roof
+  moegauge bench decode --model gpt-oss-20b,glm-4.7 --format native,fp8
+  moegauge bench decode --suite standard --out results/standard.json
+
+Without --out nothing is stored: the table (or with --json the record) goes to stdout. With --out the record is written
+after every point; the same command takes up where it was stopped."""
+
+
+_NOISE = click.option(
+    "--noise",
+    type=click.FloatRange(0.01),
+    default=1.0,
+    show_default=True,
+    help="Stop when the median's 95 % interval is this many per cent to each side.",
+)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of roof, kernels and decode."""
+    for option in reversed(
+        (
+            click.option(
+                "--device", default="auto", show_default=True, help="cpu, cuda, or auto: cuda where there is one."
+            ),
+            click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads; default: every core."),
+            click.option("--out", type=FILE, help="Write the record to this file."),
+            click.option("--export-csv", type=FILE, help="One row per point."),
+            click.option("--export-markdown", type=FILE, help="A Markdown table."),
+            json_option,
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def _points(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that choose points and limits."""
+    for option in reversed(
+        (
+            click.option("--model", "models", help="Names, ModelShape files, folders or Hub repos; comma-separated."),
+            click.option("--format", "formats", help="native, bf16, fp8, int8, int4, mxfp4, nvfp4; comma-separated."),
+            click.option("--batch", "batches", help="Sequences decoded together, 1 to 64; comma-separated."),
+            click.option("--context", "contexts", help="Tokens already cached, 0 to 128k; comma-separated."),
+            click.option("--suite", help="quick, standard, full or gpu; the options above narrow it."),
+            click.option("--kv-format", type=click.Choice(["bf16", "fp8"]), default="bf16", show_default=True),
+            click.option("--routing", default="uniform", show_default=True, help="Which experts tokens choose."),
+            click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+            click.option(
+                "--arena",
+                "arena_gb",
+                type=click.FloatRange(0.01),
+                help="GB of weights held; default: fits the machine.",
+            ),
+            click.option("--time-limit", type=click.FloatRange(0.01), help="Seconds of sampling per point."),
+            click.option("--min-samples", type=click.IntRange(3), default=10, show_default=True),
+            _NOISE,
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@click.group("bench", epilog=_EPILOG)
+def command() -> None:
+    """Measure the read roof, single kernels or whole decode steps here.
+
+    The emulated step reads the model's true bytes in true order from random weights; it is not inference."""
+
+
+@command.command("roof", epilog="Example: moegauge bench roof --json")
+@_shared
+def roof(as_json: bool, **options: Any) -> None:
+    """How fast this device reads memory: the best read-only stream of several access patterns."""
+    with Session(Options(kind="roof", **options)) as session:
+        record = session.measure()
+    if as_json:
+        print_json(session.document(record))
+    else:
+        session.show(record)
+
+
+@command.command("decode", epilog=_EPILOG)
+@_points
+@_shared
+def decode(as_json: bool, **options: Any) -> None:
+    """Whole decode steps: every layer of a model at its true bytes, timed beside the roof."""
+    with Session(Options(kind="decode", **options)) as session:
+        record = session.measure()
+    if as_json:
+        print_json(session.document(record))
+    else:
+        session.show(record)
+    session.raise_failures()
+
+
+@command.command("kernels", epilog="Example: moegauge bench kernels --model deepseek-v3 --format fp8,mxfp4")
+@_points
+@_shared
+def kernels(as_json: bool, **options: Any) -> None:
+    """Each kind of kernel of a step alone, all layers of it: where the time of a step goes."""
+    with Session(Options(kind="kernel", **options)) as session:
+        record = session.measure()
+    if as_json:
+        print_json(session.document(record))
+    else:
+        session.show(record)
+    session.raise_failures()

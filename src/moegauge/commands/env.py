@@ -1,0 +1,40 @@
+"""`moegauge env`: what machine and software this is, as records name it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from moegauge import machine
+from moegauge.commands._measure import resolve_device
+from moegauge.commands._output import json_option, print_json
+from moegauge.commands._tables import machine_line
+from moegauge.units import human_bytes
+
+
+@click.command("env", epilog="Example: moegauge env --json")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
+@json_option
+def command(device: str, as_json: bool) -> None:
+    """What machine and software this is, as records name it. No host or user names."""
+    description = machine.describe(resolve_device(device))
+    document: dict[str, Any] = {
+        "schema": "moegauge.env/1",
+        "machine": description,
+        "software": machine.software(),
+        "project": machine.project(),
+    }
+    if as_json:
+        print_json(document)
+        return
+    click.echo(f"machine   {machine_line(description)}  [{description['id']}]")
+    click.echo(f"cache     {human_bytes(machine.last_level_cache_bytes(description))} last level")
+    if description["device"] == "cpu":
+        click.echo(f"vectors   {' '.join(description['cpu']['features']) or 'none known'}")
+    click.echo(f"system    {description['os']}")
+    for name, version in document["software"].items():
+        click.echo(f"{name:<9} {version or 'not installed'}")
+    commit = document["project"]["commit"]
+    if commit:
+        click.echo(f"commit    {commit}{' with changes' if document['project']['dirty'] else ''}")

@@ -1,0 +1,336 @@
+"""The measurement record, schema `moegauge.record/1`: what was run, where, on what, and every sample.
+
+History of the schema (a reader reads every version it knows; a newer one is refused by name):
+  1  first version.
+
+Only `schema`, `created`, `machine`, `cases` and the fields the contract of `moegauge bench` names are needed to read a
+record; everything else has a default, so that a record written by other tools or by an older release still loads.
+`results/schema.json` is `json_schema()` written out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from moegauge.errors import RecordError
+
+SCHEMA = "moegauge.record/1"
+_ADVICE = "Give a file written by `moegauge bench --out`."
+
+
+class Project(msgspec.Struct, kw_only=True, frozen=True):
+    """Which moegauge: release, commit, and whether tracked files differed from it. None where unknown."""
+
+    version: str
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+class Roof(msgspec.Struct, kw_only=True, frozen=True):
+    """The read-only roof of this run.
+
+    Attributes:
+        gb_per_s: median of the samples of the best access pattern, GB/s (10^9).
+        datasheet_gb_per_s: the vendor's figure, None where unknown.
+        samples: GB/s of every sample of the best pattern.
+        best_gb_per_s: the fastest of them.
+        interval_gb_per_s: 95 % bootstrap interval of the median.
+        pattern: the best access pattern's name.
+        patterns: median GB/s of every pattern tried.
+        bytes: bytes one sample reads.
+    """
+
+    gb_per_s: float
+    datasheet_gb_per_s: float | None = None
+    samples: list[float] = []
+    best_gb_per_s: float | None = None
+    interval_gb_per_s: tuple[float, float] | None = None
+    pattern: str = ""
+    patterns: dict[str, float] = {}
+    bytes: int | None = None
+
+
+class CaseBytes(msgspec.Struct, kw_only=True, frozen=True):
+    """Bytes one step reads, counted from what is passed to the kernels; `weights` includes norms and biases."""
+
+    weights: int
+    scales: int = 0
+    kv: int = 0
+    total: int
+
+
+class Case(msgspec.Struct, kw_only=True, frozen=True):
+    """One measured point.
+
+    Attributes:
+        kind: `decode` (a whole step) or `kernel` (one kernel boundary, named by `kernel`).
+        format: weight format of the run, `native` for the released one; `formats` gives bytes by format.
+        layers: layers of the model (kernel cases: how many times a step runs it).
+        distinct_experts: distinct routed experts read per MoE layer, averaged over layers and samples.
+        kernels_per_step: kernel boundaries of one step.
+        samples_ms: milliseconds of one step, one entry per sample that counts, in order.
+        roof_samples_gb_per_s: the roof measured beside each of `samples_ms`, same order.
+        roof_fraction_samples: bytes / (time x roof beside it), same order.
+        roof_fraction: their median.
+        throttled_ms: samples left out because the device was slowing itself down.
+        median_ms, mad_ms, interval_ms: of `samples_ms`; the interval is a 95 % bootstrap interval of the median.
+        steps_per_sample: steps one sample ran (its time is divided by this).
+        settled: True when sampling stopped because the intervals were narrow, False at the time limit.
+        max_relative_error: the larger of the numerical gate's errors before and after timing.
+        formula_bytes: bytes per token as the published estimate counts them: active parameters as stored, the whole
+            input embedding included, no KV, batch 1.
+        macs: multiply-accumulates of one step.
+        rung: how the step was launched (`threads`, `eager`, `graph`, `pdl`, `persistent`).
+        telemetry: clocks, power and temperature seen while sampling, where the device tells.
+    """
+
+    kind: str
+    backend: str
+    model: str
+    format: str
+    batch: int
+    context: int
+    layers: int
+    bytes: CaseBytes
+    distinct_experts: float
+    kernels_per_step: int
+    samples_ms: list[float]
+    median_ms: float
+    mad_ms: float
+    tokens_per_s: float
+    gb_per_s: float
+    roof_fraction: float
+    roof_fraction_samples: list[float]
+    max_relative_error: float
+    warnings: list[str] = []
+    kernel: str | None = None
+    kv_format: str = "bf16"
+    routing: str = "uniform"
+    rung: str = ""
+    threads: int | None = None
+    seed: int = 0
+    formula_bytes: int | None = None
+    macs: int | None = None
+    formats: dict[str, int] = {}
+    roof_samples_gb_per_s: list[float] = []
+    throttled_ms: list[float] = []
+    interval_ms: tuple[float, float] | None = None
+    roof_fraction_interval: tuple[float, float] | None = None
+    steps_per_sample: int = 1
+    settled: bool | None = None
+    arena_bytes: int | None = None
+    telemetry: dict[str, Any] | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes this point the same point in another record."""
+        return (
+            self.kind,
+            self.backend,
+            self.model,
+            self.kernel,
+            self.format,
+            self.batch,
+            self.context,
+            self.kv_format,
+            self.routing,
+            self.rung,
+            self.threads,
+        )
+
+    @property
+    def label(self) -> str:
+        """`gpt-oss-20b mxfp4 batch 8 context 4096`, for messages and tables; defaults are left out."""
+        parts = [self.model, *([self.kernel] if self.kernel else []), self.format]
+        parts += [f"batch {self.batch}"] if self.batch != 1 else []
+        parts += [f"context {self.context}"] if self.context else []
+        return " ".join(parts)
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """One run: provenance, roof, points. `complete` is False until the last planned point is in."""
+
+    schema: str
+    created: str
+    machine: dict[str, Any]
+    cases: list[Case]
+    project: Project = Project(version="")
+    software: dict[str, Any] = {}
+    argv: list[str] = []
+    roof: Roof | None = None
+    suite: str | None = None
+    planned: int | None = None
+    complete: bool = True
+
+    @property
+    def machine_id(self) -> str:
+        """The machine's slug, e.g. `amd-epyc-zen3-2c`."""
+        return str(self.machine.get("id") or "unknown")
+
+    @property
+    def machine_key(self) -> tuple[Any, ...]:
+        """What must be equal for two records to be pooled: id, device, processor, cores and GPU."""
+        cpu, gpu = (self.machine.get(name) for name in ("cpu", "gpu"))
+        cpu = cpu if isinstance(cpu, dict) else {"model": cpu}
+        gpu = gpu if isinstance(gpu, dict) else {"name": gpu}
+        if self.machine.get("device") == "cpu":
+            gpu = {}
+        return self.machine_id, self.machine.get("device"), cpu.get("model"), cpu.get("cores"), gpu.get("name")
+
+    def roof_gb_per_s(self, case: Case) -> float | None:
+        """Median roof beside a case, else the record's roof."""
+        beside = case.roof_samples_gb_per_s
+        if beside:
+            return sorted(beside)[len(beside) // 2]
+        return self.roof.gb_per_s if self.roof else None
+
+
+def now() -> str:
+    """UTC, to the second, as records write it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def public_argv(argv: list[str]) -> list[str]:
+    """Arguments as a record keeps them: no folder names outside the current one, so no home and no user."""
+    return [_public(word) for word in argv]
+
+
+def _public(word: str) -> str:
+    head, equals, tail = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    path = Path(tail)
+    if path.is_absolute() or tail.startswith("~") or ".." in path.parts:
+        tail = path.name
+    return f"{head}{equals}{tail}"
+
+
+def to_json(record: Record) -> str:
+    """The file's text: indented, one trailing newline.
+
+    Raises:
+        RecordError: a number is NaN or infinite; the message names the field.
+    """
+    document = msgspec.to_builtins(record)
+    field = _first_not_finite(document, "record")
+    if field:
+        raise RecordError(f"{field} is not a finite number, so no record is written.", advice="Report this as a bug.")
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def _first_not_finite(value: Any, path: str) -> str | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return path
+    children = (
+        ((f"{path}.{key}", child) for key, child in value.items())
+        if isinstance(value, dict)
+        else ((f"{path}[{i}]", child) for i, child in enumerate(value))
+        if isinstance(value, list | tuple)
+        else ()
+    )
+    return next((found for name, child in children if (found := _first_not_finite(child, name))), None)
+
+
+def from_json(text: str | bytes, where: str) -> Record:
+    """Read and check a record.
+
+    Args:
+        text: the file's content.
+        where: its name, for messages.
+
+    Raises:
+        RecordError: not JSON, another schema, a field missing or of the wrong type, samples that disagree in number,
+            or a number that cannot be a measurement.
+    """
+    try:
+        # json, not msgspec, first: it is the one that lets us refuse NaN and say what kind of file this is.
+        document = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(
+            f"{where}: not JSON ({error}).", advice="Give a file written by `moegauge bench --out`."
+        ) from None
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        if isinstance(schema, str) and schema.startswith("moegauge.record/"):
+            raise RecordError(
+                f"{where}: schema '{schema}' is newer than this moegauge reads.", advice="Update moegauge."
+            )
+        kind = f"a '{schema}' document" if isinstance(schema, str) else "no record"
+        raise RecordError(f"{where}: {kind}, not '{SCHEMA}'.", advice=_ADVICE)
+    field = _first_not_finite(document, "record")
+    if field:
+        raise RecordError(f"{where}: {field} is not a finite number.", advice=_ADVICE)
+    try:
+        record = msgspec.convert(document, Record)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{where}: {error}.", advice="The file was edited or cut; measure again.") from None
+    for index, case in enumerate(record.cases):
+        problem = _problem(case)
+        if problem:
+            raise RecordError(f"{where}: cases[{index}].{problem}.", advice="The file was edited; measure again.")
+    return record
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no measurement")
+
+
+def _problem(case: Case) -> str | None:
+    if not case.samples_ms:
+        return "samples_ms is empty"
+    if min(case.samples_ms) <= 0 or case.median_ms <= 0:
+        return "samples_ms holds a time that is not above 0"
+    if len(case.roof_fraction_samples) != len(case.samples_ms):
+        return f"roof_fraction_samples has {len(case.roof_fraction_samples)} entries for {len(case.samples_ms)} samples"
+    if case.roof_samples_gb_per_s and len(case.roof_samples_gb_per_s) != len(case.samples_ms):
+        return f"roof_samples_gb_per_s has {len(case.roof_samples_gb_per_s)} entries for {len(case.samples_ms)} samples"
+    if case.bytes.total <= 0 or case.tokens_per_s <= 0 or case.batch < 1 or case.context < 0:
+        return "bytes.total, tokens_per_s or batch is not above 0"
+    return None
+
+
+def load(path: Path) -> Record:
+    """Read a record file.
+
+    Raises:
+        RecordError: the file is missing or is not a record.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}).", advice="Check the path.") from None
+    return from_json(text, str(path))
+
+
+def pool(records: list[Record], names: list[str]) -> list[tuple[Record, Case]]:
+    """All points of several records of one machine; of a point measured twice the later record's.
+
+    Raises:
+        RecordError: the records come from unlike machines, or hold no point.
+    """
+    first = records[0]
+    for record, name in zip(records[1:], names[1:], strict=True):
+        if record.machine_key != first.machine_key:
+            raise RecordError(
+                f"{name} was measured on '{record.machine_id}' {record.machine_key[2:]}, {names[0]} on "
+                f"'{first.machine_id}' {first.machine_key[2:]}; unlike machines are never pooled.",
+                advice="Compare them with --against, or give records of one machine.",
+            )
+    points = {case.key: (record, case) for record in sorted(records, key=lambda r: r.created) for case in record.cases}
+    if not points:
+        raise RecordError(f"{', '.join(names)}: no measured point.", advice="Run `moegauge bench decode --out FILE`.")
+    return list(points.values())
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a record, as results/schema.json holds it."""
+    schema: dict[str, Any] = msgspec.json.schema(Record)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "moegauge measurement record, version 1",
+        **schema,
+    }

@@ -1,0 +1,113 @@
+"""Points through a made-up device: what ends up in a case, what is skipped, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from moegauge.bench.roof import find_roof
+from moegauge.bench.suites import Point
+from moegauge.bench.sweep import Settings, formula_bytes, run_point, run_sweep
+from moegauge.errors import NumericsError, RecordError
+
+
+def sweep(device: Any, points: list[Point], fakes: Any, build: Any, done: Any = (), on_case: Any = None) -> Any:
+    cases: list[Any] = []
+    shapes = {p.model: fakes.tiny_shape(p.model) for p in points}
+    failures = run_sweep(
+        points,
+        shapes,
+        device,
+        find_roof(device),
+        Settings(),
+        done=set(done),
+        on_case=on_case or cases.append,
+        builder=build,
+    )
+    return cases, failures
+
+
+def test_a_case_says_what_was_read_and_how_fast(device: Any, fakes: Any) -> None:
+    step = fakes.FakeStep(device, 10**8, kernels=20, floor=1e-3)
+    case = run_point(
+        Point("tiny", "fp8", 4, 7),
+        fakes.tiny_shape(),
+        device,
+        find_roof(device),
+        Settings(),
+        builder=lambda *_: step,
+    )
+    # 20 kernels of 1 ms and 0.1 GB at 1 GB/s
+    assert case.median_ms == pytest.approx(120.0)
+    assert case.tokens_per_s == pytest.approx(4 / 0.12)
+    assert case.gb_per_s == pytest.approx(0.1 / 0.12)
+    assert case.roof_fraction == pytest.approx(0.1 / 0.12)
+    assert case.roof_fraction_samples == pytest.approx([0.1 / 0.12] * len(case.samples_ms))
+    assert case.roof_samples_gb_per_s == pytest.approx([1.0] * len(case.samples_ms))
+    assert (case.kernels_per_step, case.batch, case.context, case.layers) == (20, 4, 7, 2)
+    assert (case.bytes.weights, case.bytes.scales, case.bytes.total) == (10**8 - 10, 10, 10**8)
+    assert case.settled
+    assert case.warnings == []
+    assert step.closed
+
+
+def test_the_larger_of_the_two_gates_is_kept(device: Any, fakes: Any) -> None:
+    step = fakes.FakeStep(device, 10**7, errors=iter([1e-6, 3e-4]))
+    case = run_point(Point("tiny"), fakes.tiny_shape(), device, find_roof(device), Settings(), builder=lambda *_: step)
+    assert case.max_relative_error == 3e-4
+
+
+@pytest.mark.parametrize("bad_at", [0, 1])
+def test_a_wrong_answer_has_no_time(device: Any, fakes: Any, bad_at: int) -> None:
+    def errors() -> Any:
+        for _ in range(bad_at):
+            yield 1e-6
+        raise NumericsError("layer 0: error 0.5, bound 0.01.")
+
+    steps = []
+
+    def build(shape: Any, *_: Any) -> Any:
+        gate = errors() if shape.name == "wrong" else iter([1e-6] * 9)
+        steps.append(fakes.FakeStep(device, 10**7, errors=gate))
+        return steps[-1]
+
+    cases, failures = sweep(device, [Point("wrong"), Point("right")], fakes, build)
+    assert [c.model for c in cases] == ["right"]
+    assert [f.point.model for f in failures] == ["wrong"]
+    assert all(step.closed for step in steps)
+
+
+def test_points_already_measured_are_not_measured_again(device: Any, fakes: Any) -> None:
+    points = [Point("a"), Point("b"), Point("b", "fp8")]
+    built = []
+
+    def build(shape: Any, _backend: Any, point: Point, _settings: Any) -> Any:
+        built.append(point)
+        return fakes.FakeStep(device, 10**7)
+
+    cases, _ = sweep(device, points, fakes, build, done={("a", "native", 1, 0), ("b", "fp8", 1, 0)})
+    assert built == [Point("b")]
+    assert len(cases) == 1
+
+
+def test_a_full_disk_stops_the_sweep_at_once(device: Any, fakes: Any) -> None:
+    def full(_: Any) -> None:
+        raise RecordError("no space")
+
+    with pytest.raises(RecordError, match="no space"):
+        sweep(device, [Point("a"), Point("b")], fakes, lambda *_: fakes.FakeStep(device, 10**7), on_case=full)
+
+
+def test_faster_than_the_roof_is_a_warning(device: Any, fakes: Any) -> None:
+    step = fakes.FakeStep(device, 10**8, floor=0.0)
+    step.traffic = lambda: fakes.FakeTraffic(2 * 10**8, 0, 0)  # half of it came from a cache
+    case = run_point(Point("tiny"), fakes.tiny_shape(), device, find_roof(device), Settings(), builder=lambda *_: step)
+    assert any("cache" in text for text in case.warnings)
+
+
+def test_formula_bytes_count_the_whole_embedding_once(fakes: Any) -> None:
+    shape = fakes.tiny_shape()
+    # bf16: attention 64 x 64, two of four experts of three 64 x 64 matrices; float32 router; norms; head; embedding
+    layer = 2 * 64 * 64 + 2 * 3 * 2 * 64 * 64 + 4 * 4 * 64 + 2 * 64
+    assert formula_bytes(shape) == 2 * layer + 2 * 100 * 64 * 2
