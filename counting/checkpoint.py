@@ -41,6 +41,10 @@ class Checkpoint:
     warnings: list[str] = field(default_factory=list)
     reader: Callable[[Header, int, int], bytes] | None = None
 
+    def __post_init__(self) -> None:
+        for header in self.headers:
+            self.warnings.extend(header.warnings)
+
     @property
     def config(self) -> dict[str, Any] | None:
         """config.json, None when there is none."""

@@ -38,6 +38,7 @@ class SourceError(CheckpointError):
         where = f", byte {byte:,}" if byte is not None else ""
         what = f"tensor '{shown(tensor)}' " if tensor is not None else ""
         super().__init__(f"{shown(file)}{where}: {what}{problem}", advice=advice or self.default_advice)
+        self.problem = problem
         self.file = file
         self.tensor = tensor
         self.byte = byte
@@ -220,3 +221,52 @@ class BadConfigError(SourceError):
 
 class AmbiguousWeightsError(SourceError):
     """Two checkpoints side by side, and nothing says which is meant."""
+
+
+# The Hub. `file` is the repo id here, with the file's name after it where one is concerned.
+
+
+class HubError(SourceError):
+    """The Hub, or the way to it, failed: base of everything below."""
+
+    default_advice = "Try again later."
+
+
+class RepoNotFoundError(HubError):
+    """No such repo, or it is private and we are nobody."""
+
+
+class RevisionNotFoundError(HubError):
+    """The repo has no such branch, tag or commit."""
+
+
+class GatedRepoError(HubError):
+    """The repo asks for its terms to be accepted first."""
+
+
+class UnauthorizedError(HubError):
+    """The token is not valid, or may not read this repo."""
+
+
+class RateLimitedError(HubError):
+    """Still 429 after every retry."""
+
+
+class HubUnreachableError(HubError):
+    """No connection, no answer in time, or the connection broke, after every retry."""
+
+
+class MissingFileError(HubError):
+    """404 for one file, or for something this server does not offer."""
+
+
+class HubStatusError(HubError):
+    """Any other HTTP status that is no success."""
+
+
+class TransferError(HubError):
+    """An answer that is not what was asked for: another range, too few bytes, too many, compressed, not JSON."""
+
+
+class OfflineError(HubError):
+    """HF_HUB_OFFLINE is set and what is needed is not in the cache."""

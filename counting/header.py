@@ -4,6 +4,7 @@ bulk; whatever that cannot vouch for goes to `moegauge.counting.strict`, which s
 from __future__ import annotations
 
 import struct
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -167,7 +168,17 @@ def parse_text(text: bytes, *, file: str, prefix: bytes = b"", data_bytes: int |
         from moegauge.counting import strict
 
         header = strict.read(text, file=file, prefix=prefix, data_bytes=data_bytes)
+    if not header.names:
+        header.warnings.append(f"{errors.shown(file)}: holds no tensors.")
+    elif not text.isascii() or b"\\" in text:
+        _warn_of_twins(header)
     return header
+
+
+def _warn_of_twins(header: Header) -> None:
+    """Names that look alike and differ in bytes (NFC and NFD) are two names; a reader may mix them up."""
+    if len({unicodedata.normalize("NFC", name) for name in header.names}) < len(header):
+        header.warnings.append(f"{errors.shown(header.file)}: tensor names that differ in Unicode form only.")
 
 
 class _Products(dict[tuple[int, ...], int]):
