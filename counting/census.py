@@ -19,9 +19,6 @@ from moegauge.errors import CheckpointError
 if TYPE_CHECKING:
     from moegauge.shape import ModelShape
 
-SCHEMA = "moegauge.count/1"
-KV_ELEMENT_BYTES = 2  # the cache is given in bf16
-
 
 @dataclass(slots=True)
 class Census:
@@ -246,7 +243,8 @@ def _remarks(census: Census) -> list[str]:
         out.append("experts per token unknown, so active counts are missing: give --top-k.")
     if facts.zero_experts:
         out.append(
-            f"{facts.zero_experts} of the router's choices have no weights: active counts are the mean under uniform routing."
+            f"{facts.zero_experts} of the router's choices have no weights: active counts are the mean under uniform "
+            "routing."
         )
     if any("encoder" in p.groups[0].stack for p in census.pools):
         out.append("encoder and decoder stacks are counted together; a generated token uses the decoder's alone.")

@@ -1,7 +1,7 @@
 """What config.json says that tensor names do not: layers, experts per token, attention widths, windows.
 
-Every family spells these differently; `FIELDS` lists the spellings. A field that is present must be a sane whole number:
-a config is someone else's text, and a wrong `top_k` silently changes every active count.
+Every family spells these differently; `FIELDS` lists the spellings. A field that is present must be a sane whole
+number: a config is someone else's text, and a wrong `top_k` silently changes every active count.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pools of routed experts: which tensors of a layer make one pool, how many experts it holds, and how many a token uses."""
+"""Pools of routed experts: which tensors of a layer make one pool, its experts, and how many of them a token uses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Pool:
 
 
 def pool_name(module: str) -> str:
-    """The module that holds the experts: `a.mlp.experts.#.gate_proj` and `a.mlp.experts.gate_up_proj` -> `a.mlp.experts`."""
+    """The module that holds the experts: `a.experts.#.gate_proj` and `a.experts.gate_up_proj` -> `a.experts`."""
     return module.rpartition(".")[0].removesuffix(".#")
 
 
