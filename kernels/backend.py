@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moegauge.errors import DeviceError, UnknownNameError
-from moegauge.kernels.program import Choice, Program
+from moegauge.kernels.program import Choice, Program, Weight
 
 
 class Arena(Protocol):
@@ -17,8 +17,12 @@ class Arena(Protocol):
 
     pools: Mapping[str, int]
 
-    def read(self, pool: str, offset: int, size: int) -> NDArray[np.uint8]:
-        """A copy of bytes [offset, offset + size) of one pool, in canonical packed order, on the host."""
+    def read(self, pool: str, offset: int, size: int, within: Weight | None = None) -> NDArray[np.uint8]:
+        """A copy of bytes [offset, offset + size) of one pool, in canonical packed order, on the host.
+
+        `within` is the matrix whose weights (or scales) they are, needed wherever the pool holds packed matrices: a
+        backend's packed order depends on rows and columns, and one region may serve matrices of several shapes.
+        """
         ...
 
     def close(self) -> None:
