@@ -15,7 +15,9 @@ from moegauge.counting.selection import INDEX_SUFFIX
 _REPO_ID = re.compile(r"(?:[\w.-]+/)?[\w.-]+", re.ASCII)
 
 
-def open_checkpoint(target: str, revision: str | None = None, *, weights: str = "") -> Checkpoint:
+def open_checkpoint(
+    target: str, revision: str | None = None, *, weights: str = "", thorough: bool = False
+) -> Checkpoint:
     """Open a checkpoint: find its files, read and validate every header, reconcile them with the index.
 
     Args:
@@ -23,6 +25,7 @@ def open_checkpoint(target: str, revision: str | None = None, *, weights: str = 
             that exists wins over a repo of the same name.
         revision: branch, tag, `refs/pr/N` or commit of a Hub repo; refused for a local target.
         weights: which index or file to count where several lie side by side.
+        thorough: read every header of a Hub repo byte by byte, even where the Hub offers them decoded in one request.
     Raises:
         SourceError: the subclass that names the fault; see `moegauge.counting.errors`.
     """
@@ -38,7 +41,7 @@ def open_checkpoint(target: str, revision: str | None = None, *, weights: str = 
             raise errors.TargetNotFoundError("no such file or folder.", file=target or "''", advice=advice)
         from moegauge.counting.hub import open_repo
 
-        return open_repo(target, revision, weights=weights)
+        return open_repo(target, revision, weights=weights, thorough=thorough)
 
 
 def _open_local(path: Path, target: str, weights: str) -> Checkpoint:
