@@ -1,0 +1,308 @@
+"""Readings: decode speeds of open models that somebody measured, one CSV row each, with the columns of
+`estimator/data/throughput.csv`.
+
+A row that cannot be used is listed with its line, column and reason and left out; nothing missing is guessed. Two
+things are read from words: the context (`tg128 @4096`, `8k in / 1k out`) and the bits of formats whose block layout
+fixes them (bf16, Q8_0). A row that states no context is a short one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from moegauge.errors import ObservationError
+from moegauge.units import GB, GIB
+
+COLUMNS = (
+    "system",
+    "device",
+    "n_devices",
+    "device_bandwidth_GBps",
+    "model",
+    "total_params",
+    "active_params",
+    "format",
+    "bits_per_weight",
+    "file_GiB",
+    "batch",
+    "context",
+    "tokens_per_s",
+    "evidence",
+    "source",
+    "note",
+)
+# Bits per weight that a format's name fixes, scales included; mixtures such as Q4_K_M must state theirs.
+FIXED_BITS = {
+    "f32": 32.0,
+    "f16": 16.0,
+    "fp16": 16.0,
+    "bf16": 16.0,
+    "fp8": 8.0,
+    "int8": 8.0,
+    "q8_0": 8.5,  # 32 int8 and one float16
+    "q4_0": 4.5,  # 32 int4 and one float16
+    "nvfp4": 4.5,  # 16 e2m1 and one e4m3
+}
+SHORT_CONTEXT = 128  # tokens, where a row states none
+# Plausible ranges; outside them a unit has slipped.
+RANGES = {
+    "tokens_per_s": (1e-3, 1e5),
+    "device_bandwidth_GBps": (1.0, 1e6),
+    "active_params": (1e6, 1e14),
+    "total_params": (1e6, 1e14),
+    "bits_per_weight": (0.5, 64.0),
+    "file_GiB": (1e-3, 1e6),
+    "n_devices": (1, 10_000),
+    "batch": (1, 1e6),
+}
+# Words of a file's name that say how it is packed or tuned, not which model it is.
+_PACKAGING = frozenset(
+    "gguf awq gptq mlx qat it instruct chat hf fp8 nvfp4 mxfp4 bf16 int4 int8 4bit 8bit".split()  # noqa: SIM905
+)
+MAX_FILE_BYTES = 64 * 2**20
+_SPECULATIVE = re.compile(r"\+ *(mtp|eagle|draft|medusa)|speculat|eagle|lookahead|draft model", re.IGNORECASE)
+_PLAIN = re.compile(r"(speculat\w*( \w+)? (flags? )?(off|disabled)|(without|no) (mtp|speculat\w+))", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One measured decode speed of one stream.
+
+    Attributes:
+        line: line of the file.
+        system, device: what ran it; together with nothing else they are its group.
+        devices: how many.
+        bandwidth: datasheet bandwidth of one device, bytes/s.
+        model: name as given.
+        total, active: parameters.
+        format: weight format as given.
+        bits: bits per weight, scales included.
+        context: tokens of context, middle of the run.
+        tokens_per_s: of the one stream.
+        source: where it was published.
+        unverified: true when its evidence column says so.
+        pipelined: true when its note says that layers were split over the devices, whose bandwidths do not add up.
+    """
+
+    line: int
+    system: str
+    device: str
+    devices: int
+    bandwidth: float
+    model: str
+    total: float
+    active: float
+    format: str
+    bits: float
+    context: float
+    tokens_per_s: float
+    source: str = ""
+    unverified: bool = False
+    pipelined: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Seconds per token."""
+        return 1.0 / self.tokens_per_s
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Active parameters times bits: the bytes the one-term formula reckons with."""
+        return self.active * self.bits / 8
+
+    @property
+    def moe(self) -> bool:
+        """True when a token uses clearly fewer parameters than the model has."""
+        return self.total > 1.05 * self.active
+
+    @property
+    def key(self) -> str:
+        """The model's name without owner, case, packaging and punctuation: two files of one model share it."""
+        name = re.sub(r"\(.*?\)", "", self.model.lower()).rsplit("/", 1)[-1]
+        words = [w for w in re.split(r"[^a-z0-9.]+", name) if w and w not in _PACKAGING]
+        return "-".join(words) or name
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """System and device."""
+        return self.system, self.device
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A row left out, and why."""
+
+    line: int
+    model: str
+    reason: str
+
+
+class _UnusableError(Exception):
+    """Why a row cannot be used: column and reason."""
+
+
+def packaged(name: str) -> str:
+    """Text of a file in `estimator/data`."""
+    return (resources.files("moegauge.estimator") / "data" / name).read_text(encoding="utf-8")
+
+
+def read(path: Path | None = None) -> tuple[list[Reading], list[Skipped]]:
+    """Readings of a CSV file; the packaged ones without a path.
+
+    Raises:
+        ObservationError: the file cannot be read, is no CSV of these columns, or has no usable row.
+    """
+    where = "packaged throughput.csv" if path is None else str(path)
+    rows, skipped = [], []
+    for line, row in table(packaged("throughput.csv") if path is None else text_of(path), COLUMNS[:14], where):
+        try:
+            rows.append(_reading(line, row))
+        except _UnusableError as error:
+            skipped.append(Skipped(line, row.get("model", ""), str(error)))
+    if not rows:
+        first = f" Line {skipped[0].line}: {skipped[0].reason}." if skipped else ""
+        raise ObservationError(f"{where}: no usable row.{first}", advice="See docs/estimating.md for the columns.")
+    return rows, skipped
+
+
+def text_of(path: Path) -> str:
+    """UTF-8 text of a file of at most 64 MiB.
+
+    Raises:
+        ObservationError: absent, unreadable, too large or not UTF-8.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ObservationError(f"{path}: larger than 64 MiB, not a table of readings.")
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ObservationError(f"{path}: cannot be read ({error}).", advice="Give a UTF-8 CSV file.") from None
+
+
+def table(text: str, columns: Iterable[str], where: str) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a CSV text with the line each starts on, cells stripped.
+
+    Raises:
+        ObservationError: a column is missing or stands twice, or a row has more cells than the header.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    names = [name.strip() for name in reader.fieldnames or []]
+    missing = [c for c in columns if c not in names]
+    if missing:
+        raise ObservationError(f"{where}: line 1 has no column '{missing[0]}'.", advice=f"Needs: {', '.join(columns)}.")
+    if len(set(names)) != len(names):
+        raise ObservationError(f"{where}: line 1 names a column twice.")
+    reader.fieldnames = names
+    rows = []
+    try:
+        for row in reader:
+            if None in row:
+                raise ObservationError(f"{where}: line {reader.line_num} has more cells than the header.")
+            rows.append((reader.line_num, {k: (v or "").strip() for k, v in row.items()}))
+    except csv.Error as error:
+        raise ObservationError(f"{where}: line {reader.line_num}: {error}.") from None
+    return rows
+
+
+def number(row: dict[str, str], column: str, *, required: bool = True) -> float | None:
+    """A cell as a number within `RANGES`; None when it is empty and not required."""
+    text = row.get(column, "")
+    if not text:
+        if required:
+            raise _UnusableError(f"{column} is empty")
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise _UnusableError(f"{column} is '{text}', not a number") from None
+    low, high = RANGES[column]
+    if not (math.isfinite(value) and low <= value <= high):
+        raise _UnusableError(f"{column} is {text}, not between {low:g} and {high:g}")
+    return value
+
+
+def _reading(line: int, row: dict[str, str]) -> Reading:
+    for column in ("system", "device", "model"):
+        if not row[column]:
+            raise _UnusableError(f"{column} is empty")
+    speed = _must(row, "tokens_per_s")
+    active = _must(row, "active_params")
+    total = _must(row, "total_params")
+    # Published totals of dense models are sometimes rounded: 0.1 % is no contradiction.
+    if active > total * 1.001:
+        raise _UnusableError(f"active_params {active:.0f} is more than total_params {total:.0f}")
+    devices = _must(row, "n_devices")
+    bandwidth = _must(row, "device_bandwidth_GBps")
+    batch = _must(row, "batch")
+    if batch != 1:
+        raise _UnusableError(f"batch is {batch:g}: the method reads the speed of one stream")
+    words = f"{row['system']} {row['format']} {row.get('note', '')}"
+    if _SPECULATIVE.search(_PLAIN.sub("", words)):
+        raise _UnusableError("speculative decoding: tokens per step are unknown")
+    if row["evidence"].lower().startswith("vendor"):
+        raise _UnusableError("evidence is a vendor's claim, not a measurement")
+    return Reading(
+        line,
+        row["system"],
+        row["device"],
+        int(devices),
+        bandwidth * GB,
+        row["model"],
+        total,
+        active,
+        row["format"],
+        _bits(row, total),
+        _context(row["context"]),
+        speed,
+        row.get("source", ""),
+        "unverified" in row["evidence"].lower(),
+        "layers split" in row.get("note", "").lower(),
+    )
+
+
+def _must(row: dict[str, str], column: str) -> float:
+    value = number(row, column)
+    assert value is not None
+    return value
+
+
+def _bits(row: dict[str, str], total: float) -> float:
+    stated = number(row, "bits_per_weight", required=False)
+    if stated is not None:
+        return stated
+    size = number(row, "file_GiB", required=False)
+    if size is not None:
+        return size * GIB * 8 / total
+    fixed = FIXED_BITS.get(row["format"].lower())
+    if fixed is None:
+        raise _UnusableError(
+            f"bits_per_weight and file_GiB are empty and format '{row['format']}' does not fix the bits"
+        )
+    return fixed
+
+
+def _tokens(text: str) -> float:
+    return float(text[:-1]) * 1024 if text.endswith(("k", "K")) else float(text)
+
+
+def _context(text: str) -> float:
+    """Tokens in the cache in the middle of the run, from the words a benchmark prints."""
+    size = r"(\d+(?:\.\d+)?[kK]?)"
+    generated = re.search(r"\btg ?" + size, text)
+    depth = re.search(r"[@d] ?" + size + r"$", text)
+    if depth:
+        return _tokens(depth[1]) + (_tokens(generated[1]) / 2 if generated else 0)
+    if generated:
+        return _tokens(generated[1]) / 2
+    both = re.search(size + r" in / " + size + r" out", text)
+    if both:
+        return _tokens(both[1]) + _tokens(both[2]) / 2
+    prompt = re.search(r"(?:prompt|pp|PP) ?" + size, text)
+    return _tokens(prompt[1]) if prompt else SHORT_CONTEXT

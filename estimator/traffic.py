@@ -1,0 +1,174 @@
+"""Bytes, kernel boundaries and multiply-accumulates of one decode step of a `ModelShape`.
+
+A step reads every dense matrix once whatever the batch, the distinct routed experts its tokens choose, and each
+sequence's own cache. Expected distinct experts of a layer under uniform routing are E (1 - (1 - k/E)^B); routing that
+is skewed or alike from token to token chooses fewer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from moegauge.errors import UnknownNameError, UsageError
+from moegauge.shape import Layer, ModelShape
+
+KV_BYTES = {"f32": 4, "bf16": 2, "fp8": 1}  # per cached element
+STATE_BYTES = 2 * 4  # a recurrent state is read and written in float32
+MAX_BATCH = 1_000_000
+MAX_CONTEXT = 100_000_000  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What one decode step costs.
+
+    Attributes:
+        dense_bytes: weights every token uses, head included, norms and biases too.
+        routed_bytes: routed experts read.
+        embedding_bytes: one row of the input table per token.
+        kv_bytes: cache and recurrent state of all sequences.
+        kernels: kernel boundaries, counted as `kernel_boundaries` says.
+        layers, moe_layers: decoder layers, and those with routed experts.
+        macs: multiply-accumulates of the products and of attention.
+        distinct_experts: expected distinct experts per routed pool; 0 without pools.
+        all_reduces: sums over tensor-parallel devices: one behind attention, one behind the MLP of each layer.
+        hidden: width of the residual stream.
+    """
+
+    dense_bytes: float
+    routed_bytes: float
+    embedding_bytes: float
+    kv_bytes: float
+    kernels: int
+    layers: int
+    moe_layers: int
+    macs: float
+    distinct_experts: float
+    all_reduces: int
+    hidden: int
+
+    @property
+    def weight_bytes(self) -> float:
+        """Dense, routed and embedding rows."""
+        return self.dense_bytes + self.routed_bytes + self.embedding_bytes
+
+    @property
+    def total_bytes(self) -> float:
+        """Everything one step reads."""
+        return self.weight_bytes + self.kv_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTraffic:
+    """Bytes of one layer in one step, by term."""
+
+    dense_bytes: float
+    routed_bytes: float
+    kv_bytes: float
+    kernels: int
+
+
+def step_traffic(
+    shape: ModelShape, *, weight_format: str = "native", batch: int = 1, context: int = 0, kv_format: str = "bf16"
+) -> Traffic:
+    """Traffic of one step of `batch` sequences, each with `context` cached tokens.
+
+    Args:
+        shape: the model.
+        weight_format: `native` or a row of `moegauge.formats.FORMATS` (see `ModelShape.with_format`).
+        batch: sequences decoded together.
+        context: tokens in each cache.
+        kv_format: `bf16`, `fp8` or `f32`.
+
+    Raises:
+        UnknownNameError: no such format or cache format.
+        UsageError: batch or context out of range.
+    """
+    check_counts(batch, context)
+    if kv_format not in KV_BYTES:
+        raise UnknownNameError("KV format", kv_format, KV_BYTES)
+    shape = shape.with_format(weight_format)
+    layers = [layer_traffic(layer, batch, context, kv_format) for layer in shape.layers]
+    pools = [pool for layer in shape.layers for pool in layer.experts]
+    return Traffic(
+        dense_bytes=shape.head_matrix.bytes + shape.vectors.bytes + sum(t.dense_bytes for t in layers),
+        routed_bytes=sum(t.routed_bytes for t in layers),
+        embedding_bytes=batch * (shape.embedding.bytes // shape.embedding.rows),
+        kv_bytes=sum(t.kv_bytes for t in layers),
+        kernels=2 + sum(t.kernels for t in layers),
+        layers=len(shape.layers),
+        moe_layers=shape.moe_layers,
+        macs=_macs(shape, batch, context),
+        distinct_experts=sum(p.coverage(batch) for p in pools) / len(pools) if pools else 0.0,
+        all_reduces=2 * len(shape.layers),
+        hidden=shape.hidden,
+    )
+
+
+def check_counts(batch: int, context: int) -> None:
+    """Refuse a batch or context no step can have.
+
+    Raises:
+        UsageError: naming the one that is wrong.
+    """
+    if not 1 <= batch <= MAX_BATCH:
+        raise UsageError(f"batch is {batch}, not between 1 and {MAX_BATCH:,}.")
+    if not 0 <= context <= MAX_CONTEXT:
+        raise UsageError(f"context is {context}, not between 0 and {MAX_CONTEXT:,} tokens.")
+
+
+def layer_traffic(layer: Layer, batch: int, context: int, kv_format: str) -> LayerTraffic:
+    """Bytes and boundaries of one layer."""
+    attention = layer.attention
+    seen = context if attention.window is None else min(context, attention.window)
+    cache = attention.cache_elements * seen * KV_BYTES[kv_format] + attention.state_elements * STATE_BYTES
+    return LayerTraffic(
+        layer.vectors.bytes + sum(m.bytes for m in layer.dense_matrices),
+        sum(pool.coverage(batch) * pool.expert_bytes for pool in layer.experts),
+        batch * cache,
+        kernel_boundaries(layer),
+    )
+
+
+def kernel_boundaries(layer: Layer) -> int:
+    """Dependent kernels of one layer in a fused decode step (docs/architecture.md, "A step is a program").
+
+    Projections of one input share a kernel: GQA needs one for q, k, v; MLA three (down-projections, up-projection,
+    absorption into the latent) and one for the latent's way back; then the mixer and the output projection. An MLP is
+    gate with up, then down; an MoE is router, choice, experts up, experts down, shared experts riding along.
+    """
+    mixer = {"gqa": 3, "mla": 6, "linear": 3, "none": 0}[layer.attention.kind]
+    if layer.experts:
+        return mixer + 4 * len(layer.experts)
+    return mixer + (2 if layer.matrices else 0)
+
+
+def _macs(shape: ModelShape, batch: int, context: int) -> float:
+    weights = shape.head_matrix.parameters
+    attention = 0.0
+    for layer in shape.layers:
+        weights += sum(m.parameters for m in layer.dense_matrices)
+        weights += sum(pool.top_k * sum(m.parameters for m in pool.matrices) for pool in layer.experts)
+        a = layer.attention
+        seen = context if a.window is None else min(context, a.window)
+        attention += a.heads * (a.head_dim + a.value_dim) * seen + a.state_elements
+    return batch * (weights + attention)
+
+
+def slowdown(shape: ModelShape, batch: int, *, context: int = 0, kv_format: str = "bf16") -> float:
+    """Bytes of a step at `batch` over bytes of a step at batch 1: how much slower each stream is for its company."""
+    one = step_traffic(shape, context=context, kv_format=kv_format).total_bytes
+    return step_traffic(shape, batch=batch, context=context, kv_format=kv_format).total_bytes / one
+
+
+def coverage_factor(expansion: float, batch: float) -> float:
+    """Distinct experts a batch reads over those one token reads: (E/k) (1 - (1 - k/E)^B).
+
+    Args:
+        expansion: E / k, at least 1.
+        batch: tokens decoded together.
+    """
+    if expansion <= 1:
+        return 1.0
+    return expansion * -math.expm1(batch * math.log1p(-1.0 / expansion))

@@ -1,0 +1,107 @@
+"""`moegauge backtest`: open models estimated as if they were closed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moegauge.commands._output import json_option, print_json, printable
+from moegauge.estimator.backtest import Z, Backtest, Trial, run
+
+
+@click.command("backtest", epilog="Example: moegauge backtest --observations my.csv --json")
+@click.option(
+    "--observations",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="CSV with the columns of the packaged throughput.csv; without it the packaged readings.",
+)
+@click.option(
+    "--unseen-system",
+    is_flag=True,
+    help="Leave the target's whole family of systems out of the priors, not only its model.",
+)
+@json_option
+def command(observations: Path | None, unseen_system: bool, as_json: bool) -> None:
+    """Estimate open models as if they were closed, each from the other models of its system and device, with the
+    published one-term formula and with ours, and say how far off they are."""
+    result = run(observations, unseen_system=unseen_system)
+    if as_json:
+        print_json(
+            {
+                "schema": "moegauge.backtest/1",
+                **result.summary(),
+                "sentence": result.sentence,
+                "priors_without": "the target's model and family of systems" if unseen_system else "the target's model",
+                "cases": [_case(t) for t in result.trials],
+                "skipped_rows": [{"line": s.line, "model": s.model, "reason": s.reason} for s in result.skipped],
+            }
+        )
+        return
+    _print(result)
+
+
+def _case(trial: Trial) -> dict[str, Any]:
+    reading = trial.reading
+    return {
+        "line": reading.line,
+        "system": reading.system,
+        "device": reading.device,
+        "devices": reading.devices,
+        "model": reading.model,
+        "format": reading.format,
+        "bits": reading.bits,
+        "context": reading.context,
+        "tokens_per_s": reading.tokens_per_s,
+        "active": reading.active,
+        "calibrators": trial.calibrators,
+        "published": trial.published,
+        "published_fold": trial.published_fold,
+        "measured": trial.measured,
+        "measured_fold": trial.measured_fold,
+        "intervals": {str(p): list(trial.interval(p)) for p in Z},
+    }
+
+
+def _print(result: Backtest) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    console.print(result.sentence)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("fold error", no_wrap=True)
+    for name in ("n", "median", "80 %", "95 %", "worst", "in 50 %", "in 80 %", "in 95 %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, folds, covered in (
+        ("published formula", result.published, ["", "", ""]),
+        ("ours", result.measured, [f"{result.coverage(p):.0%}" for p in Z]),
+    ):
+        quantiles = (folds.median, folds.p80, folds.p95, folds.worst)
+        table.add_row(name, str(len(result.trials)), *(f"x{v:.3f}" for v in quantiles), *covered)
+    console.print(table)
+    by_group = Table("system", "device", title="\nby system and device", box=None, pad_edge=False, title_justify="left")
+    for name in ("n", "published", "ours"):
+        by_group.add_column(name, justify="right")
+    groups: dict[tuple[str, str], list[Trial]] = {}
+    for trial in result.trials:
+        groups.setdefault(trial.reading.group, []).append(trial)
+    for (system, device), trials in groups.items():
+        part = Backtest(tuple(trials), ())
+        by_group.add_row(
+            escape(printable(system)),
+            escape(printable(device)),
+            str(len(trials)),
+            f"x{part.published.median:.2f}",
+            f"x{part.measured.median:.2f}",
+        )
+    console.print(by_group)
+    if result.skipped:
+        console.print(f"\n{len(result.skipped)} rows not used:")
+        for reason, count in Counter(s.reason for s in result.skipped).most_common():
+            lines = [str(s.line) for s in result.skipped if s.reason == reason]
+            shown = ", ".join(lines[:8]) + (", ..." if len(lines) > 8 else "")
+            console.print(f"  {count:4d}  {escape(printable(reason))} (line {shown})")

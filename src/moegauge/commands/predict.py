@@ -1,0 +1,128 @@
+"""`moegauge predict`: tokens/s of a model on a device, with its terms and an interval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moegauge import models
+from moegauge.commands._output import json_option, print_json
+from moegauge.errors import UsageError
+from moegauge.estimator import datasheet, predict
+
+
+@click.command("predict", epilog="Example: moegauge predict deepseek-v3 --device 'NVIDIA H200 SXM' --devices 8")
+@click.argument("model", required=False)
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Constants fitted to this record.")
+@click.option("--bandwidth", type=float, metavar="GBPS", help="Delivered GB/s of one device.")
+@click.option("--floor-us", type=float, default=0.0, show_default=True, help="Microseconds per kernel boundary.")
+@click.option("--device", help="A device of the packaged hardware table.")
+@click.option("--format", "weight_format", default="native", show_default=True, help="Weight format.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Streams decoded together.")
+@click.option("--context", type=int, default=0, show_default=True, help="Tokens in each stream's cache.")
+@click.option("--kv-format", default="bf16", show_default=True, help="bf16, fp8 or f32.")
+@click.option("--devices", type=int, default=1, show_default=True, help="Tensor-parallel devices.")
+@click.option("--judge", is_flag=True, help="Instead: the datasheet law against published readings it has not seen.")
+@json_option
+def command(
+    model: str | None,
+    record: Path | None,
+    bandwidth: float | None,
+    floor_us: float,
+    device: str | None,
+    weight_format: str,
+    batch: int,
+    context: int,
+    kv_format: str,
+    devices: int,
+    judge: bool,
+    as_json: bool,
+) -> None:
+    """Predict decode tokens/s of MODEL (a name, a ModelShape JSON, a checkpoint folder or a Hub repo) from a measured
+    record, a bandwidth, or a datasheet device."""
+    if judge:
+        _judge(as_json)
+        return
+    if model is None:
+        raise UsageError("no model given.", advice="moegauge models lists those that ship.")
+    if sum(source is not None for source in (record, bandwidth, device)) != 1:
+        raise UsageError("give exactly one of --record, --bandwidth and --device.")
+    shape = models.resolve(model)
+    options: dict[str, Any] = {
+        "weight_format": weight_format,
+        "batch": batch,
+        "context": context,
+        "kv_format": kv_format,
+    }
+    if record is not None:
+        if devices != 1:
+            raise UsageError("--devices needs --device or --bandwidth: a record is of one device.")
+        forecast = predict.by_record(shape, record, **options)
+    elif bandwidth is not None:
+        forecast = predict.by_hand(shape, bandwidth_gb_per_s=bandwidth, floor_us=floor_us, devices=devices, **options)
+    else:
+        forecast = predict.by_device(shape, datasheet.device(device or ""), devices=devices, **options)
+    if as_json:
+        print_json({"model": shape.name, **forecast.to_json()})
+        return
+    low, high = forecast.interval
+    click.echo(f"{shape.name}: {forecast.tokens_per_s:.1f} tokens/s a stream (80 %: {low:.1f} to {high:.1f})")
+    if batch > 1:
+        click.echo(f"all {batch} streams: {forecast.tokens_per_s * batch:.1f} tokens/s")
+    click.echo(f"one step reads {forecast.traffic.total_bytes / 1e9:.3f} GB in {forecast.traffic.kernels} kernels")
+    for name, value in forecast.seconds.items():
+        click.echo(f"  {name:<14}{value * 1e3:10.3f} ms")
+    click.echo(f"from {forecast.source}")
+
+
+def _judge(as_json: bool) -> None:
+    """Errors of the datasheet law on the half of the readings it was not fitted to, by system."""
+    by_system: dict[str, list[float]] = {}
+    for reading, error in datasheet.judgement():
+        by_system.setdefault(reading.system, []).append(error)
+    law = datasheet.packaged_law()
+    rows = [
+        {
+            "system": name,
+            "n": len(errors),
+            "median_abs_error": sorted(abs(e) for e in errors)[len(errors) // 2],
+            "worst_error": max(errors, key=abs),
+        }
+        for name, errors in sorted(by_system.items())
+    ]
+    everything = sorted(abs(e) for errors in by_system.values() for e in errors)
+    if as_json:
+        constants = {
+            "share": law.share,
+            "narrow": law.narrow,
+            "moe": law.moe,
+            "floor_per_layer_us": law.floor_per_layer_s * 1e6,
+            "all_reduce_us": law.all_reduce_s * 1e6,
+        }
+        print_json(
+            {
+                "schema": "moegauge.predict-judge/1",
+                "law": constants,
+                "fitted_to": law.readings,
+                "n": len(everything),
+                "median_abs_error": everything[len(everything) // 2],
+                "spread": law.spread,
+                "systems": rows,
+            }
+        )
+        return
+    click.echo(
+        f"fitted to {law.readings} readings of {law.groups} groups: {law.share:.3f} of the datasheet bandwidth, "
+        f"x{law.narrow:.3f} under 8 bits, x{law.moe:.3f} for an MoE, {law.floor_per_layer_s * 1e6:.1f} us per layer, "
+        f"{law.all_reduce_s * 1e6:.1f} us per all-reduce and doubling of devices"
+    )
+    click.echo(
+        f"on {len(everything)} readings of other groups: median error {everything[len(everything) // 2]:.1%}, "
+        f"spread x{2.718281828**law.spread:.2f}"
+    )
+    for row in rows:
+        click.echo(
+            f"  {row['system']:<34}{row['n']:>3}  median {row['median_abs_error']:6.1%}  worst {row['worst_error']:+7.1%}"
+        )
