@@ -12,7 +12,7 @@ from moegauge.counting import errors, folder
 from moegauge.counting.checkpoint import Checkpoint
 from moegauge.counting.selection import INDEX_SUFFIX
 
-_REPO_ID = re.compile(r"(?:[\w.-]+/)?[\w.-]+", re.ASCII)
+_REPO_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 
 
 def open_checkpoint(
