@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from moegauge.bench.compare import Comparison
 from moegauge.record import Case, Record
 
 # Columns of the CSV: name -> how it is read off a case.
@@ -86,3 +87,43 @@ def _row(case: Case) -> str:
 def escape(text: str) -> str:
     """Text as one Markdown table cell."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
+
+
+def comparison_markdown(found: Comparison, record: Record) -> str:
+    """Measured beside predicted, batch 1 without context, one row per model, formats side by side; errors below."""
+    points = [p for p in found.points if p.case.batch == 1 and p.case.context == 0]
+    lines = [
+        "| model | format | GB/token | kernels | measured tok/s | predicted | error | one-term formula | of roof |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for p in points:
+        predicted = "" if p.predicted_tokens_per_s is None else f"{p.predicted_tokens_per_s:.4g}"
+        cells = (
+            escape(p.case.model),
+            escape(p.case.format),
+            f"{p.case.bytes.total / 1e9:.2f}",
+            str(p.case.kernels_per_step),
+            f"{p.case.tokens_per_s:.4g}",
+            predicted,
+            _percent(p.error),
+            _percent(p.simple_error),
+            f"{100 * p.case.roof_fraction:.1f} %",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    law, simple = found.batch_one, found.simple
+    lines.append("")
+    roof = f"Read roof {record.roof.gb_per_s:.2f} GB/s. " if record.roof else ""
+    lines.append(
+        f"Machine `{record.machine_id}`. {roof}Each model is predicted from the others: "
+        f"median error {_size(law.median)}, worst {_size(law.worst)} over {law.n} points; "
+        f"the one-term formula: {_size(simple.median)}, worst {_size(simple.worst)} over {simple.n} points."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:+.1f} %"
+
+
+def _size(value: float | None) -> str:
+    return "unknown" if value is None else f"{100 * value:.1f} %"

@@ -17,7 +17,7 @@ from moegauge.bench.timing import Limits, Measurement, Throttle, measure, teleme
 from moegauge.errors import MoegaugeError
 from moegauge.kernels.backend import Backend
 from moegauge.record import Case, CaseBytes
-from moegauge.shape import ModelShape
+from moegauge.shape import Matrix, ModelShape
 from moegauge.units import GB
 
 # A step faster than the roof beside it by more than noise read some of its bytes from a cache.
@@ -196,6 +196,7 @@ def _case(
         threads=backend.threads or None,
         seed=settings.seed,
         formula_bytes=formula_bytes(cast),
+        formats=format_bytes(cast),
         macs=point.batch * shape.active_without_embedding,
         arena_bytes=settings.arena_bytes,
         telemetry=telemetry(result.states),
@@ -207,6 +208,23 @@ def formula_bytes(shape: ModelShape) -> int:
     included, no KV, batch 1."""
     row = shape.embedding.bytes // shape.embedding.rows
     return shape.bytes_per_token + (shape.embedding.bytes - row if shape.head else -row)
+
+
+def format_bytes(shape: ModelShape) -> dict[str, int]:
+    """Bytes of matrices one token reads at batch 1, by format, the most first."""
+    found: dict[str, int] = {}
+
+    def add(matrix: Matrix, times: int = 1) -> None:
+        found[matrix.format] = found.get(matrix.format, 0) + times * matrix.bytes
+
+    for layer in shape.layers:
+        for matrix in layer.dense_matrices:
+            add(matrix)
+        for pool in layer.experts:
+            for matrix in pool.matrices:
+                add(matrix, pool.top_k)
+    add(shape.head_matrix)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def _warnings(result: Measurement, fractions: list[float], limits: Limits) -> list[str]:

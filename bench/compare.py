@@ -1,0 +1,352 @@
+"""Measured against predicted, never predicting a model from itself; and one record against another.
+
+The law (`moegauge.estimator.law`) is fitted to the points of all other models and asked for the one left out, at the
+roof measured beside that point. The published one-term formula gets the same treatment. Both are judged by the same
+error: predicted tokens/s over measured tokens/s, minus 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from moegauge.bench import statistics
+from moegauge.errors import RecordError
+from moegauge.estimator.law import HeldOut, Law, Observation, fit, leave_one_model_out, one_term_leave_one_model_out
+from moegauge.record import Case, Record
+from moegauge.units import GB, MICROSECOND
+
+SCHEMA = "moegauge.compare/1"
+# A difference smaller than this is called the same: two runs of one binary differ by about as much (docs/measuring.md).
+SAME = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One point: what was measured, what the law of the other models says, what the one-term formula says.
+
+    Attributes:
+        case: the measured point.
+        observation: it, as the law sees it.
+        predicted: None when there is no other model.
+        simple: the one-term formula's prediction; None when the record does not say what it would reckon with.
+    """
+
+    case: Case
+    observation: Observation
+    predicted: HeldOut | None = None
+    simple: HeldOut | None = None
+
+    @property
+    def predicted_tokens_per_s(self) -> float | None:
+        """By the law, all sequences of the batch together."""
+        return None if self.predicted is None else self.case.batch / self.predicted.prediction.seconds
+
+    @property
+    def interval_tokens_per_s(self) -> tuple[float, float] | None:
+        """80 % interval of the prediction."""
+        if self.predicted is None:
+            return None
+        low, high = self.predicted.prediction.interval()
+        return self.case.batch / high, self.case.batch / low
+
+    @property
+    def error(self) -> float | None:
+        """Predicted over measured tokens/s, minus 1."""
+        return None if self.predicted is None else self.predicted.error
+
+    @property
+    def simple_error(self) -> float | None:
+        """The same of the one-term formula."""
+        return None if self.simple is None else self.simple.error
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of `cases` in `moegauge.compare/1`."""
+        return {
+            "model": self.case.model,
+            "format": self.case.format,
+            "batch": self.case.batch,
+            "context": self.case.context,
+            "measured_tokens_per_s": self.case.tokens_per_s,
+            "predicted_tokens_per_s": self.predicted_tokens_per_s,
+            "error": self.error,
+            "simple_formula_error": self.simple_error,
+            "interval_tokens_per_s": self.interval_tokens_per_s,
+            "roof_fraction": self.case.roof_fraction,
+            "bytes": self.case.bytes.total,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Absolute errors of a group of predictions; None where there are none."""
+
+    n: int
+    median: float | None
+    worst: float | None
+
+    @classmethod
+    def of(cls, errors: Iterable[float | None]) -> Summary:
+        """Of the errors that are there."""
+        sizes = [abs(e) for e in errors if e is not None]
+        return cls(len(sizes), statistics.median(sizes) if sizes else None, max(sizes, default=None))
+
+    def to_json(self) -> dict[str, Any]:
+        """As `moegauge.compare/1` names them."""
+        return {"n": self.n, "median_abs_error": self.median, "max_abs_error": self.worst}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All points of one machine.
+
+    Attributes:
+        points: every decode point.
+        law: fitted to all points (for the device's figures, never for `points`).
+        roof_gb_per_s: median roof beside the points.
+        by_format: errors when a whole format is left out.
+        small_to_large: errors on the larger half of the models, predicted from the smaller half.
+        notes: what could not be done, and what to do about it.
+    """
+
+    points: list[Compared]
+    law: Law
+    roof_gb_per_s: float
+    by_format: Summary
+    small_to_large: Summary
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def by_model(self) -> Summary:
+        """Errors when the point's own model is left out."""
+        return Summary.of(p.error for p in self.points)
+
+    @property
+    def batch_one(self) -> Summary:
+        """The same, points of batch 1 without context alone."""
+        return Summary.of(p.error for p in self.points if p.case.batch == 1 and p.case.context == 0)
+
+    @property
+    def simple(self) -> Summary:
+        """Errors of the one-term formula, calibrated without the point's own model."""
+        return Summary.of(p.simple_error for p in self.points)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `moegauge compare --json`."""
+        law = self.law
+        return {
+            "schema": SCHEMA,
+            "cases": [p.to_json() for p in self.points],
+            "leave_one_model_out": self.by_model.to_json(),
+            "leave_one_model_out_batch_1": self.batch_one.to_json(),
+            "leave_one_format_out": self.by_format.to_json(),
+            "small_to_large": self.small_to_large.to_json(),
+            "simple_formula": self.simple.to_json(),
+            "device": {
+                "bandwidth_gb_per_s": law.bandwidth_fraction * self.roof_gb_per_s,
+                "floor_us": law.floor_per_kernel_s / MICROSECOND,
+                "roof_gb_per_s": self.roof_gb_per_s,
+                "bandwidth_fraction": law.bandwidth_fraction,
+                "bandwidth_fraction_standard_error": _finite(
+                    law.bandwidth_fraction * law.standard_error("log_bandwidth_fraction")
+                ),
+                "floor_standard_error_us": _finite(law.standard_error("floor_per_kernel_s") / MICROSECOND),
+                "floor_per_layer_us": law.floor_per_layer_s / MICROSECOND,
+                "seconds_per_mac": law.seconds_per_mac,
+                "format_efficiency": dict(law.format_efficiency),
+                "spread": law.spread,
+            },
+            "notes": self.notes,
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if value == value and abs(value) != float("inf") else None  # noqa: PLR0124 - NaN is not itself
+
+
+def observe(case: Case) -> Observation:
+    """A point as the law sees it: median time, and the roof that makes its share of it the median paired ratio."""
+    seconds = case.median_ms / 1e3
+    return Observation(
+        model=case.model,
+        bytes=case.bytes.total,
+        seconds=seconds,
+        roof_bytes_per_s=case.bytes.total / (seconds * case.roof_fraction),
+        kernels=case.kernels_per_step,
+        layers=case.layers,
+        macs=float(case.macs or 0),
+        format=weight_format(case),
+        batch=case.batch,
+        context=case.context,
+    )
+
+
+def weight_format(case: Case) -> str:
+    """The format most of a point's bytes are in: `native` is not one format but the model's own mixture."""
+    return next(iter(case.formats), case.format) if case.format == "native" else case.format
+
+
+def compare(pooled: Sequence[tuple[Record, Case]]) -> Comparison:
+    """Compare every decode point of one machine with the law of the other models.
+
+    Args:
+        pooled: as `moegauge.record.pool` gives them.
+
+    Raises:
+        RecordError: there is no decode point.
+        ObservationError: a point no step could have.
+    """
+    cases = [case for _, case in pooled if case.kind == "decode"]
+    if not cases:
+        raise RecordError("no decode point to compare.", advice="Run `moegauge bench decode --out FILE`.")
+    observations = [observe(case) for case in cases]
+    notes: list[str] = []
+    held: list[HeldOut | None] = [None] * len(cases)
+    models = {o.model for o in observations}
+    if len(models) < 2:
+        notes.append(
+            f"one model only ({cases[0].model}): leaving it out leaves nothing to predict from; measure another, "
+            f"e.g. moegauge bench decode --model {cases[0].model},gpt-oss-120b"
+        )
+    else:
+        held = list(leave_one_model_out(observations))
+    if len(models) == 2:
+        notes.append("two models only: each is predicted from the other alone, so floors are hardly known")
+    roofs = [o.roof_bytes_per_s / GB for o in observations]
+    return Comparison(
+        points=[
+            Compared(case, o, h, s) for case, o, h, s in zip(cases, observations, held, _simple(cases), strict=True)
+        ],
+        law=fit(observations),
+        roof_gb_per_s=statistics.median(roofs),
+        by_format=_left_out(observations, "format"),
+        small_to_large=_small_to_large(observations),
+        notes=notes,
+    )
+
+
+def _simple(cases: Sequence[Case]) -> list[HeldOut | None]:
+    """The one-term formula per point, calibrated the published way on the other models' plainest points: the lowest
+    batch and context of the record."""
+    plain = min((case.batch, case.context) for case in cases)
+
+    def reckon(case: Case) -> Observation | None:
+        if not case.formula_bytes:
+            return None
+        seen = observe(case)
+        return Observation(seen.model, case.formula_bytes, seen.seconds, seen.roof_bytes_per_s)
+
+    reckoned = [reckon(case) for case in cases]
+    base = [o for c, o in zip(cases, reckoned, strict=True) if o and (c.batch, c.context) == plain]
+    found: list[HeldOut | None] = []
+    for own in reckoned:
+        others = [o for o in base if own and o.model != own.model]
+        found.append(one_term_leave_one_model_out([*others, own])[-1] if own and others else None)
+    return found
+
+
+def _left_out(observations: list[Observation], key: str) -> Summary:
+    if len({getattr(o, key) for o in observations}) < 2:
+        return Summary.of([])
+    return Summary.of(h.error for h in leave_one_model_out(observations, key))
+
+
+def _small_to_large(observations: list[Observation]) -> Summary:
+    """Fit the smaller half of the models (by their shortest step), predict the larger."""
+    smallest: dict[str, float] = {}
+    for o in observations:
+        smallest[o.model] = min(o.bytes, smallest.get(o.model, o.bytes))
+    ranked = sorted(smallest, key=lambda name: smallest[name])
+    small = set(ranked[: len(ranked) // 2])
+    if len(small) < 2:
+        return Summary.of([])
+    law = fit(o for o in observations if o.model in small)
+    return Summary.of(HeldOut(o, law.predict(o)).error for o in observations if o.model not in small)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One point in two records: B against A.
+
+    Attributes:
+        before, after: the point in A and in B.
+        ratio, low, high: speed of B over speed of A with a 95 % bootstrap interval.
+        verdict: `same` (whole interval within 2 %), `faster`, `slower`, or `undecided`.
+        paired: True when speeds are taken relative to the roof beside each sample (records of one machine).
+    """
+
+    before: Case
+    after: Case
+    ratio: float
+    low: float
+    high: float
+    verdict: str
+    paired: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of `against.cases`."""
+        return {
+            "model": self.before.model,
+            "kernel": self.before.kernel,
+            "format": self.before.format,
+            "batch": self.before.batch,
+            "context": self.before.context,
+            "before_tokens_per_s": self.before.tokens_per_s,
+            "after_tokens_per_s": self.after.tokens_per_s,
+            "ratio": self.ratio,
+            "interval": [self.low, self.high],
+            "verdict": self.verdict,
+            "relative_to_roof": self.paired,
+        }
+
+
+def judge(low: float, high: float, same: float = SAME) -> str:
+    """What an interval of a speed ratio says: same, faster, slower or undecided."""
+    if 1 / (1 + same) <= low and high <= 1 + same:
+        return "same"
+    if low > 1:
+        return "faster"
+    if high < 1:
+        return "slower"
+    return "undecided"
+
+
+def against(before: Record, after: Record) -> list[Verdict]:
+    """Compare two records point by point.
+
+    On one machine a point's speed is its share of the roof beside it, so a machine that was slower that day is not a
+    slower program. On unlike machines it is plain time.
+
+    Raises:
+        RecordError: the records have no point in common.
+    """
+    paired = before.machine_key == after.machine_key
+    newer = {_point(case): case for case in after.cases}
+    pairs = [(case, newer[_point(case)]) for case in before.cases if _point(case) in newer]
+    if not pairs:
+        raise RecordError("the two records have no point in common.", advice="Measure the same models and formats.")
+    verdicts = []
+    for a, b in pairs:
+        speed: Callable[[Case], list[float]] = _shares if paired and a.bytes == b.bytes else _rates
+        ratio, low, high = statistics.ratio_interval(speed(b), speed(a))
+        verdicts.append(Verdict(a, b, ratio, low, high, judge(low, high), speed is _shares))
+    return verdicts
+
+
+def _point(case: Case) -> tuple[Any, ...]:
+    """What makes it the same question, whatever answered it: launch rung, threads and backend may differ."""
+    return case.kind, case.model, case.kernel, case.format, case.batch, case.context, case.kv_format, case.routing
+
+
+def _rates(case: Case) -> list[float]:
+    return [1e3 / t for t in case.samples_ms]
+
+
+def _shares(case: Case) -> list[float]:
+    """Share of the roof, from time and roof where both are recorded, so that they cannot disagree."""
+    if not case.roof_samples_gb_per_s:
+        return case.roof_fraction_samples
+    return [
+        case.bytes.total / (t / 1e3 * r * GB) for t, r in zip(case.samples_ms, case.roof_samples_gb_per_s, strict=True)
+    ]

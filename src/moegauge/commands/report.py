@@ -1,0 +1,47 @@
+"""`moegauge report`: one HTML page, or a Markdown table, from records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from moegauge.commands._output import print_json
+from moegauge.errors import UsageError
+from moegauge.record import json_schema, load, pool
+from moegauge.recordfile import write_text
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+_EPILOG = """Examples:
+
+\b
+  moegauge report results/amd-epyc-zen3-2c/*.json --out report.html
+  moegauge report results/amd-epyc-zen3-2c/*.json --markdown"""
+
+
+@click.command("report", epilog=_EPILOG)
+@click.argument("records", nargs=-1, type=FILE)
+@click.option("--out", type=FILE, help="Where the page goes.  [default: moegauge-report.html]")
+@click.option("--markdown", is_flag=True, help="Print a Markdown table of measured and predicted instead.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of a record instead.")
+def command(records: tuple[Path, ...], out: Path | None, markdown: bool, schema: bool) -> None:
+    """One self-contained HTML page from RECORDS of one machine: plots, tables, machine, commands."""
+    if schema:
+        print_json(json_schema())
+        return
+    if not records:
+        raise UsageError("no record given.", advice="Example: moegauge report results/*.json --out report.html")
+    loaded, names = [load(path) for path in records], [path.name for path in records]
+    if markdown:
+        from moegauge.bench.compare import compare
+        from moegauge.bench.export import comparison_markdown
+
+        click.echo(comparison_markdown(compare(pool(loaded, names)), loaded[-1]), nl=False)
+        return
+    target = out or Path("moegauge-report.html")
+    if target.exists() and b'content="moegauge ' not in target.read_bytes()[:2000]:
+        raise UsageError(f"{target}: exists and is no report of ours.", advice="Give another --out.")
+    from moegauge.bench.report import page
+
+    write_text(target, page(loaded, names))
+    click.echo(str(target))
