@@ -3,7 +3,7 @@
 A group is one system on one device. Both methods are told the target's tokens/s, weight format and bits, context and
 device count, and everything about the other models of the group; neither is told the target's parameters. Ours is
 also told whether the target is an MoE, as the inversion of a closed model assumes. Priors of ours come from the
-packaged readings with the target model left out everywhere (`Calibration.blind_to`).
+packaged readings with the target model left out everywhere (`Calibration`).
 """
 
 from __future__ import annotations
@@ -142,20 +142,20 @@ def _fold(estimate: float, truth: float) -> float:
     return max(estimate / truth, truth / estimate)
 
 
-def run(path: Path | None = None, *, unseen_system: bool = False) -> Backtest:
+def run(path: Path | None = None, *, unseen: str = "model") -> Backtest:
     """Back-test on a file of readings; on the packaged ones without a path.
 
     Args:
         path: a CSV with the columns of throughput.csv.
-        unseen_system: leave out of the priors not only the target model but every packaged reading of the target's
-            family of systems, as if nobody had measured that system before.
+        unseen: what the priors are kept from beside the target model: `model` (nothing more), `system` (every packaged
+            reading of the target's system) or `family` (of its whole family of systems).
 
     Raises:
         ObservationError: the file cannot be used, or no group has two models.
     """
     readings, skipped = read(path)
     known = readings if path is None else read()[0]
-    return run_on(readings, skipped, known, load_calibration(), unseen_system=unseen_system)
+    return run_on(readings, skipped, known, load_calibration(), unseen)
 
 
 def run_on(
@@ -163,14 +163,13 @@ def run_on(
     skipped: Iterable[Skipped],
     known: Sequence[Reading],
     calibration: Calibration,
-    *,
-    unseen_system: bool = False,
+    unseen: str = "model",
 ) -> Backtest:
     """Back-test `readings` with priors from the readings `known`."""
     groups: dict[tuple[str, str], list[Reading]] = defaultdict(list)
     for reading in readings:
         groups[reading.group].append(reading)
-    background = [case(r) for r in known]
+    background = [(r.system, case(r)) for r in known]
     trials: list[Trial] = []
     left_out = list(skipped)
     for members in groups.values():
@@ -184,15 +183,20 @@ def run_on(
                     for i in targets
                 )
                 continue
-            family = cases[targets[0]].family
-            spreads = calibration.without_family.get(family) if unseen_system else None
+            system, family = members[0].system, cases[0].family
+            spreads = {
+                "model": calibration.without.get(key),
+                "system": calibration.without_system.get(system),
+                "family": calibration.without_family.get(family),
+            }[unseen]
+            hidden = {"model": (), "system": (system,), "family": (family,)}[unseen]
             trials.extend(
                 _trials(
                     [members[i] for i in targets],
                     [members[i] for i in others],
                     [cases[i] for i in others],
-                    [c for c in background if c.model != key and not (unseen_system and c.family == family)],
-                    spreads or calibration.blind_to(key),
+                    [c for name, c in background if c.model != key and not {name, c.family} & {*hidden}],
+                    spreads or calibration.all,
                 )
             )
     if not trials:

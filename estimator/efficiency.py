@@ -24,7 +24,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moegauge.estimator.readings import Reading, packaged
 
@@ -143,25 +143,48 @@ def noise(spreads: Spreads, cases: Sequence[Case]) -> Array:
     return np.array([spreads.noise**2 + (spreads.unverified**2 if c.unverified else 0.0) for c in cases])
 
 
-def covariance(spreads: Spreads, a: Sequence[Case], b: Sequence[Case]) -> Array:
-    """Prior covariance of z between cases, noise left out; shape [len(a), len(b)]."""
-    import numpy as np
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """What two lists of cases have in common, whatever the spreads: features and equal labels.
 
-    Xa, Xb = (np.array([c.features for c in cases]) for cases in (a, b))
-    same = {
-        name: np.array([getattr(c, name) for c in a])[:, None] == np.array([getattr(c, name) for c in b])[None, :]
-        for name in ("group", "family", "device", "model")
-    }
-    shared = (Xa * np.square(spreads.shared)) @ Xb.T
-    grouped = (Xa * np.square(spreads.group)) @ Xb.T
-    return np.asarray(
-        shared
-        + same["group"] * grouped
-        + spreads.model_family**2 * (same["model"] & same["family"])
-        + spreads.model_group**2 * (same["model"] & same["group"])
-        + spreads.family**2 * same["family"]
-        + spreads.device**2 * same["device"]
-    )
+    Attributes:
+        left, right: features; shapes [len(a), features] and [len(b), features].
+        group, family, device, model: True where the labels are equal; shape [len(a), len(b)].
+    """
+
+    left: Array
+    right: Array
+    group: Any
+    family: Any
+    device: Any
+    model: Any
+
+    @classmethod
+    def of(cls, a: Sequence[Case], b: Sequence[Case]) -> Pairs:
+        """Pairs of every case of `a` with every case of `b`."""
+        import numpy as np
+
+        def same(label: str) -> Any:
+            left, right = (np.array([getattr(c, label) for c in cases]) for cases in (a, b))
+            return left[:, None] == right[None, :]
+
+        left, right = (np.array([c.features for c in cases]) for cases in (a, b))
+        return cls(left, right, same("group"), same("family"), same("device"), same("model"))
+
+    def covariance(self, spreads: Spreads) -> Array:
+        """Prior covariance of z between them, noise left out; shape [len(a), len(b)]."""
+        import numpy as np
+
+        shared = (self.left * np.square(spreads.shared)) @ self.right.T
+        grouped = (self.left * np.square(spreads.group)) @ self.right.T
+        return np.asarray(
+            shared
+            + self.group * grouped
+            + spreads.model_family**2 * (self.model & self.family)
+            + spreads.model_group**2 * (self.model & self.group)
+            + spreads.family**2 * self.family
+            + spreads.device**2 * self.device
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +205,11 @@ def posterior(spreads: Spreads, training: Sequence[Case], targets: Sequence[Case
     """Predict z of the targets from the training cases."""
     import numpy as np
 
-    K = covariance(spreads, training, training) + np.diag(noise(spreads, training))
-    cross = covariance(spreads, targets, training)
+    K = Pairs.of(training, training).covariance(spreads) + np.diag(noise(spreads, training))
+    cross = Pairs.of(targets, training).covariance(spreads)
     weights = np.linalg.solve(K, cross.T).T
     mean = PRIOR_MEAN + weights @ (np.array([c.z for c in training]) - PRIOR_MEAN)
-    own = np.array([covariance(spreads, [c], [c])[0, 0] for c in targets]) + noise(spreads, targets)
+    own = np.diag(Pairs.of(targets, targets).covariance(spreads)) + noise(spreads, targets)
     variance = own - np.einsum("ij,ij->i", weights, cross)
     return Posterior(mean, np.sqrt(np.maximum(variance, 1e-12)), weights)
 
@@ -196,12 +219,13 @@ def fit_spreads(cases: Sequence[Case], start: Spreads = GUESS, iterations: int =
     import numpy as np
     from scipy.optimize import minimize
 
+    pairs = Pairs.of(cases, cases)
     centre = np.log(GUESS.to_list())
     residual = np.array([c.z for c in cases]) - PRIOR_MEAN
 
     def loss(h: Array) -> float:
         spreads = Spreads.from_list([float(v) for v in np.exp(h)])
-        K = covariance(spreads, cases, cases) + np.diag(noise(spreads, cases) + 1e-9)
+        K = pairs.covariance(spreads) + np.diag(noise(spreads, cases) + 1e-9)
         factor = np.linalg.cholesky(K)
         whitened = np.linalg.solve(factor, residual)
         return float(0.5 * whitened @ whitened + np.log(np.diag(factor)).sum() + 0.5 * np.square(h - centre).sum())
@@ -223,23 +247,20 @@ class Calibration:
     Attributes:
         all: from every packaged reading; for models that are not among them.
         without: by model key, from the readings of the other models.
-        without_family: by family of systems, from the readings of the other families.
+        without_system, without_family: by system and by family of systems, from the readings of the others.
     """
 
     all: Spreads
     without: dict[str, Spreads]
+    without_system: dict[str, Spreads]
     without_family: dict[str, Spreads]
-
-    def blind_to(self, key: str) -> Spreads:
-        """Spreads that have not seen the model `key`."""
-        return self.without.get(key, self.all)
 
 
 def load_calibration() -> Calibration:
     """The packaged calibration, `estimator/data/calibration.json`, made by `scripts/make_calibration.py`."""
     document = json.loads(packaged("calibration.json"))
+    parts = (document[part] for part in ("without", "without_system", "without_family"))
     return Calibration(
         Spreads.from_list(document["all"]),
-        {key: Spreads.from_list(values) for key, values in document["without"].items()},
-        {key: Spreads.from_list(values) for key, values in document["without_family"].items()},
+        *({key: Spreads.from_list(values) for key, values in part.items()} for part in parts),
     )

@@ -1,5 +1,5 @@
-"""Learn the spreads of `moegauge.estimator.efficiency` from the packaged readings: from all, without each model, and
-without each family of systems. Writes estimator/data/calibration.json. Takes about four minutes on one core.
+"""Learn the spreads of `moegauge.estimator.efficiency` from the packaged readings: from all, without each model,
+without each system and without each family of systems. Writes estimator/data/calibration.json; a few minutes.
 
 Run: .venv/bin/python scripts/make_calibration.py
 """
@@ -23,14 +23,18 @@ def main() -> None:
         "made_by": "scripts/make_calibration.py",
         "features": list(FEATURES),
         "all": everything.to_list(),
-        "without": {},
-        "without_family": {},
     }
-    for label, key in (("model", "without"), ("family", "without_family")):
-        for name in sorted({getattr(c, label) for c in cases}):
-            kept = [c for c in cases if getattr(c, label) != name]
+    labels = {
+        "without": [c.model for c in cases],
+        "without_system": [r.system for r in readings],
+        "without_family": [c.family for c in cases],
+    }
+    for key, names in labels.items():
+        document[key] = {}
+        for name in sorted(set(names)):
+            kept = [c for c, label in zip(cases, names, strict=True) if label != name]
             document[key][name] = fit_spreads(kept).to_list()
-            print(label, name, flush=True)
+            print(key, name, flush=True)
     OUT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 

@@ -13,7 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from moegauge import models
 from moegauge.counting import layout
+from moegauge.formats import get_format
+from moegauge.shape import Matrix
 
 OUT = Path(__file__).resolve().parent.parent / "estimator" / "data" / "counted.json"
 MODELS = ("deepseek-v3", "glm-4.7", "kimi-k2")
@@ -27,8 +30,8 @@ def counted(name: str, scratch: Path) -> dict[str, Any]:
         [sys.executable, "-m", "moegauge", "count", str(scratch / name), "--json"], capture_output=True, check=True
     )
     count = json.loads(done.stdout)
-    active, roles = count["active"], count["roles"]
-    routed = roles["routed_expert"]
+    active = count["active"]
+    shape = models.resolve(str(scratch / name))
     return {
         "repo": facts["repo"],
         "layers": count["layers"],
@@ -37,11 +40,19 @@ def counted(name: str, scratch: Path) -> dict[str, Any]:
         "top_k": count["top_k"],
         "active_stored_elements": active["stored_elements"],
         "active_parameters": active["parameters"],
-        "routed_active_parameters": active["routed"],
+        "routed_active_stored_elements": sum(
+            pool.top_k * sum(m.parameters + scale_elements(m) for m in pool.matrices)
+            for layer in shape.layers
+            for pool in layer.experts
+        ),
         "total_parameters": count["parameters"]["decoder"],
-        "bytes_per_token": count["bytes_per_token"]["total"],
-        "routed_role": routed,
     }
+
+
+def scale_elements(matrix: Matrix) -> int:
+    """Scales stored beside one matrix."""
+    row = get_format(matrix.format)
+    return 8 * (matrix.bytes - row.weight_bytes(matrix.rows, matrix.columns)) // row.scale_bits if row.scale_bits else 0
 
 
 def main() -> None:

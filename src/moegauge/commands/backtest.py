@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from moegauge.commands._output import json_option, print_json, printable
-from moegauge.estimator.backtest import Z, Backtest, Trial, run
+from moegauge.estimator.backtest import Backtest, Trial, Z, run
 
 
 @click.command("backtest", epilog="Example: moegauge backtest --observations my.csv --json")
@@ -19,22 +19,24 @@ from moegauge.estimator.backtest import Z, Backtest, Trial, run
     help="CSV with the columns of the packaged throughput.csv; without it the packaged readings.",
 )
 @click.option(
-    "--unseen-system",
-    is_flag=True,
-    help="Leave the target's whole family of systems out of the priors, not only its model.",
+    "--unseen",
+    type=click.Choice(["model", "system", "family"]),
+    default="model",
+    show_default=True,
+    help="What the priors never saw: the target's model, also its system, also its whole family of systems.",
 )
 @json_option
-def command(observations: Path | None, unseen_system: bool, as_json: bool) -> None:
+def command(observations: Path | None, unseen: str, as_json: bool) -> None:
     """Estimate open models as if they were closed, each from the other models of its system and device, with the
     published one-term formula and with ours, and say how far off they are."""
-    result = run(observations, unseen_system=unseen_system)
+    result = run(observations, unseen=unseen)
     if as_json:
         print_json(
             {
                 "schema": "moegauge.backtest/1",
                 **result.summary(),
                 "sentence": result.sentence,
-                "priors_without": "the target's model and family of systems" if unseen_system else "the target's model",
+                "priors_without": unseen,
                 "cases": [_case(t) for t in result.trials],
                 "skipped_rows": [{"line": s.line, "model": s.model, "reason": s.reason} for s in result.skipped],
             }
