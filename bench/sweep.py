@@ -15,6 +15,7 @@ from moegauge.bench.roof import RoofMeter
 from moegauge.bench.suites import Point
 from moegauge.bench.timing import Limits, Measurement, Throttle, measure, telemetry
 from moegauge.errors import MoegaugeError
+from moegauge.estimator.traffic import step_traffic
 from moegauge.kernels.backend import Backend
 from moegauge.record import Case, CaseBytes
 from moegauge.shape import Matrix, ModelShape
@@ -164,6 +165,7 @@ def _case(
     low, high = statistics.interval(result.seconds)
     fraction = statistics.median(fractions)
     cast = shape.with_format(point.format)
+    work = step_traffic(shape, batch=point.batch, context=point.context, kv_format=settings.kv_format)
     return Case(
         kind="decode",
         backend=backend.name,
@@ -197,7 +199,7 @@ def _case(
         seed=settings.seed,
         formula_bytes=formula_bytes(cast),
         formats=format_bytes(cast),
-        macs=point.batch * shape.active_without_embedding,
+        macs=round(work.macs),
         arena_bytes=settings.arena_bytes,
         telemetry=telemetry(result.states),
     )

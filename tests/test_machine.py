@@ -118,6 +118,21 @@ def test_a_gpu_is_named_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> No
     assert found["last_level_cache_bytes"] == 50 << 20
 
 
+@pytest.mark.parametrize(
+    ("gpu", "gb_per_s"),
+    [
+        ({"name": "NVIDIA H100 80GB HBM3", "max_memory_clock_mhz": 2619, "memory_bus_bits": 5120}, 3350),
+        ({"name": "NVIDIA H100 PCIe", "max_memory_clock_mhz": 1593, "memory_bus_bits": 5120}, 2000),
+        ({"name": "NVIDIA A100-SXM4-80GB", "max_memory_clock_mhz": 1593, "memory_bus_bits": 5120}, 2039),
+        ({"name": "NVIDIA Z999", "max_memory_clock_mhz": 1000, "memory_bus_bits": 1024}, 256),
+        ({"name": "NVIDIA Z999"}, None),
+        ({"name": "NVIDIA H100 80GB HBM3"}, None),  # SXM, PCIe or NVL? the name alone does not say
+    ],
+)
+def test_the_datasheet_figure_is_that_of_the_right_product(gpu: dict[str, object], gb_per_s: float | None) -> None:
+    assert machine.datasheet_gb_per_s(gpu) == (gb_per_s if gb_per_s is None else pytest.approx(gb_per_s, rel=0.03))
+
+
 class FakeNvml:
     """The C functions this project calls, answering through the pointers they are given."""
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from moegauge import __version__, nvml
 from moegauge.errors import DeviceError, UnknownNameError
+from moegauge.units import GB
 
 DEVICES = ("cpu", "cuda")
 
@@ -82,7 +83,6 @@ def describe(device: str = "cpu", root: Path = Path("/")) -> dict[str, Any]:
             advice="Check `nvidia-smi`, or measure the processor with --device cpu.",
         )
     cpu = describe_cpu(root)
-    name = gpu["name"] if device == "cuda" and gpu else None
     cache = (gpu or {}).get("l2_bytes") if device == "cuda" else cpu["caches"].get("last_level_bytes")
     description: dict[str, Any] = {
         "id": "",
@@ -92,7 +92,7 @@ def describe(device: str = "cpu", root: Path = Path("/")) -> dict[str, Any]:
         "gpu": gpu,
         "os": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])} {platform.machine()}",
         "last_level_cache_bytes": cache,
-        "datasheet_gb_per_s": datasheet_gb_per_s(name) if name else None,
+        "datasheet_gb_per_s": datasheet_gb_per_s(gpu) if device == "cuda" and gpu else None,
     }
     description["id"] = machine_id(description)
     return description
@@ -166,14 +166,22 @@ def last_level_cache_bytes(machine: dict[str, Any]) -> int:
     return int(machine.get("last_level_cache_bytes") or UNKNOWN_CACHE_BYTES)
 
 
-def datasheet_gb_per_s(gpu_name: str) -> float | None:
-    """The vendor's bandwidth of a GPU in GB/s (10^9), from the packaged hardware table; None when it is not there."""
-    try:
-        from moegauge.estimator.hardware import datasheet_bandwidth
-    except ImportError:
-        return None
-    found = datasheet_bandwidth(gpu_name)
-    return None if found is None else float(found)
+def datasheet_gb_per_s(gpu: dict[str, Any]) -> float | None:
+    """The vendor's bandwidth of a GPU in GB/s (10^9): the packaged hardware table's row, else 2 x clock x bus width.
+
+    One name covers several products (H100 is SXM, PCIe and NVL): the row within 5 % of what clock and bus give is
+    taken, or the only row where the driver tells neither. None where nothing is known.
+    """
+    from moegauge.estimator.datasheet import devices
+
+    clock, bits = gpu.get("max_memory_clock_mhz"), gpu.get("memory_bus_bits")
+    reckoned = 2 * clock * 1e6 * bits / 8 / GB if clock and bits else None  # double data rate
+    token = re.search(r"\b([a-z]{1,2}\d{1,3}[a-z]?|\d{4})\b", str(gpu.get("name", "")).lower())
+    rates = {d.bandwidth / GB for name, d in devices().items() if token and token[1] in re.findall(r"\w+", name)}
+    near = [rate for rate in rates if reckoned is None or abs(rate / reckoned - 1) < 0.05]
+    if reckoned is None:
+        return near[0] if len(near) == 1 else None
+    return min(near, key=lambda rate: abs(rate / reckoned - 1)) if near else reckoned
 
 
 def software() -> dict[str, Any]:
