@@ -1,0 +1,216 @@
+#include "executor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace moegauge {
+
+Buffer::~Buffer() { std::free(data_); }
+
+void *Buffer::take(size_t bytes) {
+    if (bytes > size_) {
+        std::free(data_);
+        size_ = (bytes * 5 / 4 + 4095) / 4096 * 4096;
+        data_ = std::aligned_alloc(4096, size_);
+        if (!data_) {
+            size_ = 0;
+            throw std::bad_alloc();
+        }
+    }
+    return data_;
+}
+
+void Executor::run(const Operation *operations, int64_t count) {
+    pool_.run([&](int thread) {
+        for (int64_t i = 0; i < count; ++i) one(operations[i], thread);
+    });
+}
+
+void Executor::one(const Operation &op, int thread) {
+    const int n = pool_.size();
+    switch (op.kind) {
+        case EMBED: embed(op, thread, n); break;
+        case STATE: update_state(op, thread, n); break;
+        case ATTENTION: attention(op, thread); break;
+        case ROUTE:
+            choose(*op.route, thread, n);
+            pool_.barrier();
+            if (thread == 0) number_distinct(*op.route);
+            break;
+        default: products(op, thread);
+    }
+    pool_.barrier();
+}
+
+void Executor::products(const Operation &op, int thread) {
+    if (thread == 0) {
+        inputs_.clear();
+        input_index_.clear();
+        jobs_.clear();
+        input_bytes_ = 0;
+        if (op.kind == EXPERTS_UP || op.kind == EXPERTS_DOWN)
+            plan_experts(op);
+        else
+            plan(op);
+        cut();
+    }
+    pool_.barrier();
+    prepare(thread);
+    pool_.barrier();
+    multiply();
+    pool_.barrier();
+    finish(op, static_cast<const float *>(sums_.take(0)), thread, pool_.size());
+}
+
+size_t Executor::input(const float *x, int64_t columns, int64_t format, const Vector *gain) {
+    // The matrices of one operation share their inputs; a batch of 64 with 128 heads has 8,192, so look them up.
+    const auto key = reinterpret_cast<uintptr_t>(x) * FORMATS + static_cast<uintptr_t>(format);
+    const auto [seen, fresh] = input_index_.try_emplace(key, inputs_.size());
+    if (!fresh && inputs_[seen->second].columns == columns) return seen->second;
+    inputs_.push_back({x, columns, format, gain, input_bytes_});
+    input_bytes_ += (kernels_->prepared_bytes(format, columns) + 63) / 64 * 64;
+    return inputs_.size() - 1;
+}
+
+void Executor::job(const Matrix &matrix, int64_t first, int64_t last, std::vector<size_t> inputs,
+                   std::vector<float *> outputs) {
+    jobs_.push_back({matrix, first, last, std::move(inputs), std::move(outputs), {}});
+}
+
+// PRODUCT and GATED: sums are [batch, rows of all matrices], in order.
+void Executor::plan(const Operation &op) {
+    int64_t rows = 0;
+    for (int64_t m = 0; m < op.n_matrices; ++m) rows += op.matrices[m].rows;
+    float *sums = sums_.of<float>(static_cast<size_t>(op.batch * rows));
+    int64_t before = 0;
+    for (int64_t m = 0; m < op.n_matrices; ++m) {
+        const Matrix &matrix = op.matrices[m];
+        const int64_t part = matrix.rows / op.blocks;
+        for (int64_t h = 0; h < op.blocks; ++h) {
+            std::vector<size_t> inputs;
+            std::vector<float *> outputs;
+            for (int64_t b = 0; b < op.batch; ++b) {
+                inputs.push_back(input(op.x.data + b * op.x.pitch + h * matrix.columns, matrix.columns, matrix.format, op.gain));
+                outputs.push_back(sums + b * rows + before);
+            }
+            job(matrix, h * part, (h + 1) * part, std::move(inputs), std::move(outputs));
+        }
+        before += matrix.rows;
+    }
+}
+
+// EXPERTS_*: sums are [batch * top_k, rows] for each routed matrix, then [batch, rows] for each shared one.
+void Executor::plan_experts(const Operation &op) {
+    const Route &route = *op.route;
+    const int64_t routed = op.kind == EXPERTS_UP ? op.n_matrices - op.accumulate : 1;  // accumulate: shared matrices here
+    const int64_t choices = op.batch * op.top_k;
+    int64_t total = 0;
+    for (int64_t m = 0; m < op.n_matrices; ++m) total += (m < routed ? choices : op.batch) * op.matrices[m].rows;
+    float *sums = sums_.of<float>(static_cast<size_t>(total));
+    int64_t shared_at = routed ? op.top_k * op.matrices[0].columns : 0;  // EXPERTS_DOWN: where x of the shared experts starts
+    for (int64_t m = 0; m < op.n_matrices; ++m) {
+        const Matrix &matrix = op.matrices[m];
+        if (m < routed) {
+            for (int64_t j = 0; j < route.distinct; ++j) {
+                std::vector<size_t> inputs;
+                std::vector<float *> outputs;
+                for (int64_t c = 0; c < choices; ++c) {
+                    if (route.index[c] != j) continue;
+                    const float *x = op.x.data + c / op.top_k * op.x.pitch;
+                    if (op.kind == EXPERTS_DOWN) x += c % op.top_k * matrix.columns;
+                    inputs.push_back(input(x, matrix.columns, matrix.format, op.gain));
+                    outputs.push_back(sums + c * matrix.rows);
+                }
+                Matrix slot = matrix;
+                const int64_t s = route.distinct_slot[j];
+                slot.weights += s * matrix.weight_stride;
+                slot.scales += s * matrix.scale_stride;
+                slot.tensor_scale = reinterpret_cast<const float *>(
+                    reinterpret_cast<const char *>(matrix.tensor_scale) + s * matrix.tensor_stride);
+                job(slot, 0, matrix.rows, std::move(inputs), std::move(outputs));
+            }
+            sums += choices * matrix.rows;
+        } else {
+            std::vector<size_t> inputs;
+            std::vector<float *> outputs;
+            for (int64_t b = 0; b < op.batch; ++b) {
+                const float *x = op.x.data + b * op.x.pitch + (op.kind == EXPERTS_DOWN ? shared_at : 0);
+                inputs.push_back(input(x, matrix.columns, matrix.format, op.gain));
+                outputs.push_back(sums + b * matrix.rows);
+            }
+            job(matrix, 0, matrix.rows, std::move(inputs), std::move(outputs));
+            sums += op.batch * matrix.rows;
+            if (op.kind == EXPERTS_DOWN) shared_at += matrix.columns;
+        }
+    }
+}
+
+// Chunks small enough that the last one does not leave the other threads waiting long, large enough that a chunk's four
+// streams run for many pages.
+void Executor::cut() {
+    int64_t bytes = 0;
+    for (const Job &j : jobs_) bytes += (j.last - j.first) * matrix_row_bytes(j.matrix.format, j.matrix.columns);
+    const int64_t size = std::clamp<int64_t>(bytes / (4 * pool_.size()), 32 << 10, chunk_bytes_);
+    chunks_.clear();
+    for (size_t i = 0; i < jobs_.size(); ++i) {
+        const Job &j = jobs_[i];
+        const int64_t row = matrix_row_bytes(j.matrix.format, j.matrix.columns);
+        const int64_t rows = j.last - j.first, parts = std::max<int64_t>(1, (rows * row + size / 2) / size);
+        const int64_t step = std::max<int64_t>(4, ((rows + parts - 1) / parts + 3) / 4 * 4);
+        for (int64_t r = j.first; r < j.last; r += step) chunks_.push_back({i, r, std::min(r + step, j.last)});
+    }
+    char *base = static_cast<char *>(input_buffer_.take(input_bytes_));
+    for (Job &j : jobs_)
+        for (size_t i : j.inputs) j.x.push_back(base + inputs_[i].at);
+    next_.store(0, std::memory_order_relaxed);
+}
+
+void Executor::prepare(int thread) {
+    thread_local std::vector<float> normed;
+    char *base = static_cast<char *>(input_buffer_.take(0));
+    for (size_t i = static_cast<size_t>(thread); i < inputs_.size(); i += static_cast<size_t>(pool_.size())) {
+        const Input &in = inputs_[i];
+        const float *x = in.x;
+        if (in.gain) {
+            normed.resize(static_cast<size_t>(in.columns));
+            double square = 0;
+            for (int64_t c = 0; c < in.columns; ++c) square += static_cast<double>(x[c]) * x[c];
+            const float scale = static_cast<float>(1 / std::sqrt(square / static_cast<double>(in.columns) + 1e-6));
+            for (int64_t c = 0; c < in.columns; ++c)
+                normed[static_cast<size_t>(c)] = x[c] * scale * vector_at(*in.gain, 0, c);
+            x = normed.data();
+        }
+        kernels_->prepare(in.format, x, in.columns, base + in.at);
+    }
+}
+
+void Executor::multiply() {
+    for (;;) {
+        const int64_t i = next_.fetch_add(1, std::memory_order_relaxed);
+        if (i >= static_cast<int64_t>(chunks_.size())) return;
+        const Chunk &c = chunks_[static_cast<size_t>(i)];
+        const Job &j = jobs_[c.job];
+        kernels_->rows(j.matrix, c.first, c.last, j.x.data(), static_cast<int64_t>(j.x.size()), j.outputs.data(), prefetch_);
+    }
+}
+
+uint64_t Executor::stream(const uint8_t *data, int64_t bytes, int64_t streams, int64_t prefetch) {
+    constexpr int64_t CHUNK = 1 << 20;
+    std::atomic<uint64_t> all{0};
+    next_.store(0);
+    pool_.run([&](int) {
+        uint64_t mine = 0;
+        for (;;) {
+            const int64_t at = next_.fetch_add(CHUNK, std::memory_order_relaxed);
+            if (at >= bytes) break;
+            mine ^= kernels_->stream(data + at, std::min(CHUNK, bytes - at), streams, prefetch);
+        }
+        all ^= mine;
+    });
+    return all;
+}
+
+}  // namespace moegauge

@@ -1,0 +1,258 @@
+// Row products, cache mixing and the read stream, over the vector type V of an instruction set. Included once per
+// instruction set, after its target pragma, so everything here is internal to that translation unit.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "core.h"
+#include "decode.h"
+
+namespace moegauge {
+namespace {
+
+// e4m3 scales come divided by 256, e2m1 codes times 2.
+template <class V, int64_t FORMAT>
+struct Decode;
+template <class V> struct Decode<V, F32> : DecodeF32<V> {};
+template <class V> struct Decode<V, BF16> : DecodeBf16<V> {};
+template <class V> struct Decode<V, FP8> : DecodeFp8<V> {};
+template <class V> struct Decode<V, INT8> : DecodeInt8<V> {};
+template <class V> struct Decode<V, INT4> : DecodeNibbles<V, CodeInt4, ScaleBf16Per32<V>, 1, 1> {};
+template <class V> struct Decode<V, INT4_G128> : DecodeNibbles<V, CodeInt4, ScaleBf16Per128<V>, 1, 1> {};
+template <class V> struct Decode<V, MXFP4> : DecodeNibbles<V, CodeE2m1, ScaleE8m0<V>, 1, 2> {};
+template <class V> struct Decode<V, NVFP4> : DecodeNibbles<V, CodeE2m1, ScaleE4m3<V>, 128, 1> {};
+
+template <class V, int64_t FORMAT>
+struct Rows {
+    using D = Decode<V, FORMAT>;
+    using F = typename V::F;
+
+    static size_t prepared_bytes(int64_t columns) {
+        return static_cast<size_t>((columns + D::COLUMNS - 1) / D::COLUMNS) * D::INPUT;
+    }
+
+    static void prepare(const float *x, int64_t columns, uint8_t *out) {
+        int64_t c = 0;
+        for (; c + D::COLUMNS <= columns; c += D::COLUMNS, out += D::INPUT) D::prepare(x + c, out);
+        if (c < columns) {
+            float last[D::COLUMNS] = {};
+            std::memcpy(last, x + c, static_cast<size_t>(columns - c) * 4);
+            D::prepare(last, out);
+        }
+    }
+
+    static int64_t row_bytes(int64_t columns) {
+        return FORMAT == F32 ? 4 * columns : FORMAT == BF16 ? 2 * columns : FORMAT >= INT4 ? (columns + 1) / 2 : columns;
+    }
+
+    // Scales of row r lie `scale_row` bytes further per row (fp8: per 128 rows; int8: applied to the sum).
+    static int64_t scale_row(int64_t columns) {
+        switch (FORMAT) {
+            case FP8: return (columns + 127) / 128 * 4;
+            case INT4: return (columns + 31) / 32 * 2;
+            case INT4_G128: return (columns + 127) / 128 * 2;
+            case MXFP4: return (columns + 31) / 32;
+            case NVFP4: return (columns + 15) / 16;
+            default: return 0;
+        }
+    }
+
+    // R rows times T inputs. `step` is how far apart the rows are.
+    template <int R, int T>
+    static void tile(const Matrix &m, int64_t row, int64_t step, const void *const *x, float *const *y, int64_t ahead) {
+        const int64_t wide = row_bytes(m.columns), scale_wide = scale_row(m.columns);
+        const uint8_t *w[R], *s[R], *xs[T];
+        for (int r = 0; r < R; ++r) {
+            const int64_t at = row + r * step;
+            w[r] = m.weights + at * wide;
+            s[r] = m.scales + (FORMAT == FP8 ? at / 128 : at) * scale_wide;
+        }
+        for (int t = 0; t < T; ++t) xs[t] = static_cast<const uint8_t *>(x[t]);
+        F acc[R][T];
+        for (int r = 0; r < R; ++r)
+            for (int t = 0; t < T; ++t) acc[r][t] = V::zero();
+        for (int64_t u = m.columns / D::COLUMNS; u > 0; --u) {
+            for (int r = 0; r < R; ++r)
+                for (int b = 0; b < D::BYTES; b += 64) __builtin_prefetch(w[r] + ahead + b, 0, 3);
+            D::template unit<R, T>(w, s, xs, acc);
+            for (int r = 0; r < R; ++r) {
+                w[r] += D::BYTES;
+                s[r] += D::SCALES;
+            }
+            for (int t = 0; t < T; ++t) xs[t] += D::INPUT;
+        }
+        if (const int64_t rest = m.columns % D::COLUMNS) {  // the last unit, padded with zeros
+            uint8_t last[R][D::BYTES] = {}, scale[R][D::SCALES ? D::SCALES : 1] = {};
+            const uint8_t *lw[R], *ls[R];
+            for (int r = 0; r < R; ++r) {
+                std::memcpy(last[r], w[r], static_cast<size_t>(row_bytes(rest)));
+                if (D::SCALES) std::memcpy(scale[r], s[r], static_cast<size_t>(scale_row(rest)));
+                lw[r] = last[r];
+                ls[r] = scale[r];
+            }
+            D::template unit<R, T>(lw, ls, xs, acc);
+        }
+        for (int r = 0; r < R; ++r) {
+            const int64_t at = row + r * step;
+            const float factor = FORMAT == INT8    ? get_float(m.scales + 4 * at)
+                                 : FORMAT == NVFP4 ? *m.tensor_scale
+                                                   : 1.0f;
+            for (int t = 0; t < T; ++t) y[t][at] = V::sum(acc[r][t]) * factor;
+        }
+    }
+
+    template <int R>
+    static void tokens(const Matrix &m, int64_t row, int64_t step, const void *const *x, int64_t n, float *const *y,
+                       int64_t ahead) {
+        int64_t t = 0;
+        for (; t + 4 <= n; t += 4) {  // four inputs leave registers for two rows
+            if constexpr (R == 4) {
+                tile<2, 4>(m, row, step, x + t, y + t, ahead);
+                tile<2, 4>(m, row + 2 * step, step, x + t, y + t, ahead);
+            } else {
+                tile<R, 4>(m, row, step, x + t, y + t, ahead);
+            }
+        }
+        if (t + 2 <= n) {
+            tile<R, 2>(m, row, step, x + t, y + t, ahead);
+            t += 2;
+        }
+        if (t < n) tile<R, 1>(m, row, step, x + t, y + t, ahead);
+    }
+
+    // Four rows a quarter of the range apart go side by side: four sequential streams in different pages, which one
+    // core turns into about 1.5 times the bandwidth of one stream (docs/kernels.md).
+    static void rows(const Matrix &m, int64_t first, int64_t last, const void *const *x, int64_t n, float *const *y,
+                     int64_t ahead) {
+        const int64_t quarter = (last - first) / 4;
+        for (int64_t r = first; r < first + quarter; ++r) tokens<4>(m, r, quarter, x, n, y, ahead);
+        for (int64_t r = first + 4 * quarter; r < last; ++r) tokens<1>(m, r, 0, x, n, y, ahead);
+    }
+};
+
+template <class V, int64_t FORMAT>
+void mix_rows(const uint8_t *rows, int64_t row_bytes, int64_t count, int64_t width, const float *const *p,
+              float *const *out, int64_t heads) {
+    constexpr int LANES = V::W / 4, STEP = FORMAT == BF16 ? 2 * LANES : 4 * LANES;
+    for (int64_t t = 0; t < count; ++t) {
+        const uint8_t *row = rows + t * row_bytes;
+        int64_t c = 0;
+        for (; c + STEP <= width; c += STEP) {
+            float lanes[STEP];  // in cache order again: values go to memory, so their order must be the plain one
+            float f[STEP];
+            const auto q = V::load(row + (FORMAT == BF16 ? 2 * c : c));
+            if constexpr (FORMAT == BF16) {
+                V::storef(f, V::bf16_even(q));
+                V::storef(f + LANES, V::bf16_odd(q));
+            } else {
+                const auto even = V::even_halves(q), odd = V::odd_halves(q);
+                const auto k = V::set(256);
+                V::storef(f, V::mul(k, V::half_low(even)));
+                V::storef(f + LANES, V::mul(k, V::half_high(even)));
+                V::storef(f + 2 * LANES, V::mul(k, V::half_low(odd)));
+                V::storef(f + 3 * LANES, V::mul(k, V::half_high(odd)));
+            }
+            for (int i = 0; i < STEP / 2; ++i) {
+                lanes[2 * i] = f[i];
+                lanes[2 * i + 1] = f[STEP / 2 + i];
+            }
+            for (int64_t h = 0; h < heads; ++h) {
+                const auto share = V::set(p[h][t]);
+                for (int i = 0; i < STEP; i += LANES)
+                    V::storef(out[h] + c + i, V::fma(share, V::loadf(lanes + i), V::loadf(out[h] + c + i)));
+            }
+        }
+        if (c < width) {  // the row's end through a padded copy
+            uint8_t last[V::W] = {};
+            float sums[STEP];
+            std::memcpy(last, row + (FORMAT == BF16 ? 2 * c : c), static_cast<size_t>((width - c) * (FORMAT == BF16 ? 2 : 1)));
+            for (int64_t h = 0; h < heads; ++h) {
+                std::memset(sums, 0, sizeof sums);
+                float *o = sums;
+                const float *share = p[h] + t;
+                mix_rows<V, FORMAT>(last, 0, 1, STEP, &share, &o, 1);
+                for (int64_t i = c; i < width; ++i) out[h][i] += sums[i - c];
+            }
+        }
+    }
+}
+
+template <class V, int S>
+uint64_t read(const uint8_t *p, int64_t bytes, int64_t ahead) {
+    typename V::I sum[S][64 / V::W];
+    const int64_t part = bytes / S / 64 * 64;
+    for (int s = 0; s < S; ++s)
+        for (int v = 0; v < 64 / V::W; ++v) sum[s][v] = V::load(p + s * part + v * V::W);
+    for (int64_t i = 64; i < part; i += 64)
+        for (int s = 0; s < S; ++s) {
+            if (ahead) __builtin_prefetch(p + s * part + i + ahead, 0, 3);
+            for (int v = 0; v < 64 / V::W; ++v) sum[s][v] = V::xor_(sum[s][v], V::load(p + s * part + i + v * V::W));
+        }
+    uint64_t all = 0;
+    for (auto &lane : sum)
+        for (auto &v : lane) all ^= V::fold(v);
+    return all;
+}
+
+#define MOEGAUGE_EACH(X) \
+    switch (format) {    \
+        case F32: X(F32) \
+        case BF16: X(BF16) \
+        case FP8: X(FP8) \
+        case INT8: X(INT8) \
+        case INT4: X(INT4) \
+        case INT4_G128: X(INT4_G128) \
+        case MXFP4: X(MXFP4) \
+        default: X(NVFP4) \
+    }
+
+// The same vectors with fp8 straight to float32 (see decode.h).
+template <class V>
+struct Direct : V {
+    static constexpr bool DIRECT_FP8 = true;
+};
+
+// V8 is the vector type of the fp8 products.
+template <class V, class V8 = V>
+struct Table {
+    template <int64_t FORMAT>
+    using Of = Rows<std::conditional_t<FORMAT == FP8, V8, V>, FORMAT>;
+    static size_t prepared_bytes(int64_t format, int64_t columns) {
+#define X(f) return Of<f>::prepared_bytes(columns);
+        MOEGAUGE_EACH(X)
+#undef X
+    }
+    static void prepare(int64_t format, const float *x, int64_t columns, void *out) {
+#define X(f) return Of<f>::prepare(x, columns, static_cast<uint8_t *>(out));
+        MOEGAUGE_EACH(X)
+#undef X
+    }
+    static void rows(const Matrix &m, int64_t first, int64_t last, const void *const *x, int64_t n, float *const *y,
+                     int64_t ahead) {
+        const int64_t format = m.format;
+#define X(f) return Of<f>::rows(m, first, last, x, n, y, ahead);
+        MOEGAUGE_EACH(X)
+#undef X
+    }
+    static void mix(int64_t format, const uint8_t *rows, int64_t row_bytes, int64_t count, int64_t width,
+                    const float *const *p, float *const *out, int64_t heads) {
+        if (format == BF16) return mix_rows<V, BF16>(rows, row_bytes, count, width, p, out, heads);
+        return mix_rows<V, FP8>(rows, row_bytes, count, width, p, out, heads);
+    }
+    static uint64_t stream(const uint8_t *p, int64_t bytes, int64_t streams, int64_t ahead) {
+        switch (streams) {
+            case 1: return read<V, 1>(p, bytes, ahead);
+            case 2: return read<V, 2>(p, bytes, ahead);
+            case 4: return read<V, 4>(p, bytes, ahead);
+            default: return read<V, 8>(p, bytes, ahead);
+        }
+    }
+    static const Kernels *get() {
+        static const Kernels table = {V::name, V::W, prepared_bytes, prepare, rows, mix, stream};
+        return &table;
+    }
+};
+
+}  // namespace
+}  // namespace moegauge

@@ -1,0 +1,110 @@
+// 64-byte vectors: AVX-512 F, BW, VL, and the same with VNNI.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace moegauge {
+namespace {
+
+struct Avx512 {
+    static constexpr int W = 64;
+    static constexpr const char *name = "AVX-512";
+    using I = __m512i;
+    using F = __m512;
+
+    static I load(const void *p) { return _mm512_loadu_si512(p); }
+    static F loadf(const float *p) { return _mm512_loadu_ps(p); }
+    static void storef(float *p, F v) { _mm512_storeu_ps(p, v); }
+    static F zero() { return _mm512_setzero_ps(); }
+    static F set(float x) { return _mm512_set1_ps(x); }
+    static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+    static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+    static F add(F a, F b) { return _mm512_add_ps(a, b); }
+    static float sum(F v) {
+        alignas(64) float lanes[16];
+        _mm512_store_ps(lanes, v);
+        for (int n = 8; n; n /= 2)
+            for (int i = 0; i < n; ++i) lanes[i] += lanes[i + n];
+        return lanes[0];
+    }
+    static I xor_(I a, I b) { return _mm512_xor_si512(a, b); }
+    static uint64_t fold(I v) {
+        alignas(64) uint64_t parts[8];
+        _mm512_store_si512(parts, v);
+        uint64_t all = 0;
+        for (uint64_t p : parts) all ^= p;
+        return all;
+    }
+
+    static I low_nibbles(I w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
+    static I high_nibbles(I w) { return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(15)); }
+    static I table(const uint8_t *sixteen) {
+        return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(sixteen)));
+    }
+    static I lookup(I table, I index) { return _mm512_shuffle_epi8(table, index); }
+
+    static I dot(I a, I b, I ha, I hb, I la, I lb) {  // see vector_avx2.h
+        I high = _mm512_add_epi16(_mm512_maddubs_epi16(a, ha), _mm512_maddubs_epi16(b, hb));
+        I low = _mm512_add_epi16(_mm512_maddubs_epi16(a, la), _mm512_maddubs_epi16(b, lb));
+        return _mm512_add_epi32(_mm512_madd_epi16(high, _mm512_set1_epi16(256)),
+                                _mm512_madd_epi16(low, _mm512_set1_epi16(1)));
+    }
+    static I add32(I a, I b) { return _mm512_add_epi32(a, b); }
+    static F to_float(I v) { return _mm512_cvtepi32_ps(v); }
+
+    static I widen_low(const void *p) {
+        return _mm512_cvtepi8_epi16(_mm256_loadu_si256(static_cast<const __m256i *>(p)));
+    }
+    static I widen_high(const void *p) { return widen_low(static_cast<const uint8_t *>(p) + 32); }
+    static I madd(I a, I b) { return _mm512_madd_epi16(a, b); }
+
+    static I even_halves(I w) { return half_bits(_mm512_slli_epi16(w, 8)); }
+    static I odd_halves(I w) { return half_bits(w); }
+    static F half_low(I h) { return _mm512_cvtph_ps(_mm512_castsi512_si256(h)); }
+    static F half_high(I h) { return _mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1)); }
+
+    static constexpr bool DIRECT_FP8 = false;  // e4m3 as bfloat16 divided by 2^120
+    static I even_bf16(I w) { return bf16_bits(_mm512_slli_epi16(w, 8)); }
+    static I odd_bf16(I w) { return bf16_bits(w); }
+
+    static F bf16_even(I w) { return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16)); }
+    static F bf16_odd(I w) { return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(-65536))); }
+
+    static F e8m0_per_32(const uint8_t *s) {  // four scales, each for four lanes
+        int four;
+        std::memcpy(&four, s, 4);
+        const I bytes = _mm512_cvtepu8_epi32(_mm_shuffle_epi8(
+            _mm_cvtsi32_si128(four), _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(bytes, 23));
+    }
+    static F bf16_per_32(const uint8_t *s) {
+        const __m128i four = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(s));
+        const __m256i spread = _mm256_shuffle_epi8(
+            _mm256_broadcastsi128_si256(four),
+            _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3,  //
+                             4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(spread), 16));
+    }
+    static F e4m3_per_16(const uint8_t *s) {  // eight scales, each for two lanes; divided by 256
+        const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(s));
+        const __m256i h = _mm256_slli_epi16(
+            _mm256_cvtepu8_epi16(
+                _mm_shuffle_epi8(eight, _mm_setr_epi8(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7))),
+            8);
+        return _mm512_cvtph_ps(
+            _mm256_and_si256(_mm256_srai_epi16(h, 1), _mm256_set1_epi16(static_cast<short>(0xBF80))));
+    }
+
+  private:
+    static I bf16_bits(I high_bytes) {
+        return _mm512_and_si512(_mm512_srai_epi16(high_bytes, 4), _mm512_set1_epi16(static_cast<short>(0x87F0)));
+    }
+    static I half_bits(I high_bytes) {
+        return _mm512_and_si512(_mm512_srai_epi16(high_bytes, 1), _mm512_set1_epi16(static_cast<short>(0xBF80)));
+    }
+};
+
+}  // namespace
+}  // namespace moegauge
