@@ -74,7 +74,7 @@ class Checkpoint:
             SourceError: the tensor is larger, or its bytes cannot be had (offline, changed file).
         """
         header = self.headers[shard]
-        begin, end = header.begins[tensor], header.ends[tensor]
+        begin, end = header.offsets[tensor]
         if end - begin > READ_LIMIT_BYTES or self.reader is None:
             problem = f"has {end - begin:,} bytes; only tensors up to {READ_LIMIT_BYTES:,} are ever read."
             raise errors.UnreadableError(problem, file=header.file, tensor=header.names[tensor], advice="Report this.")

@@ -3,10 +3,13 @@ bulk; whatever that cannot vouch for goes to `moegauge.counting.strict`, which s
 
 from __future__ import annotations
 
+import math
+import re
 import struct
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Literal
 
 import msgspec
@@ -18,6 +21,7 @@ HEADER_LIMIT_BYTES = 100_000_000  # safetensors' own limit (MAX_HEADER_SIZE)
 HEADER_LIMIT_VALUES = 10_000_000  # commas and colons: about 900,000 tensors in one file; bounds memory near 1 GB
 LENGTH_BYTES = 8
 MAX_DIMENSIONS = 64
+SAFE_BITS = 2**62  # sizes the fast reader handles in 64-bit arithmetic; larger ones are for `strict`
 
 # Bits of one element, for every dtype of safetensors 0.8 (safetensors/src/tensor.rs, Dtype::bitsize).
 DTYPE_BITS: dict[str, int] = {
@@ -54,8 +58,7 @@ class Header:
         file: the shard's name in its folder or repo.
         names, dtypes: one string each per tensor.
         shapes: one tuple of dimensions per tensor; () is a scalar, which has one element.
-        begins, ends: byte offsets of each tensor's data, relative to the first byte after the header.
-        elements: stored elements of each tensor, the product of its shape.
+        offsets: (begin, end) of each tensor's data in bytes, relative to the first byte after the header.
         metadata: `__metadata__`, None when absent or null.
         header_bytes: the 8-byte length and the JSON after it.
         data_bytes: bytes of tensor data; the validated tensors fill it without hole or overlap.
@@ -66,9 +69,7 @@ class Header:
     names: list[str]
     dtypes: list[str]
     shapes: list[tuple[int, ...]]
-    begins: list[int]
-    ends: list[int]
-    elements: list[int]
+    offsets: list[tuple[int, int]]
     metadata: dict[str, str] | None = None
     header_bytes: int = 0
     data_bytes: int = 0
@@ -77,9 +78,14 @@ class Header:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def elements(self) -> list[int]:
+        """Stored elements of each tensor, the product of its shape."""
+        return [math.prod(shape) for shape in self.shapes]
+
     def tensors(self) -> Iterator[tuple[str, str, tuple[int, ...], int]]:
         """(name, dtype, shape, stored bytes) of every tensor."""
-        sizes = (end - begin for begin, end in zip(self.begins, self.ends, strict=True))
+        sizes = (end - begin for begin, end in self.offsets)
         return zip(self.names, self.dtypes, self.shapes, sizes, strict=True)
 
 
@@ -97,6 +103,7 @@ class _Metadata(msgspec.Struct):
 
 _ENTRIES = msgspec.json.Decoder(dict[str, _Entry])
 _METADATA = msgspec.json.Decoder(_Metadata)
+_METADATA_FIRST = re.compile(rb'\s*\{\s*"__metadata__"\s*:\s*(\{[^{}]*\})')
 _ENTRY_KEYS = 4  # a tensor's name, dtype, shape, data_offsets: one colon each
 
 
@@ -181,75 +188,82 @@ def _warn_of_twins(header: Header) -> None:
         header.warnings.append(f"{errors.shown(header.file)}: tensor names that differ in Unicode form only.")
 
 
-class _Products(dict[tuple[int, ...], int]):
-    """shape -> elements; a shape that breaks a rule raises OverflowError, which sends the file to `strict`."""
+class _Sizes(dict[tuple[str, tuple[int, ...]], int]):
+    """(dtype, shape) -> bytes; one that breaks a rule raises LookupError or OverflowError: `strict` will say which."""
 
-    def __missing__(self, shape: tuple[int, ...]) -> int:
-        product = 1
+    def __missing__(self, key: tuple[str, tuple[int, ...]]) -> int:
+        dtype, shape = key
+        bits = DTYPE_BITS[dtype]
         for dimension in shape:
-            product *= dimension
-            if dimension < 0 or product > 2**56:
+            bits *= dimension
+            if dimension < 0 or bits > SAFE_BITS:
                 raise OverflowError
-        if len(shape) > MAX_DIMENSIONS:
+        if len(shape) > MAX_DIMENSIONS or bits % 8:
             raise OverflowError
-        self[shape] = product
-        return product
+        self[key] = bits // 8
+        return bits // 8
 
 
 def _plain_header(text: bytes, file: str, data_bytes: int | None) -> Header | None:
     """The header when it is beyond doubt, None when `strict` must decide.
 
     Duplicate keys are lost in decoding, so colons are counted: every key has one colon outside strings, so the total
-    is exactly what the decoded keys need unless a key was dropped. Escapes would hide colons: a backslash is doubt.
+    is exactly what the decoded keys need unless a key was dropped. Minus signs are counted likewise: one outside a
+    name is a negative number or -0. Escapes would hide either, so a backslash is doubt.
     """
     octets = np.frombuffer(text, np.uint8)
-    if b"\\" in text or b"-0" in text or _count(octets, b",:") > HEADER_LIMIT_VALUES:
+    colons, commas, minuses = (int(np.count_nonzero(octets == ord(c))) for c in ":,-")
+    if b"\\" in text or colons + commas > HEADER_LIMIT_VALUES:
         return None
     try:
         entries = _ENTRIES.decode(text)
-        metadata = _METADATA.decode(text).values if b'"__metadata__"' in text else None
+        metadata = _metadata(text) if "__metadata__" in entries else None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    has_metadata = entries.pop("__metadata__", None) is not None
-    names = list(entries)
-    colons = _ENTRY_KEYS * len(names) + "".join(names).count(":")
-    if has_metadata:
+    strings = [""]
+    if entries.pop("__metadata__", None) is not None:
         pairs = metadata or {}
-        colons += 1 + len(pairs) + "".join(pairs).count(":") + "".join(pairs.values()).count(":")
-    if colons != _count(octets, b":"):
+        colons -= 1 + len(pairs)
+        strings = [*pairs, *pairs.values()]
+    names = list(entries)
+    joined = "".join(chain(names, strings))
+    if colons != _ENTRY_KEYS * len(names) + joined.count(":") or minuses != joined.count("-"):
         return None
     header = _plain_tensors(names, list(entries.values()), file, data_bytes)
     return None if header is None else replace(header, metadata=metadata, header_bytes=LENGTH_BYTES + len(text))
+
+
+def _metadata(text: bytes) -> dict[str, str] | None:
+    """`__metadata__`, from the start of the header, where writers put it, else by a second look at all of it."""
+    match = _METADATA_FIRST.match(text)
+    if match:
+        try:
+            return msgspec.json.decode(match[1], type=dict[str, str])
+        except msgspec.MsgspecError:  # a brace in a string ended the match too soon
+            pass
+    return _METADATA.decode(text).values
 
 
 def _plain_tensors(names: list[str], entries: list[_Entry], file: str, data_bytes: int | None) -> Header | None:
     """Shapes, sizes and offsets checked in bulk; None at the first doubt."""
     dtypes: list[str] = [entry.dtype for entry in entries]
     shapes = [entry.shape for entry in entries]
-    begins = [entry.data_offsets[0] for entry in entries]
-    ends = [entry.data_offsets[1] for entry in entries]
-    products = _Products()
+    offsets = [entry.data_offsets for entry in entries]
     try:
-        elements = [products[shape] for shape in shapes]
-        bits = np.array([DTYPE_BITS[dtype] for dtype in dtypes], np.int64) * np.array(elements, np.int64)
-        first, last = np.array(begins, np.int64), np.array(ends, np.int64)
-    except (OverflowError, KeyError):
+        sizes = np.fromiter(map(_Sizes().__getitem__, zip(dtypes, shapes, strict=True)), np.int64, len(names))
+        bounds = np.fromiter(chain.from_iterable(offsets), np.int64, 2 * len(names))
+    except (OverflowError, LookupError):
         return None
-    order = np.lexsort((last, first))
-    first, last, bits = first[order], last[order], bits[order]
+    first, last = bounds[0::2], bounds[1::2]
+    if np.any(first[1:] != last[:-1]):  # not in the order of their offsets
+        order = np.lexsort((last, first))
+        first, last, sizes = first[order], last[order], sizes[order]
     total = int(last[-1]) if names else 0
     if (
         (data_bytes is not None and total != data_bytes)
         or (names and first[0] != 0)
         or np.any(first[1:] != last[:-1])
-        or np.any(bits % 8)
-        or np.any(last - first != bits // 8)
+        or np.any(last - first != sizes)
     ):
         return None
-    interned = {shape: shape for shape in products}
-    shapes = [interned[shape] for shape in shapes]
-    return Header(file, names, dtypes, shapes, begins, ends, elements, data_bytes=total)
-
-
-def _count(octets: np.ndarray[tuple[int], np.dtype[np.uint8]], wanted: bytes) -> int:
-    return sum(int(np.count_nonzero(octets == byte)) for byte in wanted)
+    return Header(file, names, dtypes, shapes, offsets, data_bytes=total)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from moegauge.counting import errors
 from moegauge.counting.header import Header
@@ -94,7 +95,7 @@ def _plain(raw: bytes) -> tuple[dict[str, str], dict[str, Any]] | None:
     weights = document.weight_map
     colons = 1 + len(weights) + "".join(weights).count(":") + sum(shard.count(":") for shard in set(weights.values()))
     colons += 1 + len(metadata) + "".join(metadata).count(":") if document.metadata else 0
-    return (weights, dict(metadata)) if colons == raw.count(b":") else None
+    return (weights, dict(metadata)) if colons == np.count_nonzero(np.frombuffer(raw, np.uint8) == ord(":")) else None
 
 
 def _strict(raw: bytes, file: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -141,13 +142,11 @@ def reconcile(index: Index, headers: Sequence[Header]) -> list[str]:
     Raises:
         DuplicateTensorError, MissingTensorError, MisplacedTensorError, UnlistedTensorError.
     """
-    found: dict[str, str] = {}
-    for header in headers:
-        found.update(dict.fromkeys(header.names, header.file))
-    if len(found) != sum(len(header) for header in headers):
+    agreeing = sum(list(map(index.weight_map.get, header.names)).count(header.file) for header in headers)
+    # Every listed name is in its place and none is over: then none is missing, misplaced, unlisted or in two shards.
+    if not agreeing == len(index.weight_map) == sum(len(header) for header in headers):
         check_unique(headers)
-    if found != index.weight_map:
-        _explain(index, found)
+        _explain(index, {name: header.file for header in headers for name in header.names})
     total = sum(header.data_bytes for header in headers)
     if index.total_size is None or index.total_size == total:
         return []

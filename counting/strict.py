@@ -105,7 +105,7 @@ def validate(document: Pairs, *, file: str, header_bytes: int, data_bytes: int |
     Raises:
         HeaderError: the one subclass that names the fault.
     """
-    header = Header(file, [], [], [], [], [], [])
+    header = Header(file, [], [], [], [])
     seen: set[str] = set()
     metadata: dict[str, str] | None = None
     for name, entry in document:
@@ -186,9 +186,7 @@ def _append(header: Header, name: str, entry: Any) -> None:
     header.names.append(name)
     header.dtypes.append(dtype)
     header.shapes.append(tuple(shape))
-    header.begins.append(begin)
-    header.ends.append(end)
-    header.elements.append(elements)
+    header.offsets.append((begin, end))
 
 
 def _checked_elements(shape: Any, file: str, name: str) -> int:
@@ -222,9 +220,10 @@ def _checked_offsets(offsets: Any, file: str, name: str) -> tuple[int, int]:
 def _checked_layout(header: Header, header_bytes: int, data_bytes: int | None) -> int:
     """The tensors in order of their offsets must fill the data from 0 to its end, each byte owned once."""
     position = 0
-    order = sorted(range(len(header)), key=lambda i: (header.begins[i], header.ends[i]))
+    order = sorted(range(len(header)), key=header.offsets.__getitem__)
     for i in order:
-        begin, name = header.begins[i], header.names[i]
+        begin, end = header.offsets[i]
+        name = header.names[i]
         if begin != position:
             byte = header_bytes + min(begin, position)
             if begin > position:
@@ -234,7 +233,7 @@ def _checked_layout(header: Header, header_bytes: int, data_bytes: int | None) -
                 raise errors.HoleError(problem, file=header.file, tensor=name, byte=byte)
             problem = f"begins at data byte {begin:,}, inside the tensor before it."
             raise errors.OverlapError(problem, file=header.file, tensor=name, byte=byte)
-        position = header.ends[i]
+        position = end
     if data_bytes is not None and position != data_bytes:
         size = header_bytes + data_bytes
         problem = f"the tensors take {position:,} bytes of data, the file has {data_bytes:,}."

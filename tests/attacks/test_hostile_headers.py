@@ -219,7 +219,7 @@ def test_fast_and_strict_readers_agree(row: Row) -> None:
         return
     text = row.raw[8 : header.header_bytes]
     slow = strict.read(text, file=header.file, data_bytes=header.data_bytes)
-    for key in ("names", "dtypes", "shapes", "begins", "ends", "elements", "metadata", "header_bytes", "data_bytes"):
+    for key in ("names", "dtypes", "shapes", "offsets", "metadata", "header_bytes", "data_bytes"):
         assert getattr(slow, key) == getattr(header, key)
 
 
