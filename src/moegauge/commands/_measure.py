@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,7 +51,9 @@ class Options:
     time_limit: float | None = None
     min_samples: int = 10
     noise: float = 1.0
-    argv: list[str] | None = None
+    points: tuple[Point, ...] | None = None
+    budget_s: float | None = None
+    resume: list[str] | None = None
 
 
 def resolve_device(name: str) -> str:
@@ -67,14 +71,14 @@ class Session:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.failures: list[Failure] = []
+        self.left_out: list[Point] = []
         self.points, self.shapes = self._plan() if options.kind != "roof" else ([], {})
         self.device = resolve_device(options.device)
         from moegauge.kernels.backend import get_backend
 
         self.backend: Backend = get_backend(self.device, threads=options.threads)
         self._check_formats()
-        argv = sys.argv[1:] if options.argv is None else options.argv
-        self.argv = ["moegauge", *public_argv(argv)]
+        self.argv = ["moegauge", *public_argv(sys.argv[1:])]
         self.record = self._draft()
         self.file: RecordFile | None = None
 
@@ -96,6 +100,8 @@ class Session:
         from moegauge.bench import suites
 
         o = self.options
+        if o.points is not None:
+            return list(o.points), {name: models.resolve(name) for name in dict.fromkeys(p.model for p in o.points)}
         given = suites.get_suite(o.suite) if o.suite else None
         names = suites.parse_list(o.models, "--model") if o.models else None
         formats = suites.check_formats(suites.parse_list(o.formats, "--format")) if o.formats else None
@@ -168,7 +174,7 @@ class Session:
             self.record.roof = meter.measure(datasheet_gb_per_s=self.record.machine.get("datasheet_gb_per_s"))
             self._save()
         self._sweep(meter)
-        self.record.complete = not self.failures
+        self.record.complete = not self.failures and not self.left_out
         self._save()
         self._progress("")
         self._export()
@@ -181,7 +187,7 @@ class Session:
 
         done = {(c.model, c.format, c.batch, c.context) for c in self.record.cases}
         self.failures = sweep.run_sweep(
-            self.points,
+            self._within_budget(),
             self.shapes,
             self.backend,
             meter,
@@ -191,6 +197,15 @@ class Session:
             on_start=lambda p: self._progress(f"{len(self.record.cases) + 1} of {len(self.points)}: {p.label}"),
             throttle=_throttle(self.device),
         )
+
+    def _within_budget(self) -> Iterator[Point]:
+        """The points, until the run's time budget is spent; the rest is kept in `left_out`."""
+        start = time.monotonic()
+        for point in self.points:
+            if self.options.budget_s is not None and time.monotonic() - start > self.options.budget_s:
+                self.left_out.append(point)
+            else:
+                yield point
 
     def _store(self, case: Case) -> None:
         self.record.cases.append(case)
@@ -210,7 +225,7 @@ class Session:
         if self.options.out is None:
             click.echo(f"\nStopped after {done} of {planned} points; nothing was stored (no --out).", err=True)
             return
-        again = shlex.join(["moegauge", *(sys.argv[1:] if self.options.argv is None else self.options.argv)])
+        again = shlex.join(["moegauge", *(self.options.resume or sys.argv[1:])])
         click.echo(
             f"\nStopped after {done} of {planned} points; {self.options.out} is valid. Resume: {printable(again)}",
             err=True,

@@ -51,10 +51,11 @@ def roof_line(record: Record) -> str:
     return f"roof: {roof.gb_per_s:.2f} GB/s read ({roof.pattern}{best}{sheet})"
 
 
-def show_record(record: Record) -> None:
-    """Machine, roof and one row per point; warnings on stderr."""
-    click.echo(machine_line(record.machine))
-    click.echo(roof_line(record))
+def show_record(record: Record, *, head: bool = True) -> None:
+    """Machine, roof (unless `head` is False) and one row per point; warnings on stderr."""
+    if head:
+        click.echo(machine_line(record.machine))
+        click.echo(roof_line(record))
     if record.roof and not record.cases:
         print_table(
             ["access pattern", "GB/s"],
