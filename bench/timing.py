@@ -26,7 +26,7 @@ class Limits:
             this narrow, as a share of the median.
         min_samples, max_samples: bounds on the number of samples that count.
         time_limit_s: stop after this long, settled or not, though never below three samples.
-        warmup_s: warm up for at least this long and at least one step.
+        warmup_s: warm up until the device has worked this long, at least one step.
         sample_s: one sample lasts at least this long; short steps are repeated inside a sample.
         max_roof_s: a roof sample lasts about as long as the step beside it, up to this.
         backoff_s: pause after a throttled sample.
@@ -111,7 +111,7 @@ def measure(
         DeviceError: a time was not above 0, or every sample was throttled.
     """
     probe = throttle or NoThrottle()
-    steps, roof_s = _warm_up(step, roof, limits, clock)
+    steps, roof_s = _warm_up(step, roof, limits)
     result = Measurement(steps_per_sample=steps)
     start = clock()
     pair = 0
@@ -144,15 +144,15 @@ def measure(
             return result
 
 
-def _warm_up(
-    step: Callable[[int], float], roof: Callable[[float], float], limits: Limits, clock: Callable[[], float]
-) -> tuple[int, float]:
-    """Run until warm; returns steps per sample and seconds per roof sample."""
-    start = clock()
+def _warm_up(step: Callable[[int], float], roof: Callable[[float], float], limits: Limits) -> tuple[int, float]:
+    """Run until the device has worked for `warmup_s`; returns steps per sample and seconds per roof sample."""
+    warmed = 0.0
     while True:
         once = step(1)
-        _check(once, roof(min(once, limits.max_roof_s)))
-        if clock() - start >= limits.warmup_s:
+        beside = min(once, limits.max_roof_s)
+        _check(once, roof(beside))
+        warmed += once + beside
+        if warmed >= limits.warmup_s:
             break
     steps = max(1, math.ceil(limits.sample_s / once))
     return steps, min(once * steps, limits.max_roof_s)
