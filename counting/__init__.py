@@ -28,6 +28,7 @@ def count(target: str, revision: str | None = None, *, weights: str = "", top_k:
         CheckpointError: the checkpoint is damaged, absent, or contradicts its config.
     """
     from moegauge.counting.census import take_census
-    from moegauge.counting.source import open_checkpoint
+    from moegauge.counting.source import COLLECTOR_PAUSE, open_checkpoint
 
-    return take_census(open_checkpoint(target, revision, weights=weights), top_k=top_k)
+    with COLLECTOR_PAUSE:
+        return take_census(open_checkpoint(target, revision, weights=weights), top_k=top_k)
