@@ -223,7 +223,7 @@ def _check_layers(census: Census, *, partial: bool) -> None:
     if census.facts.layers is None or partial:
         return
     numbered = [g for g in census.groups if g.layer != NO_LAYER and "coder" not in g.stack]
-    present = {g.layer for g in numbered if g.owner in (*DENSE_ROLES, "routed_expert")}
+    present = {g.layer for g in numbered if g.owner in (*DENSE_ROLES, "routed_expert", "unclassified")}
     missing = [n for n in range(census.facts.layers) if n not in present]
     if present and missing:
         raise BadConfigError(

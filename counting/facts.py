@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moegauge.counting.errors import BadConfigError, shown
+from moegauge.counting.families import FAMILY_FACTS
 
 # Largest value any of these fields can sanely hold; a vocabulary or a width is far below 2^31.
 LARGEST = 2**31 - 1
@@ -33,7 +34,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "zero_experts": ("zero_expert_num",),
     "heads": ("num_attention_heads", "n_heads", "n_head", "num_heads"),
-    "kv_heads": ("num_key_value_heads", "num_attention_groups", "n_kv_heads", "multi_query_group_num"),
+    "kv_heads": ("num_key_value_heads", "num_attention_groups", "n_kv_heads", "kv_n_heads", "multi_query_group_num"),
     "head_dim": ("head_dim", "attention_head_dim", "kv_channels", "d_kv"),
     "value_dim": ("v_head_dim",),
     "kv_rank": ("kv_lora_rank",),
@@ -41,21 +42,29 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "window": ("sliding_window", "sliding_window_size"),
     "chunk": ("attention_chunk_size",),
     "vocabulary": ("vocab_size",),
+    "expert_widths": ("moe_intermediate_size",),
 }
 
 # Where multimodal and composite configs keep the text decoder's, outermost first.
-TEXT_SECTIONS = (
-    "thinker_config",
-    "text_config",
-    "language_config",
-    "llm_config",
-    "decoder",
-    "ffn_config",
-    "attn_config",
-)
+TEXT_SECTIONS = ("thinker_config", "text_config", "language_config", "llm_config")
+# Where DBRX keeps part of them; the config's own fields win over these.
+PART_SECTIONS = ("ffn_config", "attn_config")
 
 # Fields that may be zero or null and then mean "none".
-OPTIONAL = frozenset({"zero_experts", "window", "chunk", "experts", "top_k", "head_dim", "value_dim", "kv_rank"})
+OPTIONAL = frozenset(
+    (
+        "zero_experts",
+        "window",
+        "chunk",
+        "experts",
+        "top_k",
+        "head_dim",
+        "value_dim",
+        "kv_rank",
+        "rope_dim",
+        "expert_widths",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,7 @@ class Facts:
         experts, top_k: routed experts of a layer and how many a token uses; lists where layers or pools differ.
         zero_experts: experts without weights a router may choose (LongCat-Flash).
         hidden, heads, kv_heads, head_dim, value_dim, kv_rank, rope_dim, vocabulary: widths and counts.
+        expert_widths: width of the experts of each modality, [text, vision], where the config gives two.
         windows: per layer, the tokens a step looks back at most; None is all of them; empty when not said.
         kinds: per layer, the config's word for it (`layer_types` and its like); empty when not said.
         tied: input embedding and LM head are one table; None when the config does not say.
@@ -87,6 +97,7 @@ class Facts:
     kv_rank: int | None = None
     rope_dim: int | None = None
     vocabulary: int | None = None
+    expert_widths: tuple[int, ...] = ()
     windows: tuple[int | None, ...] = ()
     kinds: tuple[str, ...] = ()
     tied: bool | None = None
@@ -115,13 +126,16 @@ def read_facts(config: Mapping[str, Any] | None) -> Facts:
                 values[ours] = _number(found, section[found], optional=ours in OPTIONAL)
                 names[ours] = found
                 break
+    family = config.get("model_type")
+    family = shown(family) if isinstance(family, str) else ""
+    for ours, value in FAMILY_FACTS.get(family, {}).items():
+        values.setdefault(ours, value)
     _check(values, names)
     layers = values.get("layers")
     kinds = _strings(sections, ("layer_types", "layers_block_type", "hybrid_layer_pattern"))
     tied = next((s["tie_word_embeddings"] for s in sections if isinstance(s.get("tie_word_embeddings"), bool)), None)
-    family = config.get("model_type")
     return Facts(
-        family=shown(family) if isinstance(family, str) else "",
+        family=family,
         layers=layers,
         experts=values.get("experts") or None,
         top_k=values.get("top_k") or None,
@@ -130,6 +144,7 @@ def read_facts(config: Mapping[str, Any] | None) -> Facts:
             name: _single(values.get(name))
             for name in ("hidden", "heads", "kv_heads", "head_dim", "value_dim", "kv_rank", "rope_dim", "vocabulary")
         },
+        expert_widths=values["expert_widths"] if isinstance(values.get("expert_widths"), tuple) else (),
         windows=_windows(sections, values, kinds, layers),
         kinds=kinds,
         tied=tied,
@@ -144,7 +159,8 @@ def _sections(config: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
         section = config.get(key)
         if isinstance(section, Mapping):
             inner.extend(_sections(section))
-    return [*inner, config]
+    parts = [config[key] for key in PART_SECTIONS if isinstance(config.get(key), Mapping)]
+    return [*inner, config, *parts]
 
 
 def _number(field: str, value: Any, *, optional: bool) -> int | tuple[int, ...]:
@@ -172,7 +188,7 @@ def _bad(field: str, value: Any, why: str) -> BadConfigError:
 
 
 def _single(value: int | tuple[int, ...] | None) -> int | None:
-    return value[0] if isinstance(value, tuple) else (value or None)
+    return value[0] if isinstance(value, tuple) else value
 
 
 def _check(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
@@ -184,7 +200,7 @@ def _check(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
     used = max(top_k) if isinstance(top_k, tuple) else top_k
     if used > most:
         raise BadConfigError(
-            f"{names['top_k']} is {used}, more than {names['experts']} = {most}.",
+            f"{names.get('top_k', 'top_k')} is {used}, more than {names['experts']} = {most}.",
             file="config.json",
             advice="Mend the config: a token cannot use more experts than there are.",
         )

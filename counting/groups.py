@@ -139,6 +139,12 @@ class _Resolver:
         if answers is None:
             beside = {part.leaf: part for part in listed}
             answers = [unpack(part, {**beside, part.leaf: part}, self.hints(module)) for part in listed]
+            claimed = {leaf for answer in answers if answer for leaf in answer.claimed}
+            # A tensor that looks like a scale but describes no sibling (`router.scale`) is a weight of its own.
+            answers = [
+                unpack(part._replace(leaf=""), {}, Hints()) if answer is None and part.leaf not in claimed else answer
+                for part, answer in zip(listed, answers, strict=True)
+            ]
             self.known[(module, listed)] = answers
         claims: dict[str, tuple[Group, Unpacked]] = {}
         for group, answer in zip(groups, answers, strict=True):

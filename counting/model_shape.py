@@ -41,14 +41,19 @@ STEP_ORDER = (
     *("gate", "router", "gate_proj", "up_proj", "down_proj"),
 )
 _ROLE_ORDER = ("attention", "norm", "router", "dense_mlp", "shared_expert")
-# Other families' names of an expert's three matrices.
+# Other families' names of an expert's matrices.
 _EXPERT_NAMES = {
     "w1": "gate_proj",
     "w3": "up_proj",
+    "v1": "up_proj",
     "w2": "down_proj",
+    "w2_weight": "down_proj",
     "linear": "gate_proj",
     "linear_v": "up_proj",
     "linear_1": "down_proj",
+    **dict.fromkeys(("input_linear", "w13_weight", "fc1"), "gate_up_proj"),
+    **dict.fromkeys(("output_linear", "fc2", "wo", "down_embed"), "down_proj"),
+    **dict.fromkeys(("wi", "up_embed"), "up_proj"),
 }
 
 
@@ -76,7 +81,7 @@ def build(census: Census) -> ModelShape:
         raise ShapeError(f"{name}: no input embedding, so no decode step.")
     if census.active is None:
         raise ShapeError(f"{name}: experts per token unknown.", advice="Give --top-k, or a config.json that says it.")
-    if any("encoder" in g.stack for g in census.groups):
+    if any("encoder" in p.groups[0].stack for p in census.pools):
         raise ShapeError(f"{name}: encoder-decoder models have no single decode step.")
     kinds = layer_kinds(census)
     outside = [g for g in census.groups if g.owner in DENSE_ROLES and not 0 <= g.layer < census.layers]
@@ -91,7 +96,8 @@ def build(census: Census) -> ModelShape:
             by_layer[group.layer].append(group)
     pools: dict[int, list[Pool]] = {n: [] for n in range(census.layers)}
     for pool in census.pools:
-        pools[pool.layer].append(pool)
+        if pool.modality == "text":
+            pools[pool.layer].append(pool)
     layers = tuple(_layer(census, n, groups, pools[n], kinds.get(n, "none")) for n, groups in by_layer.items())
     checkpoint = census.checkpoint
     source = {"target": checkpoint.name, "commit": checkpoint.commit or "", "command": "moegauge count --shape"}
@@ -112,7 +118,7 @@ def _reconciled(shape: ModelShape, census: Census) -> ModelShape:
     """`shape`, once every total equals the census's."""
     pairs = {
         "dense parameters": (shape.dense_parameters, census.dense),
-        "routed parameters": (shape.routed_parameters, census.routed),
+        "routed parameters": (shape.routed_parameters, sum(p.parameters for p in census.pools if p.modality == "text")),
         "active parameters": (shape.active_parameters, census.active),
         "dense bytes": (shape.dense_bytes, census.dense_bytes),
         "routed bytes": (shape.routed_bytes, census.routed_bytes),
@@ -215,16 +221,22 @@ def _experts(pool: Pool, census: Census) -> Experts:
 
 
 def _expert_matrices(weight: _Weight, count: int, hidden: int | None) -> list[Matrix]:
-    """One expert's share of a weight: a matrix, or gate and up where they are fused."""
+    """One expert's share of a weight: a matrix [outputs, inputs], or gate and up where they are fused."""
     group = weight.group
     assert group.logical is not None
     rows, columns = group.logical[-2:]
-    name = _short(group.module)
-    if len(group.logical) == 3 and hidden == rows != columns and not name.startswith(("down", "output", "w2")):
-        rows, columns = columns, rows  # stored [experts, inputs, outputs]
+    name = _EXPERT_NAMES.get(_short(group.module), _short(group.module))
+    numbered = len(group.logical) == 2 and group.tensors > 1
+    if len(group.logical) == 2 and not numbered:
+        rows //= count  # all experts stacked on the rows of one matrix (DBRX)
+    # Down projections end in the hidden size, the others begin with it; fused files may store either transposed.
+    inputs = rows if name == "down_proj" else columns
+    outputs = columns if name == "down_proj" else rows
+    if not numbered and hidden == outputs != inputs:
+        rows, columns = columns, rows
     share = weight.bytes // count
     role, row = group.role, ROWS[group.format]
-    if name in ("gate_up_proj", "input_linear", "w13_weight"):
+    if name == "gate_up_proj" and "attention" not in group.module:
         halves = ("gate_proj", "up_proj")
         return [_with_bytes(Matrix(half, role, rows // 2, columns, row), share // 2) for half in halves]
-    return [_with_bytes(Matrix(_EXPERT_NAMES.get(name, name), role, rows, columns, row), share)]
+    return [_with_bytes(Matrix(name, role, rows, columns, row), share)]

@@ -21,6 +21,7 @@ class Pool:
         count: experts; None when neither names nor config say.
         top_k: experts a token uses; None when the config does not say.
         zero_experts: further experts the router may choose that have no weights.
+        modality: `text`, or `vision` for experts only image tokens use (ERNIE-4.5-VL).
     """
 
     layer: int
@@ -29,6 +30,7 @@ class Pool:
     count: int | None = None
     top_k: int | None = None
     zero_experts: int = 0
+    modality: str = "text"
 
     @property
     def parameters(self) -> int:
@@ -37,7 +39,9 @@ class Pool:
 
     @property
     def share(self) -> Fraction | None:
-        """The part of the pool one token uses, top_k / experts; None when either is unknown."""
+        """The part of the pool one text token uses, top_k / experts; None when either is unknown."""
+        if self.modality != "text":
+            return Fraction(0)
         if self.count is None or self.top_k is None:
             return None
         return Fraction(self.top_k, self.count + self.zero_experts)
@@ -65,7 +69,7 @@ def find_pools(groups: list[Group], facts: Facts, top_k: int | None = None, *, p
         if group.owner == "routed_expert":
             name = pool_name(group.module)
             found.setdefault((group.layer, name), Pool(group.layer, name, [])).groups.append(group)
-    pools = [found[key] for key in sorted(found)]
+    pools = [part for key in sorted(found) for part in _split(found[key], facts)]
     for pool in pools:
         pool.count = _count(pool, facts, partial=partial)
         used = top_k if top_k is not None else _of_layer(facts.top_k, pool.layer, facts.layers)
@@ -79,6 +83,26 @@ def find_pools(groups: list[Group], facts: Facts, top_k: int | None = None, *, p
     return pools
 
 
+def _split(pool: Pool, facts: Facts) -> list[Pool]:
+    """One pool, or two where numbered experts of one module come in two sizes: ERNIE-4.5-VL numbers the experts of
+    text and of images in one row and tells them apart by their width, the config's [text, vision]."""
+    widths = facts.expert_widths
+    if ".text_moe." in pool.name or ".vision_moe." in pool.name:
+        pool.modality = "vision" if ".vision_moe." in pool.name else "text"
+        return [pool]
+    by_width: dict[int, list[Group]] = {}
+    for group in pool.groups:
+        dims = group.logical or group.shape
+        width = next((w for w in widths if w in dims), 0)
+        by_width.setdefault(width, []).append(group)
+    if len(widths) != 2 or set(by_width) != set(widths):
+        return [pool]
+    return [
+        Pool(pool.layer, pool.name, by_width[width], modality=modality)
+        for width, modality in zip(widths, ("text", "vision"), strict=True)
+    ]
+
+
 def _of_layer(value: int | tuple[int, ...] | None, layer: int, layers: int | None) -> int | None:
     """A field that may hold one number, or one for each layer."""
     if isinstance(value, tuple):
@@ -90,6 +114,8 @@ def _count(pool: Pool, facts: Facts, *, partial: bool) -> int | None:
     """Experts of a pool: numbered names are counted, fused tensors have them on their first axis, and both must agree
     with the config. Experts stacked on the rows of a matrix (DBRX) are known from the config alone."""
     claimed = _of_layer(facts.experts, pool.layer, facts.layers)
+    if pool.modality == "vision" and isinstance(facts.experts, tuple):
+        claimed = facts.experts[-1]
     held: dict[str, int] = {}
     for group in pool.groups:
         if group.role != "routed_expert" or group.logical is None:
@@ -99,6 +125,8 @@ def _count(pool: Pool, facts: Facts, *, partial: bool) -> int | None:
         elif len(group.logical) == 3:
             held[group.template] = group.logical[0]
     counts = set(held.values())
+    if claimed is not None and counts == {claimed, claimed + facts.zero_experts}:
+        counts = {claimed}  # transformers pads gate and up of LongCat-Flash with rows for its experts without weights
     where = f"layer {pool.layer}" if pool.layer != NO_LAYER else pool.name
     if len(counts) > 1 and not partial:
         listed = ", ".join(f"{count} of {shown(name)}" for name, count in sorted(held.items()))

@@ -31,6 +31,12 @@ def loopback() -> ModuleType:
     return _module("loopback_hub")
 
 
+@pytest.fixture(scope="session")
+def synthetic() -> ModuleType:
+    """The module `synthetic_headers`."""
+    return _module("synthetic_headers")
+
+
 @pytest.fixture(scope="module")
 def hub(loopback: ModuleType) -> Iterator[Any]:
     """A Hub on 127.0.0.1 with no repos yet; tests of one module share it and use repos of their own."""

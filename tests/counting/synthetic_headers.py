@@ -1,0 +1,42 @@
+"""Headers and censuses from plain lists, without files."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from moegauge.counting.census import Census, take_census
+from moegauge.counting.checkpoint import Checkpoint
+from moegauge.counting.header import DTYPE_BITS, Header
+
+
+def header(rows: list[tuple[str, str, tuple[int, ...]]], file: str = "model.safetensors") -> Header:
+    """A header of (name, dtype, shape) rows, their data one after the other."""
+    offsets, end = [], 0
+    for _, dtype, shape in rows:
+        begin, end = end, end + prod(shape) * DTYPE_BITS[dtype] // 8
+        offsets.append((begin, end))
+    names, dtypes, shapes = [r[0] for r in rows], [r[1] for r in rows], [tuple(r[2]) for r in rows]
+    return Header(file, names, dtypes, shapes, offsets, header_bytes=8, data_bytes=end)
+
+
+def unfold(folded: list[list[Any]]) -> list[tuple[str, str, tuple[int, ...]]]:
+    """The rows of a family fixture: [template, dtype, shape, [numbers]] -> one row per tensor."""
+    return [
+        (template.format(*numbers), dtype, tuple(shape)) for template, dtype, shape, many in folded for numbers in many
+    ]
+
+
+def census(
+    rows: list[tuple[str, str, tuple[int, ...]]],
+    config: dict[str, Any] | None = None,
+    *,
+    kind: str = "folder",
+    documents: dict[str, Any] | None = None,
+    **more: Any,
+) -> Census:
+    """The census of a one-file checkpoint with these tensors and this config."""
+    found = dict(documents or {})
+    if config is not None:
+        found["config.json"] = config
+    return take_census(Checkpoint(kind, "tiny", None, [header(rows)], found), **more)
