@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moegauge.estimator import oneterm
+from moegauge.estimator.provider import Fleet
 from moegauge.estimator.readings import packaged
 from moegauge.units import GB
 
@@ -77,6 +78,58 @@ def opus_2026_03() -> dict[str, Any]:
         "models": [_invert(row, preset, counts) for row in preset["models"]],
         "variants": _variants(preset, counts),
         "inputs_not_derived": _assumed(preset, counts),
+    }
+
+
+def of_fleet(fleet: Fleet) -> dict[str, Any]:
+    """The same formula on other observations: every open model at FP8, logical parameters, no rounding.
+
+    The bandwidth range is that of the calibrations; dense shares and sparsities are those of the open models.
+    """
+    shapes = [(row, row.shape) for row in fleet.open if row.shape]
+    calibration = [
+        {
+            "model": row.model,
+            "tokens_per_s": row.tokens_per_s,
+            "active": shape.active_parameters,
+            "bytes_per_token": shape.active_parameters,
+            "bandwidth": oneterm.effective_bandwidth([(shape.active_parameters, row.tokens_per_s)]),
+        }
+        for row, shape in shapes
+    ]
+    bandwidths = [float(c["bandwidth"]) for c in calibration]
+    dense = [1 - shape.routed_active_parameters / shape.active_parameters for _, shape in shapes]
+    expansion = {
+        shape.name: sum(p.count / p.top_k for p in pools) / len(pools)
+        for _, shape in shapes
+        if (pools := [pool for layer in shape.layers for pool in layer.experts])
+    }
+    models = []
+    for row in fleet.closed:
+        sizes = [oneterm.invert(b, row.tokens_per_s) for b in (min(bandwidths), max(bandwidths))]
+        shares = (max(dense), min(dense))
+        models.append(
+            {
+                "model": row.model,
+                "tokens_per_s": row.tokens_per_s,
+                "bytes_per_token": sizes,
+                "active": {
+                    "fp8": sizes,
+                    "bf16": [s / 2 for s in sizes],
+                    "fp8_fp4": [s / (0.5 + d / 2) for s, d in zip(sizes, shares, strict=True)],
+                },
+                "total": {
+                    name: [oneterm.total_parameters(s, d, x) for s, d in zip(sizes, shares, strict=True)]
+                    for name, x in expansion.items()
+                },
+            }
+        )
+    return {
+        "provider": fleet.provider,
+        "bandwidth": [min(bandwidths), max(bandwidths)],
+        "calibration": calibration,
+        "models": models,
+        "inputs_not_derived": ["every open model taken to be served in FP8"],
     }
 
 

@@ -1,0 +1,122 @@
+"""`moegauge estimate`: closed models from published tokens/s."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moegauge.commands._output import json_option, print_json, printable
+from moegauge.errors import UsageError
+from moegauge.estimator.assumptions import parse
+from moegauge.estimator.estimate import estimate
+from moegauge.units import human_bytes, human_count
+
+
+@click.command("estimate", epilog="Example: moegauge estimate --preset opus-2026-03 --assume speculation=1")
+@click.option("--preset", help="opus-2026-03: the published estimate of March 2026.")
+@click.option("--observations", type=click.Path(dir_okay=False, path_type=Path), help="CSV of served speeds.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the random points.")
+@click.option("--assume", multiple=True, metavar="NAME=VALUE", help="Hold an assumption at a value; may be repeated.")
+@json_option
+def command(preset: str | None, observations: Path | None, seed: int, assume: tuple[str, ...], as_json: bool) -> None:
+    """Estimate active and total parameters of closed models from the speeds they and open models are served at."""
+    if (preset is None) == (observations is None):
+        raise UsageError("give exactly one of --preset and --observations.")
+    document = estimate(preset=preset, path=observations, seed=seed, fixed=parse(assume))
+    if as_json:
+        print_json(document)
+        return
+    _print(document)
+
+
+def _span(values: list[float], unit: float, digits: int) -> str:
+    return f"{values[0] / unit:.{digits}f} - {values[1] / unit:.{digits}f}"
+
+
+def _print(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    trusted = document["backtest"]
+    console.print(trusted["sentence"])
+    served = trusted["served"]
+    if served["n"]:
+        console.print(
+            f"On {served['n']} served open models of this file it is within x{served['worst_fold']:.2f}; "
+            "a provider hides more than a bench does, and the intervals below say so."
+        )
+    if document["why"]:
+        console.print(f"not identifiable: {escape(printable(document['why']))}")
+    for row in document["skipped_rows"]:
+        console.print(f"line {row['line']} not used: {escape(printable(row['reason']))}")
+    published = document["published"]
+    if published:
+        low, high = published["bandwidth"]
+        console.print(f"\nPublished formula, effective bandwidth {human_bytes(low)}/s to {human_bytes(high)}/s")
+        table = Table(box=None, pad_edge=False)
+        table.add_column("calibration", no_wrap=True)
+        for title in ("tokens/s", "bytes/token", "bandwidth, bytes/s"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for row in published["calibration"]:
+            table.add_row(
+                escape(printable(row["model"])),
+                f"{row['tokens_per_s']:g}",
+                f"{row['bytes_per_token']:,.0f}",
+                f"{row['bandwidth']:,.0f}",
+            )
+        console.print(table)
+        table = Table(box=None, pad_edge=False)
+        table.add_column("model", no_wrap=True)
+        for title in ("tokens/s", "GB/token", "FP8, B", "BF16, B", "FP8+FP4, B"):
+            table.add_column(title, justify="right", no_wrap=True)
+        names = list(published["models"][0]["total"]) if published["models"] else []
+        for name in names:
+            table.add_column(f"total as {name}, T", justify="right")
+        for row in published["models"]:
+            active = row["active"]
+            table.add_row(
+                escape(printable(row["model"])),
+                f"{row['tokens_per_s']:g}",
+                _span(row["bytes_per_token"], 1e9, 1),
+                _span(active["fp8"], 1e9, 1),
+                _span(active["bf16"], 1e9, 1),
+                _span(active["fp8_fp4"], 1e9, 1),
+                *(_span(row["total"][name], 1e12, 2) for name in names),
+            )
+        console.print(table)
+        for variant in published.get("variants", []):
+            console.print(f"variant: {variant['name']}: {variant['note']}")
+        for item in published["inputs_not_derived"]:
+            console.print(f"assumed: {item}")
+    _print_measured(console, document["measured"]["models"])
+
+
+def _print_measured(console: Any, models: list[dict[str, Any]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not models:
+        return
+    console.print("\nOurs: floors, depth, batch, precision, speculation and replica size left open")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for title in ("active", "50 %", "80 %", "95 %", "total", "80 %"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in models:
+        active, total = row["active"], row["total"]
+        table.add_row(
+            escape(printable(row["model"])),
+            human_count(active["median"]),
+            *(_span(active[p], 1e9, 0) + " B" for p in ("50", "80", "95")),
+            human_count(total["median"]),
+            _span(total["80"], 1e12, 1) + " T",
+        )
+    console.print(table)
+    shares = [(name, share) for name, share in models[0]["variance"].items() if share >= 0.01]
+    console.print(
+        "what leaves it open: " + ", ".join(f"{escape(printable(name))} {share:.0%}" for name, share in shares)
+    )
