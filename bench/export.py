@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 
-from moegauge.bench.compare import Comparison
+from moegauge.bench.compare import Comparison, Summary
 from moegauge.record import Case, Record
 
 # Columns of the CSV: name -> how it is read off a case.
@@ -89,14 +90,22 @@ def escape(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
 
 
-def comparison_markdown(found: Comparison, record: Record) -> str:
-    """Measured beside predicted, batch 1 without context, one row per model, formats side by side; errors below."""
+def comparison_markdown(found: Comparison, record: Record, *, formats: Sequence[str] = ()) -> str:
+    """Measured beside predicted, single streams without context, one row per point; errors of all points below.
+
+    Args:
+        found: the comparison.
+        record: the latest record of its machine.
+        formats: rows of these formats only; empty is all.
+    """
     points = [p for p in found.points if p.case.batch == 1 and p.case.context == 0]
     lines = [
         "| model | format | GB/token | kernels | measured tok/s | predicted | error | one-term formula | of roof |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for p in points:
+        if formats and p.case.format not in formats:
+            continue
         predicted = "" if p.predicted_tokens_per_s is None else f"{p.predicted_tokens_per_s:.4g}"
         cells = (
             escape(p.case.model),
@@ -110,20 +119,22 @@ def comparison_markdown(found: Comparison, record: Record) -> str:
             f"{100 * p.case.roof_fraction:.1f} %",
         )
         lines.append("| " + " | ".join(cells) + " |")
-    law, simple = found.batch_one, found.simple
-    lines.append("")
-    roof = f"Read roof {record.roof.gb_per_s:.2f} GB/s. " if record.roof else ""
-    lines.append(
-        f"Machine `{record.machine_id}`. {roof}Each model is predicted from the others: "
-        f"median error {_size(law.median)}, worst {_size(law.worst)} over {law.n} points; "
-        f"the one-term formula: {_size(simple.median)}, worst {_size(simple.worst)} over {simple.n} points."
-    )
+    roof = f"read roof {record.roof.gb_per_s:.2f} GB/s, " if record.roof else ""
+    lines += ["", f"Machine `{escape(record.machine_id)}`, {roof}measured {record.created[:10]}."]
+    lines += [f"Each model is predicted from the others only. {_judgement('The law', found.by_model)}"]
+    if found.batch_one.n not in (0, found.by_model.n):
+        lines[-1] += f" ({_judgement('single streams without context', found.batch_one)})"
+    if found.by_format.n:
+        lines[-1] += f" {_judgement('Leaving a whole format out', found.by_format)}"
+    lines[-1] += f" {_judgement('The one-term formula', found.simple)}"
     return "\n".join(lines) + "\n"
+
+
+def _judgement(name: str, summary: Summary) -> str:
+    if summary.median is None or summary.worst is None:
+        return f"{name}: nothing to judge by."
+    return f"{name}: median error {100 * summary.median:.1f} %, worst {100 * summary.worst:.1f} %, {summary.n} points."
 
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:+.1f} %"
-
-
-def _size(value: float | None) -> str:
-    return "unknown" if value is None else f"{100 * value:.1f} %"

@@ -181,4 +181,6 @@ class TestExport:
         found = compare(pool([record], ["r"]))
         text = export.comparison_markdown(found, record)
         assert sum(line.startswith("| ") for line in text.splitlines()) == 1 + 9
-        assert f"median error {100 * found.batch_one.median:.1f} %" in text  # type: ignore[operator]
+        assert f"The law: median error {100 * found.by_model.median:.1f} %" in text  # type: ignore[operator]
+        native = export.comparison_markdown(found, record, formats=["native"])
+        assert sum(line.startswith("| ") for line in native.splitlines()) == 1 + 3

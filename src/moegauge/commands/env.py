@@ -15,10 +15,14 @@ from moegauge.units import human_bytes
 
 @click.command("env", epilog="Example: moegauge env --json")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
+@click.option("--id", "only_id", is_flag=True, help="Print the machine's id alone: its folder under results/.")
 @json_option
-def command(device: str, as_json: bool) -> None:
+def command(device: str, only_id: bool, as_json: bool) -> None:
     """What machine and software this is, as records name it. No host or user names."""
     description = machine.describe(resolve_device(device))
+    if only_id:
+        click.echo(description["id"])
+        return
     document: dict[str, Any] = {
         "schema": "moegauge.env/1",
         "machine": description,

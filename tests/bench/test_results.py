@@ -1,0 +1,80 @@
+"""The committed records and the pages made from them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from moegauge.record import load, to_json
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = sorted((ROOT / "results").glob("*/*.json"))
+
+
+@pytest.fixture
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "scripts" / "readme_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.name)
+def test_a_committed_record_is_whole_clean_and_of_its_machine(path: Path) -> None:
+    record = load(path)
+    schema = json.loads((ROOT / "results" / "schema.json").read_text())
+    jsonschema.validate(json.loads(path.read_text()), schema)
+    assert record.complete
+    assert record.machine_id == path.parent.name
+    assert record.project.dirty is False, "measured with local changes"
+    assert path.name.startswith(record.created[:10])
+    assert record.project.commit is not None
+    assert record.project.commit[:7] in path.name
+    assert all(case.max_relative_error < 0.05 for case in record.cases)
+    for word in ("/home/", "/root", "/Users/"):
+        assert word not in path.read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_pages_are_in_step_with_the_records(script: Any, page: str) -> None:
+    path = ROOT / page
+    if not path.is_file() or script.BEGIN not in path.read_text():
+        pytest.skip(f"{page} has no table")
+    formats = ("native",) if page == "README.md" else ()
+    assert path.read_text() == script.renew(path.read_text(), script.tables(ROOT, formats)), (
+        "run: python scripts/readme_table.py"
+    )
+
+
+def test_the_script_writes_between_the_markers_alone(
+    script: Any, fakes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [
+        fakes.make_case(m, t, int(t * 18e6), format=f) for m, t in (("a", 9.0), ("b", 20.0)) for f in ("native", "fp8")
+    ]
+    folder = tmp_path / "results" / "made-up-2c"
+    folder.mkdir(parents=True)
+    (folder / "r.json").write_text(to_json(fakes.make_record(cases)))
+    (tmp_path / "README.md").write_text(f"top\n{script.BEGIN}\nold\n{script.END}\nbottom\n")
+    (tmp_path / "results" / "README.md").write_text(f"{script.BEGIN}{script.END}")
+    monkeypatch.setattr("sys.argv", ["x", "--check"])
+    assert script.main(tmp_path) == 1
+    assert "old" in (tmp_path / "README.md").read_text()
+    monkeypatch.setattr("sys.argv", ["x"])
+    assert script.main(tmp_path) == 0
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("top\n")
+    assert text.endswith("\nbottom\n")
+    assert "old" not in text
+    assert text.count("| native |") == 2
+    assert "| fp8 |" not in text
+    assert (tmp_path / "results" / "README.md").read_text().count("| fp8 |") == 2
+    monkeypatch.setattr("sys.argv", ["x", "--check"])
+    assert script.main(tmp_path) == 0
