@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moegauge.errors import UnknownNameError, UsageError
 
@@ -112,7 +112,7 @@ def _replica(u: Array) -> Array:
     return np.where(u < 0.15, 0.5, np.where(u < 0.75, 1.0, 2.0))
 
 
-def choose(u: Array, options: Sequence[tuple[str, float]]) -> Array:
+def choose(u: Array, options: Sequence[tuple[str, float]]) -> Any:
     """Indices of options drawn with their probabilities."""
     import numpy as np
 
@@ -122,7 +122,7 @@ def choose(u: Array, options: Sequence[tuple[str, float]]) -> Array:
 
 def _precision(u: Array) -> Array:
     """Index into TARGET_PRECISIONS."""
-    return choose(u, TARGET_PRECISIONS)
+    return choose(u, TARGET_PRECISIONS)  # type: ignore[no-any-return]
 
 
 ASSUMPTIONS: dict[str, Assumption] = {

@@ -215,7 +215,7 @@ def posterior(spreads: Spreads, training: Sequence[Case], targets: Sequence[Case
     mean = PRIOR_MEAN + weights @ (np.array([c.z for c in training]) - PRIOR_MEAN)
     own = np.diag(Pairs.of(targets, targets).covariance(spreads)) + noise(spreads, targets)
     variance = own - np.einsum("ij,ij->i", weights, cross)
-    return Posterior(mean, np.sqrt(np.maximum(variance, 1e-12)), weights)
+    return Posterior(np.asarray(mean), np.asarray(np.sqrt(np.maximum(variance, 1e-12))), np.asarray(weights))
 
 
 def fit_spreads(cases: Sequence[Case], start: Spreads = GUESS, iterations: int = 40) -> Spreads:

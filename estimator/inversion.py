@@ -234,7 +234,7 @@ def _solve(size: Array, drawn: Mapping[str, Array]) -> Array:
     share = drawn["dense_share"]
     each = share * per[:, 0] + (1 - share) * per[:, 1] * _coverage(drawn["expansion"], drawn["batch"])
     kv = drawn["batch"] * drawn["context"] * drawn["kv"] * drawn["layers"] * KV_ELEMENT_BYTES
-    return np.maximum(size - kv, 0.0) / each
+    return np.asarray(np.maximum(size - kv, 0.0) / each)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def of_fleet(fleet: Fleet) -> dict[str, Any]:
     The bandwidth range is that of the calibrations; dense shares and sparsities are those of the open models.
     """
     shapes = [(row, row.shape) for row in fleet.open if row.shape]
-    calibration = [
+    calibration: list[dict[str, Any]] = [
         {
             "model": row.model,
             "tokens_per_s": row.tokens_per_s,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
@@ -83,16 +85,16 @@ def _judge(as_json: bool) -> None:
     for reading, error in datasheet.judgement():
         by_system.setdefault(reading.system, []).append(error)
     law = datasheet.packaged_law()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "system": name,
             "n": len(errors),
-            "median_abs_error": sorted(abs(e) for e in errors)[len(errors) // 2],
+            "median_abs_error": median(abs(e) for e in errors),
             "worst_error": max(errors, key=abs),
         }
         for name, errors in sorted(by_system.items())
     ]
-    everything = sorted(abs(e) for errors in by_system.values() for e in errors)
+    everything = [abs(e) for errors in by_system.values() for e in errors]
     if as_json:
         constants = {
             "share": law.share,
@@ -107,7 +109,7 @@ def _judge(as_json: bool) -> None:
                 "law": constants,
                 "fitted_to": law.readings,
                 "n": len(everything),
-                "median_abs_error": everything[len(everything) // 2],
+                "median_abs_error": median(everything),
                 "spread": law.spread,
                 "systems": rows,
             }
@@ -119,10 +121,11 @@ def _judge(as_json: bool) -> None:
         f"{law.all_reduce_s * 1e6:.1f} us per all-reduce and doubling of devices"
     )
     click.echo(
-        f"on {len(everything)} readings of other groups: median error {everything[len(everything) // 2]:.1%}, "
-        f"spread x{2.718281828**law.spread:.2f}"
+        f"on {len(everything)} readings of other groups: median error {median(everything):.1%}, "
+        f"spread x{math.exp(law.spread):.2f}"
     )
     for row in rows:
         click.echo(
-            f"  {row['system']:<34}{row['n']:>3}  median {row['median_abs_error']:6.1%}  worst {row['worst_error']:+7.1%}"
+            f"  {row['system']:<34}{row['n']:>3}  median {row['median_abs_error']:6.1%}"
+            f"  worst {row['worst_error']:+7.1%}"
         )
