@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 
 from moegauge.counting.header import DTYPE_BITS, Header
-from moegauge.counting.roles import DECODER_ROLES, layer_place, role_of, templates
+from moegauge.counting.roles import DECODER_ROLES, LayerPlace, layer_place, role_of, template_of, without_experts
 from moegauge.counting.storage import UNREAD_LEAVES, Hints, Part, Shape, Unpacked, split_leaf, unpack
 
 NO_LAYER = -1
@@ -75,22 +75,6 @@ class Group:
         return 0 if self.role == "buffer" or self.leaf in UNREAD_LEAVES else self.bytes
 
 
-@dataclass(slots=True)
-class _Module:
-    """The groups of one module in one layer."""
-
-    groups: list[Group] = field(default_factory=list)
-
-
-class _Starts(dict[str, int]):
-    """template -> characters before the layer's number, -1 when it has none."""
-
-    def __missing__(self, template: str) -> int:
-        start = layer_place(template).start
-        self[template] = start
-        return start
-
-
 def collect(headers: Iterable[Header], hints: Callable[[str], Hints], layers: int | None) -> list[Group]:
     """Every tensor of `headers` in groups, with role, format and logical shape.
 
@@ -99,28 +83,28 @@ def collect(headers: Iterable[Header], hints: Callable[[str], Hints], layers: in
         hints: what the config says of a module, see `moegauge.counting.hints`.
         layers: decoder layers; those at or past it are multi-token prediction. None when unknown.
     """
-    counts: Counter[tuple[str, str, str, Shape]] = Counter()
-    starts = _Starts()
+    counts: Counter[tuple[str, str, Shape]] = Counter()
     for header in headers:
-        found = templates(header.names)
-        numbers = [
-            name[start : name.find(".", start)] if start > 0 else ""
-            for name, start in zip(header.names, map(starts.__getitem__, found), strict=True)
-        ]
-        counts.update(zip(found, numbers, header.dtypes, header.shapes, strict=True))
-    modules: dict[tuple[str, str], list[Group]] = {}
-    split: dict[str, tuple[str, str, str]] = {}
-    for (template, number, dtype, shape), tensors in counts.items():
+        # Experts' numbers go first: what is left differs in layer and matrix alone, some thousand names.
+        counts.update(zip(without_experts(header.names), header.dtypes, header.shapes, strict=True))
+    modules: dict[tuple[str, str], dict[tuple[str, str, Shape], Group]] = {}
+    split: dict[str, tuple[str, str, LayerPlace]] = {}
+    for (name, dtype, shape), tensors in counts.items():
+        template = template_of(name)
         if template not in split:
-            split[template] = (*split_leaf(template), layer_place(template).stack)
-        module, leaf, stack = split[template]
-        layer = int(number) if number.isdecimal() else NO_LAYER
-        group = Group(module, leaf, layer, stack, dtype, shape, tensors)
-        modules.setdefault((module, number), []).append(group)
+            split[template] = (*split_leaf(template), layer_place(template))
+        module, leaf, (start, stack) = split[template]
+        number = name[start : name.find(".", start)] if start > 0 else ""
+        alike = modules.setdefault((module, number), {})
+        group = alike.get((leaf, dtype, shape))
+        if group is None:
+            layer = int(number) if number.isdecimal() else NO_LAYER
+            group = alike[(leaf, dtype, shape)] = Group(module, leaf, layer, stack, dtype, shape, 0)
+        group.tensors += tensors
     resolver = _Resolver(hints, layers)
     for groups in modules.values():
-        resolver.resolve(groups)
-    return [group for groups in modules.values() for group in groups]
+        resolver.resolve(list(groups.values()))
+    return [group for groups in modules.values() for group in groups.values()]
 
 
 class _Resolver:

@@ -25,27 +25,34 @@ ROLES = (
 DECODER_ROLES = frozenset((*DENSE_ROLES, "routed_expert"))
 
 # A whole component that is a number, also spelt `expert_12` (Switch, NLLB).
-_NUMBER = re.compile(r"\.[0-9]+(?=[.\n])")
-_EXPERT_NUMBER = re.compile(r"\.(?:expert_)?[0-9]+(?=[.\n])")  # twice as slow, hence apart
+_NUMBER = re.compile(r"\.(?:expert_)?[0-9]+(?=\.|$)")
+_EXPERT = re.compile(r"\.experts\.(?:expert_)?[0-9]+(?=[.\n]|$)")
 _COMPILED = tuple((rule.role, re.compile(rule.pattern)) for rule in RULES)
+# Longer than any real name; bounds the time a hostile one can take to match.
+LONGEST_MODULE = 400
 # The component before the number that counts layers.
 _LAYERS = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer|decoder_layer|mtp_layers|mtp)\.#(?=\.|$)")
 
 
-def templates(names: list[str]) -> list[str]:
-    """`names` with every whole-number component replaced by `#`, in order."""
-    joined = "\n".join([*names, ""])
-    number = _EXPERT_NUMBER if ".expert_" in joined else _NUMBER
-    found = number.sub(".#", joined).split("\n")[:-1]
-    if len(found) != len(names):  # a name holds a newline
-        return [number.sub(".#", f"{name}\n")[:-1] for name in names]
+def without_experts(names: list[str]) -> list[str]:
+    """`names` with the numbers of experts replaced by `#`, all others kept: `layers.3.mlp.experts.#.up_proj.weight`."""
+    found = _EXPERT.sub(".experts.#", "\n".join(names)).split("\n")
+    if len(found) != len(names):  # a name holds a newline, or there are none
+        return [_EXPERT.sub(".experts.#", name) for name in names]
     return found
+
+
+def template_of(name: str) -> str:
+    """`name` with every whole-number component replaced by `#`."""
+    return _NUMBER.sub(".#", name)
 
 
 @lru_cache(maxsize=65_536)
 def role_of(module: str) -> str:
     """The role of a module's template, e.g. `model.layers.#.mlp.gate` -> `router`; `unclassified` when no row of
     `families.RULES` matches. Layers of multi-token prediction are told apart by their number, not here."""
+    if len(module) > LONGEST_MODULE:
+        return "unclassified"
     for role, pattern in _COMPILED:
         if pattern.fullmatch(module):
             return role
