@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from html import escape
 
@@ -13,14 +13,11 @@ from moegauge.estimator.law import Observation
 from moegauge.record import Record
 from moegauge.units import GB, human_bytes
 
-_ABOUT_BATCHES = (
-    "More streams share the dense weights but touch more experts: a step reads the distinct experts really routed to, "
-    "so the gain is smaller than the batch."
-)
 FORMAT_ORDER = ("native", "bf16", "fp8", "int8", "int4", "mxfp4", "nvfp4", "int4_g128")
 
 
-def _figure(chart: Chart, entries: Sequence[tuple[str, str, int | None]], caption: str) -> str:
+def figure(chart: Chart, entries: Sequence[tuple[str, str, int | None]], caption: str) -> str:
+    """Legend, chart and caption; `entries` as `moegauge.bench.chart.legend` takes them."""
     return f"<figure>{legend(entries)}{chart.svg()}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
@@ -41,7 +38,8 @@ def _plain(found: Comparison) -> list[Compared]:
     return [p for p in found.points if p.case.batch == 1 and p.case.context == 0] or found.points
 
 
-def _tell(p: Compared) -> str:
+def tell(p: Compared) -> str:
+    """A point in words, for its tooltip."""
     predicted = "" if p.predicted_tokens_per_s is None else f", predicted {p.predicted_tokens_per_s:.4g}"
     return f"{p.case.label}: {p.case.tokens_per_s:.4g} tokens/s{predicted}, {human_bytes(p.case.bytes.total)} a step"
 
@@ -96,7 +94,7 @@ def speed(found: Comparison) -> str:
         chart.label(at, tokens, model, right=right, dy=-5 if right else 13)
     entries: list[tuple[str, str, int | None]] = [(name, css, shape) for name, (css, shape) in styles.items()]
     entries += [("predicted without its own model", "", -1), ("law", "law", None), ("roof / bytes", "roofline", None)]
-    return _figure(
+    return figure(
         chart,
         entries,
         f"One stream, no context. The law line is drawn for a step of {middle.kernels} kernels; each ring uses its own "
@@ -140,7 +138,7 @@ def share(found: Comparison) -> str:
     _marks(chart, [(p, p.case.bytes.total / GB, p.case.roof_fraction) for p in points], styles)
     entries: list[tuple[str, str, int | None]] = [(name, css, shape) for name, (css, shape) in styles.items()]
     entries += [("law", "law", None), ("one constant bandwidth", "simple", None), ("roof", "roofline", None)]
-    return _figure(
+    return figure(
         chart,
         entries,
         "Each point is the median of paired ratios: a sample of the step over the roof sample beside it.",
@@ -172,88 +170,11 @@ def residuals(found: Comparison) -> str:
             chart.mark(at, p.simple_error, 3, "f1", f"one-term formula, {p.case.label}: {100 * p.simple_error:+.1f} %")
         if p.error is not None:
             chart.mark(at, p.error, 0, "f0", f"law, {p.case.label}: {100 * p.error:+.1f} %")
-    return _figure(
+    return figure(
         chart,
         [("law, model left out", "f0", 0), ("one-term formula, model left out", "f1", 3)],
         "One stream, no context. Above zero: predicted faster than measured.",
     )
-
-
-def batches(found: Comparison) -> str:
-    """Aggregate and per-stream tokens/s against batch, with what the law and the coverage of experts predict."""
-    curves = _curves(found, lambda p: p.case.context, lambda p: p.case.batch)
-    if not curves:
-        return ""
-    parts = [f"<h2>Batches</h2><p>{_ABOUT_BATCHES}</p>"]
-    for name, points in curves.items():
-        x = Scale.around([p.case.batch for p in points], log=True)
-        values = [v for p in points for v in (p.case.tokens_per_s, p.case.tokens_per_s / p.case.batch)]
-        chart = Chart(
-            f"Tokens per second against batch, {name}",
-            "Aggregate speed rises and speed per stream falls with the batch.",
-            x,
-            Scale.around(values, log=True),
-            "sequences decoded together",
-            "tokens/s",
-            320,
-            x_ticks=[(b, str(b)) for b in sorted({p.case.batch for p in points})],
-        )
-        for css, shape, divide in (("f0", 0, False), ("f2", 1, True)):
-            series = [(p, p.case.tokens_per_s / (p.case.batch if divide else 1)) for p in points]
-            chart.line([(p.case.batch, v) for p, v in series], css)
-            for p, v in series:
-                chart.mark(
-                    p.case.batch, v, shape, css, f"{_tell(p)}, {p.case.distinct_experts:.1f} distinct experts a layer"
-                )
-                if p.error is not None:
-                    chart.ring(p.case.batch, v * (1 + p.error), f"predicted for {p.case.label}")
-        parts.append(f"<h3>{escape(name)}</h3>")
-        parts.append(
-            _figure(
-                chart,
-                [("all streams", "f0", 0), ("per stream", "f2", 1), ("predicted without its own model", "", -1)],
-                "Distinct experts per layer: "
-                + ", ".join(f"{p.case.distinct_experts:.1f} at {p.case.batch}" for p in points)
-                + ".",
-            )
-        )
-    return "".join(parts)
-
-
-def contexts(found: Comparison) -> str:
-    """Tokens/s against tokens already cached."""
-    curves = _curves(found, lambda p: p.case.batch, lambda p: p.case.context)
-    if not curves:
-        return ""
-    parts = ["<h2>Context</h2><p>Every step also reads the KV cache of its context.</p>"]
-    for name, points in curves.items():
-        chart = Chart(
-            f"Tokens per second against context, {name}",
-            "Speed falls as the KV cache grows.",
-            Scale.around([p.case.context for p in points], zero=True),
-            Scale.around([p.case.tokens_per_s for p in points], zero=True),
-            "tokens of context",
-            "tokens/s",
-            300,
-        )
-        chart.line([(p.case.context, p.case.tokens_per_s) for p in points], "f0")
-        for p in points:
-            chart.mark(
-                p.case.context, p.case.tokens_per_s, 0, "f0", f"{_tell(p)}, {human_bytes(p.case.bytes.kv)} of KV"
-            )
-            if p.predicted_tokens_per_s is not None:
-                chart.ring(p.case.context, p.predicted_tokens_per_s, f"predicted for {p.case.label}")
-        parts.append(f"<h3>{escape(name)}</h3>")
-        parts.append(
-            _figure(
-                chart,
-                [("measured", "f0", 0), ("predicted without its own model", "", -1)],
-                "KV cache per step: "
-                + ", ".join(f"{human_bytes(p.case.bytes.kv)} at {p.case.context:,}" for p in points)
-                + ".",
-            )
-        )
-    return "".join(parts)
 
 
 def roof(records: Sequence[Record]) -> str:
@@ -285,30 +206,10 @@ def roof(records: Sequence[Record]) -> str:
         f"{len(samples)} samples, median {statistics.median(samples):.2f} GB/s (95 % interval of the median {low:.2f} "
         f"to {high:.2f}), from {min(samples):.2f} to {max(samples):.2f}.{patterns}"
     )
-    return "<h2>The roof</h2>" + _figure(chart, [("roof samples", "f6", None)], text)
+    return "<h2>The roof</h2>" + figure(chart, [("roof samples", "f6", None)], text)
 
 
 def _marks(chart: Chart, placed: Iterable[tuple[Compared, float, float]], styles: dict[str, tuple[str, int]]) -> None:
     for p, x, y in placed:
         css, shape = styles[p.case.format]
-        chart.mark(x, y, shape, css, _tell(p))
-
-
-def _curves(
-    found: Comparison, fixed: Callable[[Compared], int], moving: Callable[[Compared], int]
-) -> dict[str, list[Compared]]:
-    """Series of at least three values of `moving`, all else alike: 'model format' -> points in order."""
-    series: dict[tuple[str, str, int], list[Compared]] = {}
-    for p in found.points:
-        series.setdefault((p.case.model, p.case.format, fixed(p)), []).append(p)
-    kept = {key: sorted(points, key=moving) for key, points in series.items() if len({moving(p) for p in points}) >= 3}
-    return {_series_name(key[0], key[1], points): points for key, points in kept.items()}
-
-
-def _series_name(model: str, weight_format: str, points: Sequence[Compared]) -> str:
-    parts = [model, weight_format]
-    batch = {p.case.batch for p in points}
-    context = {p.case.context for p in points}
-    parts += [f"batch {min(batch)}"] if len(batch) == 1 and batch != {1} else []
-    parts += [f"context {min(context):,}"] if len(context) == 1 and context != {0} else []
-    return " ".join(parts)
+        chart.mark(x, y, shape, css, tell(p))

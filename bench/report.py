@@ -12,7 +12,7 @@ from importlib import resources
 from string import Template
 
 from moegauge import __version__
-from moegauge.bench import figures
+from moegauge.bench import curves, figures
 from moegauge.bench.compare import Compared, Comparison, compare
 from moegauge.record import Case, Record, pool
 from moegauge.units import human_bytes
@@ -110,8 +110,8 @@ def _decode(found: Comparison) -> Iterable[str]:
     yield from _points_tables(found)
     yield figures.residuals(found)
     yield _summary_table(found)
-    yield figures.batches(found)
-    yield figures.contexts(found)
+    yield curves.batches(found)
+    yield curves.contexts(found)
 
 
 def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
@@ -145,14 +145,14 @@ def _percent(value: float | None) -> str:
 def _points_tables(found: Comparison) -> Iterable[str]:
     """One table of single streams without context, one of everything else."""
     plain = [p for p in found.points if p.case.batch == 1 and p.case.context == 0]
-    curves = [p for p in found.points if p.case.batch != 1 or p.case.context]
+    others = [p for p in found.points if p.case.batch != 1 or p.case.context]
     if plain:
         yield _points_table("One stream, no context", plain, False)
-    if curves:
-        yield _points_table("Batches and contexts", curves, True)
+    if others:
+        yield _points_table("Batches and contexts", others, True)
 
 
-def _points_table(caption: str, points: Sequence[Compared], curves: bool) -> str:
+def _points_table(caption: str, points: Sequence[Compared], wide: bool) -> str:
     rows = []
     for p in points:
         interval = p.interval_tokens_per_s
@@ -160,7 +160,7 @@ def _points_table(caption: str, points: Sequence[Compared], curves: bool) -> str
             (
                 p.case.model,
                 p.case.format,
-                *((str(p.case.batch), f"{p.case.context:,}") if curves else ()),
+                *((str(p.case.batch), f"{p.case.context:,}") if wide else ()),
                 human_bytes(p.case.bytes.total),
                 f"{p.case.tokens_per_s:.4g}",
                 "–" if p.predicted_tokens_per_s is None else f"{p.predicted_tokens_per_s:.4g}",
@@ -173,7 +173,7 @@ def _points_table(caption: str, points: Sequence[Compared], curves: bool) -> str
             )
         )
     headings = (
-        *("model", "format", *(("batch", "context") if curves else ()), "bytes/step", "tok/s", "predicted", "error"),
+        *("model", "format", *(("batch", "context") if wide else ()), "bytes/step", "tok/s", "predicted", "error"),
         *("one-term", "of the roof", "kernels", "80 % interval", "numerical"),
     )
     return table(caption, headings, rows, 2)

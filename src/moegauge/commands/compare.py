@@ -13,7 +13,8 @@ from moegauge.errors import UsageError
 from moegauge.record import Record, load, pool
 
 if TYPE_CHECKING:
-    from moegauge.bench.compare import Comparison, Summary, Verdict
+    from moegauge.bench.compare import Comparison, Summary
+    from moegauge.bench.verdict import Verdict
 
 _EPILOG = """Examples:
 
@@ -100,7 +101,8 @@ def _summary(name: str, s: Summary) -> list[str]:
 
 
 def _against(before: Record, after: Record, as_json: bool) -> None:
-    from moegauge.bench.compare import SCHEMA, against
+    from moegauge.bench.compare import SCHEMA
+    from moegauge.bench.verdict import against
 
     verdicts = against(before, after)
     if as_json:
