@@ -94,7 +94,7 @@ def collect(headers: Iterable[Header], hints: Callable[[str], Hints], layers: in
         if template not in split:
             split[template] = (*split_leaf(template), layer_place(template))
         module, leaf, (start, stack) = split[template]
-        number = name[start : name.find(".", start)] if start > 0 else ""
+        number = name[start:].partition(".")[0] if start > 0 else ""
         alike = modules.setdefault((module, number), {})
         group = alike.get((leaf, dtype, shape))
         if group is None:
