@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,24 @@ from numpy.typing import NDArray
 
 from moegauge.errors import DeviceError, UnknownNameError
 from moegauge.kernels.program import Choice, Program, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How exactly a backend multiplies by matrices of one format; the bounds of the numerical gate follow from it.
+
+    The error of an output y = sum of w_j x_j is at most
+        relative * sum |w_j x_j|  +  of_largest * max |x| * sum |w_j|  +  (columns * per_term + 2^-20) * sum |w_j x_j|.
+
+    Attributes:
+        relative: largest error of an input or weight as it is used, relative to itself (2^-9: rounded to bfloat16).
+        of_largest: largest error of an input relative to the largest input of its row (integer inputs).
+        per_term: rounding per term of the sum; 2^-24 / n where n partial sums run side by side in float32.
+    """
+
+    relative: float = 0.0
+    of_largest: float = 0.0
+    per_term: float = 2.0**-24
 
 
 class Arena(Protocol):
@@ -85,6 +104,10 @@ class Backend(Protocol):
     memory: int
     threads: int
     matrix_formats: frozenset[str]
+
+    def precision(self, format_name: str) -> Precision:
+        """How exactly products with this format are computed."""
+        ...
 
     def arena(self, pools: Mapping[str, int], seed: int = 0) -> Arena:
         """Allocate and fill pools with random valid packed bytes.

@@ -1,0 +1,209 @@
+"""The CPU backend: the compiled core, an arena in huge pages, and the read roof."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moegauge.errors import DeviceError
+from moegauge.formats import FORMATS
+from moegauge.kernels import content
+from moegauge.kernels.backend import Precision, Runnable, Stream
+from moegauge.kernels.cpu_core import Core, cores, library
+from moegauge.kernels.cpu_program import Translator
+from moegauge.kernels.program import Choice, Program, Weight
+from moegauge.units import human_bytes
+
+HUGE_PAGE = 1 << 21
+# (streams per thread, prefetch distance in bytes): read patterns any of which may be the fastest on a machine.
+PATTERNS = ((1, 0), (2, 0), (4, 0), (8, 0), (4, 512), (4, 4096), (8, 512))
+
+
+def _huge(size: int) -> NDArray[np.uint8]:
+    """Anonymous memory starting on a huge page, in huge pages where the system grants them."""
+    area = mmap.mmap(-1, size + HUGE_PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        area.madvise(mmap.MADV_HUGEPAGE)
+    raw = np.frombuffer(area, np.uint8)
+    start = -raw.ctypes.data % HUGE_PAGE
+    return raw[start : start + size]
+
+
+def available_memory() -> int:
+    """Bytes a new allocation may take without swapping."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def last_level_cache() -> int:
+    """Bytes of the largest cache the system reports; 32 MiB where it reports none."""
+    sizes = [32 << 20]
+    for file in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index*/size"):
+        text = file.read_text().strip()
+        unit = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
+        if text.rstrip("KM").isdigit():
+            sizes.append(int(text.rstrip("KM")) * unit)
+    return max(sizes[1:], default=sizes[0])
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return "CPU"
+
+
+class CpuArena:
+    """Pools in one run of huge pages."""
+
+    def __init__(self, pools: Mapping[str, int], seed: int) -> None:
+        self.pools = dict(pools)
+        self._start: dict[str, int] = {}
+        total = 0
+        for name, size in pools.items():
+            self._start[name] = total
+            total += -(-size // HUGE_PAGE) * HUGE_PAGE
+        self._memory = _huge(max(total, 1))
+        for name, size in pools.items():
+            content.fill(self._memory[self._start[name] :][:size], name, seed)
+
+    def address(self, pool: str) -> int:
+        """Address of a pool's first byte."""
+        return int(self._memory.ctypes.data) + self._start[pool]
+
+    def read(self, pool: str, offset: int, size: int, within: Weight | None = None) -> NDArray[np.uint8]:
+        """A copy of some bytes of a pool; this core's packed order is the canonical one."""
+        if not 0 <= offset <= offset + size <= self.pools[pool]:
+            raise IndexError(f"bytes {offset} to {offset + size} of pool {pool} of {self.pools[pool]}")
+        return self._memory[self._start[pool] + offset :][:size].copy()
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._memory = np.zeros(0, np.uint8)
+
+
+class CpuRunnable:
+    """A program as an array of C records."""
+
+    def __init__(self, core: Core, program: Program, arena: CpuArena) -> None:
+        self.program, self._core, self._arena = program, core, arena
+        self._registers = {
+            name: np.zeros((max(1, program.batch), width), np.float32) for name, width in program.registers.items()
+        }
+        self._code = Translator(program, arena.address, self._registers)
+
+    def run(self) -> None:
+        """The whole step."""
+        self._core.run(self._code.operations, 0, len(self.program.operations))
+
+    def run_operation(self, index: int) -> None:
+        """One operation."""
+        self._core.run(self._code.operations, index, 1)
+
+    def read(self, register: str) -> NDArray[np.float32]:
+        """A copy of a register."""
+        return self._registers[register][: self.program.batch].copy()
+
+    def write(self, register: str, values: NDArray[np.float32]) -> None:
+        """Overwrite a register."""
+        self._registers[register][: self.program.batch] = values
+
+    def choice(self, route: str) -> Choice:
+        """The last choice of a route."""
+        state = self._code.routes[route]
+        return Choice(state.ids.copy(), state.share.copy(), state.slot.copy(), int(state.c.distinct))
+
+
+class CpuStream:
+    """A read of a buffer by all threads."""
+
+    def __init__(self, core: Core, buffer: NDArray[np.uint8], streams: int, prefetch: int) -> None:
+        self.bytes = buffer.size
+        self.pattern = f"{streams} streams a thread" + (f", prefetch {prefetch} B" if prefetch else "")
+        self._core, self._buffer, self._streams, self._prefetch = core, buffer, streams, prefetch
+
+    def run(self) -> None:
+        """One pass."""
+        self._core.stream(self._buffer.ctypes.data, self.bytes, self._streams, self._prefetch)
+
+
+class CpuBackend:
+    """All cores this process may use, or `threads` of them."""
+
+    name = "cpu"
+    matrix_formats = frozenset(FORMATS)
+
+    def __init__(self, threads: int | None = None, isa: str = "") -> None:
+        if library() is None:
+            raise DeviceError("the compiled core is absent.", advice="Install with a C++ compiler at hand.")
+        self._core = Core(threads, isa)
+        self.threads = self._core.threads
+        self.last_level_cache = last_level_cache()
+        self.description = f"{processor()}, {self._core.isa}, {self.threads} of {len(cores())} cores"
+
+    @property
+    def memory(self) -> int:
+        """Bytes an arena may take: nine tenths of what is available."""
+        return available_memory() * 9 // 10
+
+    def precision(self, format_name: str) -> Precision:
+        """4-bit and int8 products take inputs as 16-bit integers of up to 64 with one scale: half a step of 1/32639 of
+        the largest. Sums run in at least four float32 lanes."""
+        step = 0.5 / 32639 if format_name in ("int8", "int4", "int4_g128", "mxfp4", "nvfp4") else 0.0
+        return Precision(of_largest=step, per_term=2.0**-24 / 4)
+
+    def arena(self, pools: Mapping[str, int], seed: int = 0) -> CpuArena:
+        """Allocate and fill pools.
+
+        Raises:
+            DeviceError: they do not fit.
+        """
+        _check_memory(sum(pools.values()), self.memory)
+        return CpuArena(pools, seed)
+
+    def compile(self, program: Program, arena: CpuArena) -> Runnable:
+        """Bind a program to an arena."""
+        return CpuRunnable(self._core, program, arena)
+
+    def streams(self, size: int) -> list[Stream]:
+        """Every read pattern over one buffer."""
+        _check_memory(size, self.memory)
+        buffer = _huge(-(-size // HUGE_PAGE) * HUGE_PAGE)
+        content.fill(buffer, "int8.weight", 0)
+        return [CpuStream(self._core, buffer, s, p) for s, p in PATTERNS]
+
+    def synchronize(self) -> None:
+        """Nothing is ever pending."""
+
+    def time(self, function: Callable[[], None]) -> float:
+        """Wall-clock seconds."""
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    def tune(self, prefetch: int, chunk: int) -> None:
+        """Set the prefetch distance and the size of a unit of work, bytes."""
+        self._core.tune(prefetch, chunk)
+
+
+def _check_memory(wanted: int, free: int) -> None:
+    if wanted > free:
+        raise DeviceError(
+            f"an arena of {human_bytes(wanted)} does not fit in the {human_bytes(free)} of memory free here.",
+            advice="Lower it with --arena-bytes, or close other programs.",
+        )
