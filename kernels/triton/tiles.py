@@ -15,13 +15,7 @@ from moegauge.kernels.triton.decode import fma_pair, pairs_fp4, pairs_fp8, pairs
 
 
 @triton.jit
-def lanes():
-    """Word offsets of a tile's four words per lane, [32, 4]."""
-    return tl.arange(0, 32)[:, None] * 4 + tl.arange(0, 4)[None, :]
-
-
-@triton.jit
-def dot16(even, odd, x, acc, NT: tl.constexpr, QUAD: tl.constexpr):
+def dot16(even, odd, x, acc, NT: tl.constexpr, QUAD: tl.constexpr, ASM: tl.constexpr):
     """acc + A x for one step of 16 columns.
 
     even, odd: [8, 4, 2] pairs (columns 4c, 4c+1 and 4c+2, 4c+3 of rows r + 8 h). x: [NT * 4, 4] bfloat16.
@@ -37,7 +31,12 @@ def dot16(even, odd, x, acc, NT: tl.constexpr, QUAD: tl.constexpr):
     else:
         a = tl.permute(a, (2, 0, 4, 1, 3))  # h r (q c p)
         b = tl.permute(b, (2, 1, 3, 0))
-    return tl.dot(tl.reshape(a, (16, 16)), tl.reshape(b, (16, NT)), acc)
+    a = tl.reshape(a, (16, 16))
+    b = tl.reshape(b, (16, NT))
+    if not ASM:  # the interpreter multiplies the bits of bfloat16 as integers (3.6 to 3.9)
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, acc)
 
 
 @triton.jit
@@ -49,10 +48,14 @@ def rows_scale(first, second, NT: tl.constexpr):
 
 
 @triton.jit
-def load_x(x, limit, live, STEP: tl.constexpr, EVEN: tl.constexpr):
-    """Columns STEP * 16 .. + 16 of every token, [NT * 4, 4]; zeros for absent tokens and from column `limit` on."""
-    mask = live if EVEN else live & (limit > STEP * 16)
-    return tl.load(x + STEP * 16, mask=mask, other=0.0, eviction_policy="evict_last")
+def load_x(x, limit, live, OFFSET: tl.constexpr, EVEN: tl.constexpr):
+    """Columns OFFSET .. + 16 of every token, [NT * 4, 4]. Absent tokens hold anything: a column of the product sees
+    only its own token. From column `limit` on they are zeros, for the weights there are another tile's."""
+    if EVEN:
+        values = tl.load(x + OFFSET, mask=live)
+    else:
+        values = tl.load(x + OFFSET, mask=live & (limit > OFFSET), other=0.0)
+    return values
 
 
 @triton.jit
@@ -90,7 +93,20 @@ def e4m3_rows(s, ODD: tl.constexpr, NT: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
-def tile4(w, s, x, limit, live, acc, FORMAT: tl.constexpr, NT: tl.constexpr, EVEN: tl.constexpr, QUAD: tl.constexpr, ASM: tl.constexpr):
+def tile4(
+    w,
+    s,
+    x,
+    limit,
+    live,
+    acc,
+    START: tl.constexpr,
+    FORMAT: tl.constexpr,
+    NT: tl.constexpr,
+    EVEN: tl.constexpr,
+    QUAD: tl.constexpr,
+    ASM: tl.constexpr,
+):
     """One tile of a 4-bit format. `s`: the tile's scale words, [32] (mxfp4), [32, 2] (int4, nvfp4); unused for
     int4_g128, whose groups span tiles."""
     u, v = halves(w)
@@ -100,25 +116,25 @@ def tile4(w, s, x, limit, live, acc, FORMAT: tl.constexpr, NT: tl.constexpr, EVE
     else:
         a0, a1, a2, a3 = pairs_fp4(u, ASM)
         b0, b1, b2, b3 = pairs_fp4(v, ASM)
-    x0 = load_x(x, limit, live, 0, EVEN)
-    x1 = load_x(x, limit, live, 1, EVEN)
-    x2 = load_x(x, limit, live, 2, EVEN)
-    x3 = load_x(x, limit, live, 3, EVEN)
+    x0 = load_x(x, limit, live, START, EVEN)
+    x1 = load_x(x, limit, live, START + 16, EVEN)
+    x2 = load_x(x, limit, live, START + 32, EVEN)
+    x3 = load_x(x, limit, live, START + 48, EVEN)
     zero = tl.zeros((16, NT), tl.float32)
     if FORMAT == "int4_g128":
-        acc = dot16(a0, a1, x0, acc, NT, QUAD)
-        acc = dot16(a2, a3, x1, acc, NT, QUAD)
-        acc = dot16(b0, b1, x2, acc, NT, QUAD)
-        acc = dot16(b2, b3, x3, acc, NT, QUAD)
+        acc = dot16(a0, a1, x0, acc, NT, QUAD, ASM)
+        acc = dot16(a2, a3, x1, acc, NT, QUAD, ASM)
+        acc = dot16(b0, b1, x2, acc, NT, QUAD, ASM)
+        acc = dot16(b2, b3, x3, acc, NT, QUAD, ASM)
     elif FORMAT == "nvfp4":
         s0, s1 = tl.split(tl.reshape(s, (8, 4, 2)))
-        acc += dot16(a0, a1, x0, zero, NT, QUAD) * e4m3_rows(s0, 0, NT, ASM)
-        acc += dot16(a2, a3, x1, zero, NT, QUAD) * e4m3_rows(s0, 1, NT, ASM)
-        acc += dot16(b0, b1, x2, zero, NT, QUAD) * e4m3_rows(s1, 0, NT, ASM)
-        acc += dot16(b2, b3, x3, zero, NT, QUAD) * e4m3_rows(s1, 1, NT, ASM)
+        acc += dot16(a0, a1, x0, zero, NT, QUAD, ASM) * e4m3_rows(s0, 0, NT, ASM)
+        acc += dot16(a2, a3, x1, zero, NT, QUAD, ASM) * e4m3_rows(s0, 1, NT, ASM)
+        acc += dot16(b0, b1, x2, zero, NT, QUAD, ASM) * e4m3_rows(s1, 0, NT, ASM)
+        acc += dot16(b2, b3, x3, zero, NT, QUAD, ASM) * e4m3_rows(s1, 1, NT, ASM)
     else:
-        p = dot16(a2, a3, x1, dot16(a0, a1, x0, zero, NT, QUAD), NT, QUAD)
-        q = dot16(b2, b3, x3, dot16(b0, b1, x2, zero, NT, QUAD), NT, QUAD)
+        p = dot16(a2, a3, x1, dot16(a0, a1, x0, zero, NT, QUAD, ASM), NT, QUAD, ASM)
+        q = dot16(b2, b3, x3, dot16(b0, b1, x2, zero, NT, QUAD, ASM), NT, QUAD, ASM)
         if FORMAT == "mxfp4":
             e = tl.reshape(s, (8, 4))
             acc += p * e8m0_rows(e, 0, NT)
@@ -131,11 +147,24 @@ def tile4(w, s, x, limit, live, acc, FORMAT: tl.constexpr, NT: tl.constexpr, EVE
 
 
 @triton.jit
-def tile(w, s, x, limit, live, acc, FORMAT: tl.constexpr, NT: tl.constexpr, EVEN: tl.constexpr, QUAD: tl.constexpr, ASM: tl.constexpr):
+def tile(
+    w,
+    s,
+    x,
+    limit,
+    live,
+    acc,
+    START: tl.constexpr,
+    FORMAT: tl.constexpr,
+    NT: tl.constexpr,
+    EVEN: tl.constexpr,
+    QUAD: tl.constexpr,
+    ASM: tl.constexpr,
+):
     """One tile of any format: acc [16, NT] plus W x, group scales applied where groups end inside a tile."""
     if FORMAT == "bf16":
         u, v = halves(w)
-        acc = dot16(u, v, load_x(x, limit, live, 0, EVEN), acc, NT, QUAD)
+        acc = dot16(u, v, load_x(x, limit, live, START, EVEN), acc, NT, QUAD, ASM)
     elif FORMAT == "fp8" or FORMAT == "int8":
         u, v = halves(w)
         if FORMAT == "fp8":
@@ -144,8 +173,8 @@ def tile(w, s, x, limit, live, acc, FORMAT: tl.constexpr, NT: tl.constexpr, EVEN
         else:
             a0, a1 = pairs_int8(u, ASM)
             b0, b1 = pairs_int8(v, ASM)
-        acc = dot16(a0, a1, load_x(x, limit, live, 0, EVEN), acc, NT, QUAD)
-        acc = dot16(b0, b1, load_x(x, limit, live, 1, EVEN), acc, NT, QUAD)
+        acc = dot16(a0, a1, load_x(x, limit, live, START, EVEN), acc, NT, QUAD, ASM)
+        acc = dot16(b0, b1, load_x(x, limit, live, START + 16, EVEN), acc, NT, QUAD, ASM)
     else:
-        acc = tile4(w, s, x, limit, live, acc, FORMAT, NT, EVEN, QUAD, ASM)
+        acc = tile4(w, s, x, limit, live, acc, START, FORMAT, NT, EVEN, QUAD, ASM)
     return acc

@@ -1,0 +1,77 @@
+"""What the product kernels share: where a row tile lies, its last scale, partial sums and who adds them up.
+
+Programs that work on parts of one sum (column ranges, gate and up, experts of one token) write float32 partial sums
+[part, token, row] and count themselves in; the last one to arrive adds the parts in their fixed order, so an answer
+never depends on who was first. The counter is left at zero for the next launch.
+"""
+
+import triton
+import triton.language as tl
+
+from moegauge.kernels.triton.span import span
+
+
+@triton.jit
+def scale_words(row_tile, tiles, FORMAT: tl.constexpr):
+    """Words before the scales of row tile `row_tile` in a matrix of `tiles` column tiles."""
+    row_tile = row_tile.to(tl.int64)
+    if FORMAT == "mxfp4":
+        words = row_tile * tiles * 8
+    elif FORMAT == "int4" or FORMAT == "nvfp4":
+        words = row_tile * tiles * 16
+    elif FORMAT == "int4_g128":
+        words = row_tile * ((tiles + 1) // 2) * 8
+    elif FORMAT == "fp8":
+        words = row_tile // 8 * ((tiles + 3) // 4)
+    else:
+        words = row_tile * 0
+    return words
+
+
+@triton.jit
+def rows_of_tile(
+    w, s, tensor, x, live, row_tile, tiles, first, last,
+    FORMAT: tl.constexpr, NT: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr, QUAD: tl.constexpr,
+    ASM: tl.constexpr, WAIT: tl.constexpr,
+):  # fmt: skip
+    """Tiles [first, last) of row tile `row_tile` times the tokens behind `x`, [16, NT], all scales applied."""
+    words = w + row_tile.to(tl.int64) * tiles * 128
+    scales = s + scale_words(row_tile, tiles, FORMAT)
+    acc = span(words, scales, x, live, first, last, FORMAT, NT, TILES, EVEN, QUAD, ASM, WAIT)
+    if FORMAT == "int8":
+        row_scales = tl.load(s + row_tile * 16 + tl.arange(0, 16)).to(tl.float32, bitcast=True)
+        acc = acc * row_scales[:, None]
+    if FORMAT == "nvfp4":
+        acc = acc * tl.load(tensor)
+    return acc
+
+
+@triton.jit
+def quads(NT: tl.constexpr):
+    """(token [NT * 4, 1], columns [NT * 4, 4]) of the lanes that feed the tokens to the tensor core."""
+    lane = tl.arange(0, NT * 4)[:, None]
+    return lane // 4, lane % 4 * 4 + tl.arange(0, 4)[None, :]
+
+
+@triton.jit
+def arrive(counter, parts):
+    """Count this program in; true for the last of `parts`, which then sees what all of them stored."""
+    tl.debug_barrier()
+    last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == parts - 1
+    if last:
+        tl.store(counter, 0)
+    return last
+
+
+@triton.jit
+def add_bias(acc, bias, length, column, width):
+    """acc [rows, tokens] + bias[i] for every i < length with i mod width = column [rows]."""
+    for start in range(0, length, width):
+        index = column + start
+        acc += tl.load(bias + index, mask=index < length, other=0.0).to(tl.float32)[:, None]
+    return acc
+
+
+@triton.jit
+def silu(v):
+    return v / (1.0 + tl.exp(-v))
