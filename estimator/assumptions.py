@@ -57,7 +57,8 @@ class Assumption:
     high: float
 
 
-def _normal(u: Array) -> Array:
+def normal(u: Array) -> Array:
+    """Standard normal values of uniform ones."""
     from scipy.special import ndtri
 
     return ndtri(u)  # type: ignore[no-any-return]
@@ -69,7 +70,7 @@ def _log_normal(median: float, ratio80: float) -> Callable[[Array], Array]:
     def value(u: Array) -> Array:
         import numpy as np
 
-        return np.asarray(median * np.exp(_normal(u) * math.log(ratio80) / 1.28155))
+        return np.asarray(median * np.exp(normal(u) * math.log(ratio80) / 1.28155))
 
     return value
 
@@ -79,7 +80,7 @@ def _logit_normal(median: float, spread: float) -> Callable[[Array], Array]:
         import numpy as np
 
         centre = math.log(median / (1 - median))
-        return np.asarray(1 / (1 + np.exp(-(centre + spread * _normal(u)))))
+        return np.asarray(1 / (1 + np.exp(-(centre + spread * normal(u)))))
 
     return value
 

@@ -17,20 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moegauge.estimator import assumptions as assumed
-from moegauge.estimator.efficiency import (
-    FEATURES,
-    FLOOR_PER_LAYER_S,
-    PRIOR_MEAN,
-    Coefficients,
-    Spreads,
-    case,
-    coefficients,
-    load_calibration,
-)
 from moegauge.estimator.points import quasi_random
 from moegauge.estimator.provider import Served
-from moegauge.estimator.readings import read
-from moegauge.shape import ModelShape
+from moegauge.estimator.served import COLUMNS_PER_MODEL, REPLICA_EXPONENT, Condition, coverage_of, kv_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,13 +28,6 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.float64]
 
 POINTS = 1 << 14  # quasi-random points: from seed to seed the ends of the 95 % interval move by 2 %
-# A replica is somewhere around eight H200 (38.4 TB/s); log standard deviation 1 is a factor of 2.7 either way.
-REPLICA_BANDWIDTH = 38.4e12
-REPLICA_SPREAD = 1.0
-# Two devices for one stream give 1.7 times the speed of one (gpt-fast on A100, readings of data/throughput.csv).
-REPLICA_EXPONENT = 0.77
-SERVED_NOISE = 0.10  # log; two readings of one model at one provider on one day differ by about this
-KV_ELEMENT_BYTES = 1.5  # half of the fleets keep FP8
 PERCENTS = (50, 80, 95)
 
 
@@ -79,57 +61,6 @@ class Estimate:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
-    """What the inversion needs of an open model.
-
-    Attributes:
-        dense, routed: parameters one token uses, the input embedding left out.
-        released: bytes per token as released; dense, routed.
-        layers, expansion, cache_elements: depth, experts per chosen one, KV elements per token of context.
-        drafts: true when its release holds a multi-token-prediction layer, so that speculation is likely.
-    """
-
-    dense: float
-    routed: float
-    released: tuple[float, float]
-    layers: int
-    expansion: float
-    cache_elements: float
-    drafts: bool
-
-    @classmethod
-    def of(cls, shape: ModelShape) -> Open:
-        """From its shape."""
-        pools = [pool for layer in shape.layers for pool in layer.experts]
-        return cls(
-            shape.active_without_embedding - shape.routed_active_parameters,
-            shape.routed_active_parameters,
-            (shape.dense_bytes, shape.routed_bytes),
-            len(shape.layers),
-            sum(p.count / p.top_k for p in pools) / len(pools) if pools else 1.0,
-            shape.cache_elements(1),
-            shape.family.startswith(("deepseek", "glm")),
-        )
-
-    @property
-    def release(self) -> str:
-        """Width its experts (or a dense model's matrices) were released in."""
-        each = self.released[1] / self.routed if self.routed else self.released[0] / self.dense
-        return "4-bit" if each < 0.75 else "8-bit" if each < 1.5 else "16-bit"
-
-    def bytes(self, precision: str, coverage: Array) -> Array:
-        """Weight bytes of one step when `coverage` times the experts of one token are read."""
-        import numpy as np
-
-        if precision == "released":
-            dense, routed = self.released
-        else:
-            per_dense, per_routed = assumed.PRECISIONS[precision]
-            dense, routed = self.dense * per_dense, self.routed * per_routed
-        return np.asarray(dense + routed * coverage)
-
-
 def estimate(
     known: Sequence[Served],
     wanted: Sequence[Served],
@@ -155,42 +86,26 @@ def estimate(
     fixed = dict(fixed or {})
     assumed.check(fixed)
     names = list(assumed.ASSUMPTIONS)
-    dimensions = len(names) + 1 + 2 * len(known)
-    u = quasi_random(points, dimensions, seed)
+    first = len(names) + 1
+    u = quasi_random(points, first + COLUMNS_PER_MODEL * len(known), seed)
     drawn = {
         name: np.full(points, fixed[name]) if name in fixed else assumed.ASSUMPTIONS[name].value(u[:, i])
         for i, name in enumerate(names)
     }
-    calibrators = [Open.of(row.shape) for row in known if row.shape]
-    spreads = load_calibration().all
-    prior = coefficients(spreads, [case(r) for r in read()[0]])
-
-    z, X = [], []
-    for i, (row, model) in enumerate(zip(known, calibrators, strict=True)):
-        column = len(names) + 1 + 2 * i
-        steps = assumed.calibration_speculation[model.drafts](u[:, column])
-        seconds = steps / row.tokens_per_s
-        coverage = _coverage(model.expansion, drawn["batch"])
-        options = assumed.CALIBRATION_PRECISIONS[model.release]
-        choice = assumed.choose(u[:, column + 1], options)
-        weights = np.choose(choice, [model.bytes(name, coverage) for name, _ in options])
-        kv = drawn["batch"] * drawn["context"] * model.cache_elements * KV_ELEMENT_BYTES
-        z.append(np.log((weights + kv) / (seconds * REPLICA_BANDWIDTH)))
-        X.append(_features(seconds, np.full(points, float(model.layers))))
-    condition = _Condition.of(prior, spreads, np.stack(X, axis=1), np.stack(z, axis=1))
+    condition = Condition.on(known, drawn["batch"], drawn["context"], u[:, first:])
+    noise = assumed.normal(u[:, len(names)])
     results = []
     for row in wanted:
         seconds = drawn["speculation"] / row.tokens_per_s
-        mean, deviation = condition.predict(_features(seconds, drawn["layers"]))
-        noise = assumed._normal(u[:, len(names)])
-        size = np.exp(mean + deviation * noise) * seconds * REPLICA_BANDWIDTH * drawn["replica"] ** REPLICA_EXPONENT
+        allowed, deviation = condition.allowed_bytes(seconds, drawn["layers"])
+        size = allowed * np.exp(deviation * noise) * drawn["replica"] ** REPLICA_EXPONENT
         active = _solve(size, drawn)
         total = active * (drawn["dense_share"] + (1 - drawn["dense_share"]) * drawn["expansion"])
         inputs = {name: u[:, i] for i, name in enumerate(names) if name not in fixed}
         inputs[assumed.EFFICIENCY] = u[:, len(names)]
         for i, known_row in enumerate(known):
-            inputs[f"{assumed.CALIBRATION}: {known_row.model} speculation"] = u[:, len(names) + 1 + 2 * i]
-            inputs[f"{assumed.CALIBRATION}: {known_row.model} precision"] = u[:, len(names) + 2 + 2 * i]
+            inputs[f"{assumed.CALIBRATION}: {known_row.model} speculation"] = u[:, first + 2 * i]
+            inputs[f"{assumed.CALIBRATION}: {known_row.model} precision"] = u[:, first + 2 * i + 1]
         weight = np.where(active > 0, condition.weight, 0.0)
         weight /= weight.sum()
         results.append(
@@ -206,25 +121,6 @@ def estimate(
     return results
 
 
-def _coverage(expansion: float | Array, batch: Array) -> Array:
-    """Distinct experts a batch reads over those of one token: x (1 - (1 - 1/x)^B) with x = E / k."""
-    import numpy as np
-
-    x = np.maximum(expansion, 1.0 + 1e-9)
-    return np.asarray(x * -np.expm1(batch * np.log1p(-1.0 / x)))
-
-
-def _features(seconds: Array, layers: Array) -> Array:
-    """`FEATURES` of a served MoE step: 8-bit, its KV reckoned apart, device count apart; shape [points, features]."""
-    import numpy as np
-
-    X = np.zeros((len(seconds), len(FEATURES)))
-    X[:, FEATURES.index("constant")] = 1.0
-    X[:, FEATURES.index("floor")] = np.log1p(FLOOR_PER_LAYER_S * layers / seconds)
-    X[:, FEATURES.index("moe")] = 1.0
-    return X
-
-
 def _solve(size: Array, drawn: Mapping[str, Array]) -> Array:
     """Active parameters whose weights and cache make `size` bytes a step; 0 where the cache alone is more."""
     import numpy as np
@@ -232,54 +128,9 @@ def _solve(size: Array, drawn: Mapping[str, Array]) -> Array:
     table = np.array([assumed.PRECISIONS[name] for name, _ in assumed.TARGET_PRECISIONS])
     per = table[drawn["precision"].astype(int)]
     share = drawn["dense_share"]
-    each = share * per[:, 0] + (1 - share) * per[:, 1] * _coverage(drawn["expansion"], drawn["batch"])
-    kv = drawn["batch"] * drawn["context"] * drawn["kv"] * drawn["layers"] * KV_ELEMENT_BYTES
+    each = share * per[:, 0] + (1 - share) * per[:, 1] * coverage_of(drawn["expansion"], drawn["batch"])
+    kv = kv_bytes(drawn["kv"] * drawn["layers"], drawn["batch"], drawn["context"])
     return np.asarray(np.maximum(size - kv, 0.0) / each)
-
-
-@dataclass(frozen=True, slots=True)
-class _Condition:
-    """The mixed model of one provider conditioned on its open models, for every point at once.
-
-    Attributes:
-        X: features of the open models; shape [points, models, features].
-        solved: inverse covariance times residual; shape [points, models].
-        inverse: shape [points, models, models].
-        weight: likelihood of the open models' agreement, largest 1; shape [points].
-    """
-
-    prior: Coefficients
-    group: Array
-    own: float
-    X: Array
-    solved: Array
-    inverse: Array
-    weight: Array
-
-    @classmethod
-    def of(cls, prior: Coefficients, spreads: Spreads, X: Array, z: Array) -> _Condition:
-        import numpy as np
-
-        group = prior.covariance + np.diag(np.square(spreads.group))
-        # A provider is a system and a device of its own, and its datasheet bandwidth is unknown.
-        group[0, 0] += spreads.family**2 + spreads.device**2 + REPLICA_SPREAD**2
-        own = spreads.model_family**2 + spreads.model_group**2 + spreads.noise**2 + SERVED_NOISE**2
-        K = X @ group @ X.transpose(0, 2, 1) + own * np.eye(X.shape[1])
-        inverse = np.linalg.inv(K)
-        residual = z - PRIOR_MEAN - X @ prior.mean
-        solved = np.einsum("pij,pj->pi", inverse, residual)
-        log_weight = -0.5 * np.einsum("pi,pi->p", residual, solved) - 0.5 * np.linalg.slogdet(K)[1]
-        return cls(prior, group, own, X, solved, inverse, np.exp(log_weight - log_weight.max()))
-
-    def predict(self, x: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of z at features `x`; shapes [points]."""
-        import numpy as np
-
-        cross = np.einsum("pf,fg,pmg->pm", x, self.group, self.X)
-        mean = PRIOR_MEAN + x @ self.prior.mean + np.einsum("pm,pm->p", cross, self.solved)
-        variance = np.einsum("pf,fg,pg->p", x, self.group, x) + self.own
-        variance -= np.einsum("pm,pmn,pn->p", cross, self.inverse, cross)
-        return mean, np.sqrt(np.maximum(variance, 1e-12))
 
 
 def _summary(values: Array, weight: Array) -> dict[str, Any]:

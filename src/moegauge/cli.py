@@ -15,7 +15,9 @@ from moegauge.errors import MoegaugeError
 # name -> (module in moegauge.commands, one line for `moegauge --help`). The module exposes a click command `command`.
 COMMANDS: dict[str, tuple[str, str]] = {
     "backtest": ("backtest", "Estimate open models as if they were closed; say how far off."),
+    "batching": ("batching", "What a batch does to speed, price and inversion."),
     "bench": ("bench", "Measure the read roof, kernels or whole decode steps here."),
+    "claims": ("claims", "What claims about closed models would need."),
     "compare": ("compare", "Measured against predicted tokens/s, leaving each model out."),
     "count": ("count", "Count dense and routed parameters from safetensors headers."),
     "env": ("env", "What machine and software this is, as records name it."),
