@@ -6,7 +6,7 @@ computed again from its samples to the last digit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,11 @@ SEED = 20_240
 def median(samples: Sequence[float]) -> float:
     """The median."""
     return float(np.median(np.asarray(samples, dtype=np.float64)))
+
+
+def mean(values: Iterable[float]) -> float:
+    """The arithmetic mean."""
+    return float(np.mean(list(values)))
 
 
 def mad(samples: Sequence[float]) -> float:

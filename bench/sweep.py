@@ -131,8 +131,15 @@ def run_point(
 
             return backend.time(steps)
 
-        result = measure(run, meter.sample, limits=settings.limits, throttle=throttle)
-        traffic, kernels = step.traffic(), step.kernels
+        seen: list[Traffic] = []
+        result = measure(
+            run,
+            meter.sample,
+            limits=settings.limits,
+            throttle=throttle,
+            after=lambda counts: seen.append(step.traffic()) if counts else None,
+        )
+        kernels = step.kernels
         error = max(error, step.check())
     finally:
         step.close()
@@ -142,7 +149,7 @@ def run_point(
         backend=backend,
         settings=settings,
         result=result,
-        traffic=traffic,
+        seen=seen,
         kernels=kernels,
         error=error,
     )
@@ -155,12 +162,14 @@ def _case(
     backend: Backend,
     settings: Settings,
     result: Measurement,
-    traffic: Traffic,
+    seen: list[Traffic],
     kernels: int,
     error: float,
 ) -> Case:
-    total = traffic.total
-    fractions = result.fractions(total)
+    # Batches route differently from step to step, so bytes are those of each sample's own step.
+    fractions = result.fractions([traffic.total for traffic in seen])
+    total = round(statistics.mean(traffic.total for traffic in seen))
+    weights, scales = (round(statistics.mean(getattr(t, name) for t in seen)) for name in ("weights", "scales"))
     seconds = statistics.median(result.seconds)
     low, high = statistics.interval(result.seconds)
     fraction = statistics.median(fractions)
@@ -174,8 +183,8 @@ def _case(
         batch=point.batch,
         context=point.context,
         layers=len(shape.layers),
-        bytes=CaseBytes(weights=traffic.weights, scales=traffic.scales, kv=traffic.kv, total=total),
-        distinct_experts=traffic.distinct_experts,
+        bytes=CaseBytes(weights=weights, scales=scales, kv=total - weights - scales, total=total),
+        distinct_experts=statistics.mean(traffic.distinct_experts for traffic in seen),
         kernels_per_step=kernels,
         samples_ms=[1e3 * s for s in result.seconds],
         median_ms=1e3 * seconds,
@@ -242,7 +251,7 @@ def _warnings(result: Measurement, fractions: list[float], limits: Limits) -> li
         taken = len(result.throttled_s) + len(result.seconds)
         found.append(f"{len(result.throttled_s)} of {taken} samples left out: the device was throttling; let it cool")
     if statistics.median(fractions) > MAX_FRACTION:
-        found.append("faster than the roof beside it: part of the arena stayed in cache; raise --arena")
+        found.append("faster than the roof beside it: part of the arena stayed in cache; raise --arena-bytes")
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -80,9 +80,9 @@ class Measurement:
     states: list[dict[str, Any]] = field(default_factory=list)
     elapsed_s: float = 0.0
 
-    def fractions(self, step_bytes: int) -> list[float]:
-        """bytes / (time x roof beside it), one per sample."""
-        return [step_bytes / (t * r) for t, r in zip(self.seconds, self.roof_bytes_per_s, strict=True)]
+    def fractions(self, step_bytes: Sequence[int]) -> list[float]:
+        """bytes / (time x roof beside it), one per sample, of the bytes each sample's step read."""
+        return [b / (t * r) for b, t, r in zip(step_bytes, self.seconds, self.roof_bytes_per_s, strict=True)]
 
 
 def measure(
@@ -92,6 +92,7 @@ def measure(
     limits: Limits,
     clock: Callable[[], float] = time.perf_counter,
     throttle: Throttle | None = None,
+    after: Callable[[bool], None] = lambda _: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Measurement:
     """Time a step beside the roof.
@@ -102,6 +103,7 @@ def measure(
         limits: when to stop.
         clock: seconds; only differences count.
         throttle: asked after each pair.
+        after: called after each pair, outside the timing, with whether its sample counts.
         sleep: used to back off after a throttled sample.
 
     Returns:
@@ -124,6 +126,7 @@ def measure(
         _check(seconds, rate)
         state = probe.read()
         result.states.append(state)
+        after(not state.get("throttled"))
         if state.get("throttled"):
             result.throttled_s.append(seconds)
             sleep(limits.backoff_s)

@@ -52,6 +52,22 @@ def test_a_case_says_what_was_read_and_how_fast(device: Any, fakes: Any) -> None
     assert step.closed
 
 
+def test_bytes_are_those_of_each_sample_s_own_step(device: Any, fakes: Any) -> None:
+    step = fakes.FakeStep(device, 10**8, floor=0.0)
+    sizes = iter([10**8, 3 * 10**8] * 500)
+
+    def run() -> None:  # a batch whose routing differs from step to step
+        step.bytes = next(sizes)
+        device.spend(step.bytes / device.bandwidth)
+
+    step.run = run
+    case = run_point(
+        Point("tiny", batch=4), fakes.tiny_shape(), device, find_roof(device), Settings(), builder=lambda *_: step
+    )
+    assert case.roof_fraction_samples == pytest.approx([1.0] * len(case.samples_ms))
+    assert case.bytes.total == pytest.approx(2 * 10**8, rel=0.05)
+
+
 def test_the_larger_of_the_two_gates_is_kept(device: Any, fakes: Any) -> None:
     step = fakes.FakeStep(device, 10**7, errors=iter([1e-6, 3e-4]))
     case = run_point(Point("tiny"), fakes.tiny_shape(), device, find_roof(device), Settings(), builder=lambda *_: step)

@@ -47,7 +47,7 @@ class Options:
     kv_format: str = "bf16"
     routing: str = "uniform"
     seed: int = 0
-    arena_gb: float | None = None
+    arena_bytes: int | None = None
     time_limit: float | None = None
     min_samples: int = 10
     noise: float = 1.0
@@ -161,7 +161,7 @@ class Session:
             kv_format=o.kv_format,
             routing=o.routing,
             seed=o.seed,
-            arena_bytes=None if o.arena_gb is None else int(o.arena_gb * 1e9),
+            arena_bytes=o.arena_bytes,
             limits=Limits(relative_half_width=o.noise / 100, min_samples=o.min_samples, time_limit_s=limit),
         )
 

@@ -1,4 +1,4 @@
-"""Tables for people, printed with rich; numbers right-aligned, the unit in the heading."""
+"""Tables for people: numbers right-aligned, the unit in the heading."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from moegauge.units import human_bytes
 
 
 def print_table(headings: list[str], rows: list[list[str]], words: int = 1) -> None:
-    """A table whose first `words` columns are text and the rest numbers."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < words else "right", no_wrap=index < words)
-    for row in rows:
-        table.add_row(*(printable(cell) for cell in row))
-    Console(highlight=False, markup=False).print(table)
+    """A table whose first `words` columns are text and the rest numbers. Never wrapped or cut, so that it can be piped."""
+    cells = [headings, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
+    for number, row in enumerate(cells):
+        line = "  ".join(
+            cell.ljust(width) if i < words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        click.echo(click.style(line, bold=True) if number == 0 else line)
 
 
 def machine_line(machine: dict[str, Any]) -> str:
