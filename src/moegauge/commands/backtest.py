@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from moegauge.commands._output import json_option, print_json, printable
-from moegauge.estimator.backtest import Backtest, Trial, Z, run
+
+if TYPE_CHECKING:
+    from moegauge.estimator.backtest import Backtest, Trial
 
 
 @click.command("backtest", epilog="Example: moegauge backtest --observations my.csv --json")
@@ -29,6 +31,8 @@ from moegauge.estimator.backtest import Backtest, Trial, Z, run
 def command(observations: Path | None, unseen: str, as_json: bool) -> None:
     """Estimate open models as if they were closed, each from the other models of its system and device, with the
     published one-term formula and with ours, and say how far off they are."""
+    from moegauge.estimator.backtest import run
+
     result = run(observations, unseen=unseen)
     if as_json:
         print_json(
@@ -46,6 +50,8 @@ def command(observations: Path | None, unseen: str, as_json: bool) -> None:
 
 
 def _case(trial: Trial) -> dict[str, Any]:
+    from moegauge.estimator.backtest import Z
+
     reading = trial.reading
     return {
         "line": reading.line,
@@ -71,6 +77,8 @@ def _print(result: Backtest) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from moegauge.estimator.backtest import Backtest, Z
 
     console = Console()
     console.print(result.sentence)

@@ -7,7 +7,6 @@ import click
 from moegauge import models
 from moegauge.commands._output import json_option, print_json
 from moegauge.errors import UsageError
-from moegauge.estimator.batching import curve, prices
 from moegauge.units import GB
 
 
@@ -34,6 +33,8 @@ def command(
 ) -> None:
     """Batch by batch: bytes per step of MODEL, how much slower each stream is, by what factor an inversion that knows
     only active parameters is misled, and with a bandwidth and a price the cost of a million tokens."""
+    from moegauge.estimator.batching import curve, prices
+
     if dollars_per_device_hour is not None and bandwidth is None:
         raise UsageError("--dollars-per-device-hour needs --bandwidth.")
     points = curve(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from moegauge.commands._output import json_option, print_json
-from moegauge.estimator.claims import RANGES, Verdict, adjudicate
 from moegauge.units import human_count
+
+if TYPE_CHECKING:
+    from moegauge.estimator.claims import Verdict
 
 
 @click.command("claims", epilog="Example: moegauge claims opus-1t-32b")
@@ -18,6 +20,8 @@ from moegauge.units import human_count
 def command(claim: str | None, seed: int, as_json: bool) -> None:
     """Hold claims about closed models against observed speeds, memory and prices: the region of dense share, sparsity,
     precision, batch, speculation and devices each needs, or the nearest miss. With CLAIM, that one in full."""
+    from moegauge.estimator.claims import adjudicate
+
     verdicts = adjudicate(claim, seed=seed)
     if as_json:
         print_json({"schema": "moegauge.claims/1", "seed": seed, "claims": [v.to_json() for v in verdicts]})
@@ -57,6 +61,8 @@ def _miss(miss: dict[str, Any]) -> str:
 
 
 def _print_one(verdict: Verdict) -> None:
+    from moegauge.estimator.claims import RANGES
+
     click.echo(f"{verdict.text} ({verdict.subject or 'every model'})")
     click.echo(f"held against: {', '.join(verdict.limits)}")
     if verdict.note:

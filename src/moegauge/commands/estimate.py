@@ -9,8 +9,6 @@ import click
 
 from moegauge.commands._output import json_option, print_json, printable
 from moegauge.errors import UsageError
-from moegauge.estimator.assumptions import parse
-from moegauge.estimator.estimate import estimate
 from moegauge.units import human_bytes, human_count
 
 
@@ -22,6 +20,9 @@ from moegauge.units import human_bytes, human_count
 @json_option
 def command(preset: str | None, observations: Path | None, seed: int, assume: tuple[str, ...], as_json: bool) -> None:
     """Estimate active and total parameters of closed models from the speeds they and open models are served at."""
+    from moegauge.estimator.assumptions import parse
+    from moegauge.estimator.estimate import estimate
+
     if (preset is None) == (observations is None):
         raise UsageError("give exactly one of --preset and --observations.")
     document = estimate(preset=preset, path=observations, seed=seed, fixed=parse(assume))

@@ -12,7 +12,6 @@ import click
 from moegauge import models
 from moegauge.commands._output import json_option, print_json
 from moegauge.errors import UsageError
-from moegauge.estimator import datasheet, predict
 
 
 @click.command("predict", epilog="Example: moegauge predict deepseek-v3 --device 'NVIDIA H200 SXM' --devices 8")
@@ -44,6 +43,8 @@ def command(
 ) -> None:
     """Predict decode tokens/s of MODEL (a name, a ModelShape JSON, a checkpoint folder or a Hub repo) from a measured
     record, a bandwidth, or a datasheet device."""
+    from moegauge.estimator import datasheet, predict
+
     if judge:
         _judge(as_json)
         return
@@ -81,6 +82,8 @@ def command(
 
 def _judge(as_json: bool) -> None:
     """Errors of the datasheet law on the half of the readings it was not fitted to, by system."""
+    from moegauge.estimator import datasheet
+
     by_system: dict[str, list[float]] = {}
     for reading, error in datasheet.judgement():
         by_system.setdefault(reading.system, []).append(error)
