@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from moegauge import models
 from moegauge.commands._output import json_option, print_json
+from moegauge.errors import UsageError
 from moegauge.units import human_bytes, human_count
 
 
-@click.command("models", epilog="Example: moegauge models --json")
+def write_layout(name: str | None, folder: Path) -> None:
+    """Lay out the headers of a released checkpoint in a new folder; the data are holes and take no disk."""
+    if name is None:
+        raise UsageError(
+            "--layout needs a model NAME.", advice="Example: moegauge models gpt-oss-20b --layout gpt-oss-20b"
+        )
+    if folder.exists():
+        raise UsageError(f"{folder}: already exists, nothing written.", advice="Name a folder that does not exist.")
+    from moegauge.counting import layout
+
+    release = layout.release(name.lower())
+    layout.write(folder, release["config"], release["shards"])
+    click.echo(f"{folder}: headers of {release['repo']} as released; the weights are holes in sparse files.", err=True)
+
+
+@click.command(
+    "models",
+    epilog="Example: moegauge models deepseek-v3 --layout deepseek-v3 && moegauge count deepseek-v3",
+)
 @click.argument("name", required=False)
+@click.option(
+    "--layout",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Write the release's headers as a sparse checkpoint in a new FOLDER, to try `count` offline.",
+)
 @json_option
-def command(name: str | None, as_json: bool) -> None:
+def command(name: str | None, folder: Path | None, as_json: bool) -> None:
     """List the shipped model shapes; with NAME, print that one as ModelShape JSON."""
+    if folder is not None:
+        write_layout(name, folder)
+        return
     if name:
         print_json(models.load(name).to_json())
         return
