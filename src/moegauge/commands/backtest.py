@@ -27,13 +27,21 @@ if TYPE_CHECKING:
     show_default=True,
     help="What the priors never saw: the target's model, also its system, also its whole family of systems.",
 )
+@click.option(
+    "--record",
+    "records",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Also on the decode cases of this record of moegauge bench; may be repeated.",
+)
 @json_option
-def command(observations: Path | None, unseen: str, as_json: bool) -> None:
+def command(observations: Path | None, unseen: str, records: tuple[Path, ...], as_json: bool) -> None:
     """Estimate open models as if they were closed, each from the other models of its system and device, with the
     published one-term formula and with ours, and say how far off they are."""
     from moegauge.estimator.backtest import run
 
     result = run(observations, unseen=unseen)
+    emulated = {str(path): _emulated(path) for path in records}
     if as_json:
         print_json(
             {
@@ -41,12 +49,38 @@ def command(observations: Path | None, unseen: str, as_json: bool) -> None:
                 **result.summary(),
                 "sentence": result.sentence,
                 "priors_without": unseen,
+                **({"records": emulated} if emulated else {}),
                 "cases": [_case(t) for t in result.trials],
                 "skipped_rows": [{"line": s.line, "model": s.model, "reason": s.reason} for s in result.skipped],
             }
         )
         return
     _print(result)
+    for path, part in emulated.items():
+        click.echo(f"\n{path}: {part['n']} emulated decode cases, bytes per step estimated from the other models")
+        for method in ("published", "measured"):
+            folds = part[method]
+            click.echo(
+                f"  {'ours' if method == 'measured' else method:<10}median x{folds['median_fold']:.3f}, "
+                f"80 % x{folds['p80_fold']:.3f}, worst x{folds['worst_fold']:.3f}"
+            )
+
+
+def _emulated(path: Path) -> dict[str, Any]:
+    from moegauge.estimator.backtest import Folds
+    from moegauge.estimator.emulated import trials
+
+    cases = [t.to_json() for t in trials(path)]
+    inside = [c["interval_80"][0] <= c["bytes"] <= c["interval_80"][1] for c in cases]
+    return {
+        "n": len(cases),
+        "published": Folds.of([c["published_fold"] for c in cases]).to_json(),
+        "measured": {
+            **Folds.of([c["measured_fold"] for c in cases]).to_json(),
+            "coverage_80": sum(inside) / len(inside),
+        },
+        "cases": cases,
+    }
 
 
 def _case(trial: Trial) -> dict[str, Any]:
