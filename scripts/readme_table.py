@@ -4,12 +4,16 @@
     python scripts/readme_table.py --check    exits 1 when a page is out of step
 
 README.md gets the released formats, results/README.md every format; both between
-`<!-- results:begin -->` and `<!-- results:end -->`.
+`<!-- results:begin -->` and `<!-- results:end -->`. README.md also gets a real count between `<!-- count:begin -->` and
+`<!-- count:end -->`.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from moegauge.bench.compare import compare
@@ -17,7 +21,7 @@ from moegauge.bench.export import comparison_markdown
 from moegauge.record import load, pool
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+COUNTED = "deepseek-v3"
 
 
 def tables(root: Path, formats: tuple[str, ...]) -> str:
@@ -37,17 +41,36 @@ def tables(root: Path, formats: tuple[str, ...]) -> str:
     return "\n".join(parts)
 
 
-def renew(text: str, table: str) -> str:
-    """`text` with what stands between the markers replaced.
+def counted() -> str:
+    """What `moegauge count` prints for a released checkpoint's headers, laid out in an empty folder."""
+    moegauge = [sys.executable, "-m", "moegauge"]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([*moegauge, "models", COUNTED, "--layout", COUNTED], cwd=folder, check=True, capture_output=True)
+        out = subprocess.run(
+            [*moegauge, "count", COUNTED],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COLUMNS": "100"},
+        ).stdout
+    text = "\n".join(line.rstrip() for line in out.splitlines())
+    made = f"moegauge models {COUNTED} --layout {COUNTED} && moegauge count {COUNTED}"
+    return f"```console\n$ {made}\n{text}\n```\n"
+
+
+def renew(text: str, mark: str, table: str) -> str:
+    """`text` with what stands between the markers of `mark` replaced.
 
     Raises:
         ValueError: the markers are missing.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n\n{table}\n{END}{after}"
+        raise ValueError(f"no {first} ... {last}")
+    return f"{before}{first}\n\n{table}\n{last}{after}"
 
 
 def main(root: Path = ROOT) -> int:
@@ -55,11 +78,10 @@ def main(root: Path = ROOT) -> int:
     stale = []
     for page, formats in (("README.md", ("native",)), ("results/README.md", ())):
         path = root / page
-        if not path.is_file() or BEGIN not in path.read_text(encoding="utf-8"):
-            print(f"{page}: no markers, left alone")
-            continue
         old = path.read_text(encoding="utf-8")
-        new = renew(old, tables(root, formats))
+        new = renew(old, "results", tables(root, formats))
+        if "<!-- count:begin -->" in old:
+            new = renew(new, "count", counted())
         if new != old:
             stale.append(page)
             if "--check" not in sys.argv:
