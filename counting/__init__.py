@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["count"]
 
 
-def count(target: str, revision: str | None = None, *, weights: str = "", top_k: int | None = None) -> Census:
+def count(
+    target: str,
+    revision: str | None = None,
+    *,
+    weights: str = "",
+    top_k: int | None = None,
+    thorough: bool = False,
+) -> Census:
     """Count a checkpoint from its headers; no weights are read.
 
     Args:
@@ -23,6 +30,7 @@ def count(target: str, revision: str | None = None, *, weights: str = "", top_k:
         revision: branch, tag or commit of a Hub repo.
         weights: which index or file to count where several lie side by side.
         top_k: experts a token uses, where the config does not say.
+        thorough: read every header of a Hub repo byte for byte, even where the Hub offers them decoded.
 
     Raises:
         CheckpointError: the checkpoint is damaged, absent, or contradicts its config.
@@ -31,4 +39,4 @@ def count(target: str, revision: str | None = None, *, weights: str = "", top_k:
     from moegauge.counting.source import COLLECTOR_PAUSE, open_checkpoint
 
     with COLLECTOR_PAUSE:
-        return take_census(open_checkpoint(target, revision, weights=weights), top_k=top_k)
+        return take_census(open_checkpoint(target, revision, weights=weights, thorough=thorough), top_k=top_k)

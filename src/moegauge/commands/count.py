@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,7 @@ SHOWN_NAMES = 5
 
 
 @click.command("count", epilog="Example: moegauge count openai/gpt-oss-20b --json")
-@click.argument("target")
+@click.argument("targets", nargs=-1, metavar="[TARGET]")
 @click.option("--revision", metavar="R", help="Branch, tag or commit of a Hub repo.")
 @click.option("--weights", metavar="NAME", default="", help="Index or file to count where several lie side by side.")
 @click.option("--layers", "per_layer", is_flag=True, help="One row per layer as well.")
@@ -26,9 +26,22 @@ SHOWN_NAMES = 5
 @click.option(
     "--shape", "shape_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the ModelShape JSON here."
 )
+@click.option("--thorough", is_flag=True, help="Read every header of a Hub repo by ranges, byte for byte.")
+@click.option("--diff", "diff", is_flag=True, help="Compare two TARGETs, .json counts, or .jsonl results.")
+@click.option("--from", "source", metavar="FILE|-", help="Count every target of a list, one per line.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="With --from: the JSONL file; resumed.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="With --from: at a time.")
+@click.option("--shard", metavar="I/N", default="1/1", help="With --from: the I-th of every N targets.")
+@click.option("--retry-failed", is_flag=True, help="With --from: count the failures of the network again.")
+@click.option(
+    "--parquet",
+    "parquet_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --from: also a Parquet table.",
+)
 @json_option
 def command(
-    target: str,
+    targets: tuple[str, ...],
     *,
     revision: str | None,
     weights: str,
@@ -36,6 +49,14 @@ def command(
     top_k: int | None,
     allow_unclassified: bool,
     shape_file: Path | None,
+    thorough: bool,
+    diff: bool,
+    source: str | None,
+    out: Path | None,
+    jobs: int,
+    shard: str,
+    retry_failed: bool,
+    parquet_file: Path | None,
     as_json: bool,
 ) -> None:
     """Count dense and routed parameters of TARGET exactly: a folder, a .safetensors file, or org/name on the Hub.
@@ -44,11 +65,30 @@ def command(
     """
     if shape_file is not None and shape_file.exists():
         raise UsageError(f"{shape_file}: already exists.", advice="Name a new file for --shape.")
-    from moegauge.counting import count
+    _check_targets(targets, diff=diff, source=source, out=out)
 
-    census = count(target, revision, weights=weights, top_k=top_k)
-    if not allow_unclassified:
-        _refuse_unclassified(census)
+    def counted(target: str, revision: str | None) -> Census:
+        from moegauge.counting import count
+
+        census = count(target, revision, weights=weights, top_k=top_k, thorough=thorough)
+        if not allow_unclassified:
+            _refuse_unclassified(census)
+        return census
+
+    def document(target: str, revision: str | None) -> dict[str, Any]:
+        return counted(target, revision).to_json(per_layer=per_layer)
+
+    if source is not None and out is not None:
+        from moegauge.commands._count_many import count_many
+
+        count_many(source, out, document, jobs=jobs, shard=shard, parquet_file=parquet_file, retry_failed=retry_failed)
+        return
+    if diff:
+        from moegauge.commands._count_many import print_difference
+
+        print_difference(targets[0], targets[1], document, as_json=as_json)
+        return
+    census = counted(targets[0], revision)
     if shape_file is not None:
         census.model_shape().save(shape_file)
         warn_written(shape_file)
@@ -60,6 +100,18 @@ def command(
     from moegauge.commands._census import print_census
 
     print_census(census, per_layer=per_layer)
+
+
+def _check_targets(targets: tuple[str, ...], *, diff: bool, source: str | None, out: Path | None) -> None:
+    """One TARGET; two with --diff; none with --from."""
+    wanted = 2 if diff else 0 if source is not None else 1
+    if source is not None and (diff or out is None):
+        raise UsageError("--from needs --out FILE, and goes with no --diff.", advice="For example: --out counts.jsonl")
+    if out is not None and source is None:
+        raise UsageError("--out goes with --from.", advice="For one target: --json > FILE")
+    if len(targets) != wanted:
+        need = ("no TARGET with --from", "one TARGET", "two TARGETs with --diff")[wanted]
+        raise UsageError(f"{len(targets)} targets given, {need} expected.", advice="See: moegauge count --help")
 
 
 def warn_written(path: Path) -> None:

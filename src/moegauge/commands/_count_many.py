@@ -1,0 +1,109 @@
+"""`moegauge count --from` and `--diff`: many targets into one file, and where two counts differ."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moegauge.commands._output import print_json, printable, progress_wanted, warn
+from moegauge.counting import difference, many, parquet
+from moegauge.errors import UsageError
+
+Count = Callable[[str, str | None], dict[str, Any]]
+
+
+def count_many(
+    source: str, out: Path, count: Count, *, jobs: int, shard: str, parquet_file: Path | None, retry_failed: bool
+) -> None:
+    """Count every target of the list `source` ('-' is stdin) into `out`; a summary goes to stderr.
+
+    Raises:
+        UsageError: no list, an empty one, or an `--out` this command did not write.
+    """
+    if parquet_file is not None:
+        parquet.check_available()
+    targets = many.read_targets(_lines(source), shard)
+    if not targets:
+        raise UsageError(f"{source}: no targets.", advice="Write one org/name per line.")
+    start, fresh, failed = time.perf_counter(), 0, Counter[str]()
+    for line in many.run(targets, out, count, jobs=jobs, retry_failed=retry_failed):
+        fresh += 1
+        if line["error"]:
+            failed[line["error"]] += 1
+        if progress_wanted():
+            click.echo(f"\r{fresh:,} counted now, {printable(line['target'])[:60]:60}", err=True, nl=False)
+    seconds = time.perf_counter() - start
+    if progress_wanted():
+        click.echo(err=True)
+    rate = f", {fresh / seconds:.1f} per second" if fresh else ""
+    click.echo(f"{len(targets):,} targets, {fresh:,} counted now in {seconds:.1f} s{rate}; wrote {out}", err=True)
+    for name, number in failed.most_common():
+        warn(f"{number:,} failed with {name}")
+    if parquet_file is not None:
+        rows = parquet.write(many.read_lines(out), parquet_file)
+        click.echo(f"wrote {rows:,} rows to {parquet_file}", err=True)
+
+
+def _lines(source: str) -> list[str]:
+    if source == "-":
+        return sys.stdin.read().splitlines()
+    try:
+        return Path(source).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{source}: cannot be read: {error}.", advice="Give a text file, or - for stdin.") from None
+
+
+def print_difference(a: str, b: str, count: Count, *, as_json: bool) -> None:
+    """Compare two counts: targets, `.json` documents of `count --json`, or `.jsonl` files of `count --from`.
+
+    Raises:
+        UsageError: a results file beside a single count, or a file that is neither.
+    """
+    left, right = _side(a, count), _side(b, count)
+    if isinstance(left, list) != isinstance(right, list):
+        raise UsageError("--diff needs two single counts or two .jsonl files, not one of each.")
+    if isinstance(left, list) and isinstance(right, list):
+        found = difference.compare_results(_by_target(left), _by_target(right))
+    else:
+        assert isinstance(left, dict)
+        assert isinstance(right, dict)
+        found = difference.compare_documents(left, right)
+    if as_json:
+        print_json({"schema": "moegauge.diff/1", "a": a, "b": b, "equal": not found, "differences": found})
+        return
+    if not found:
+        click.echo("no difference")
+    for each in found:
+        where = f"{each['target']}: " if "target" in each else ""
+        click.echo(printable(f"{where}{each['field']}: {_shown(each['a'])} -> {_shown(each['b'])}"))
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if type(value) is int else "absent" if value is None else str(value)
+
+
+def _by_target(lines: list[many.Line]) -> dict[str, many.Line]:
+    return {f"{line['target']}@{line['revision']}" if line["revision"] else line["target"]: line for line in lines}
+
+
+def _side(name: str, count: Count) -> dict[str, Any] | list[many.Line]:
+    path = Path(name)
+    if path.suffix == ".jsonl" and path.is_file():
+        return list(many.read_lines(path))
+    if path.suffix == ".json" and path.is_file() and not name.endswith(".safetensors.index.json"):
+        try:
+            document = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict) or not str(document.get("schema")).startswith("moegauge.count/"):
+            raise UsageError(f"{printable(name)}: not a document of 'moegauge count --json'.", advice="Count it again.")
+        return document
+    repo, _, revision = name.partition("@")
+    return count(name, None) if path.exists() or not revision else count(repo, revision)
