@@ -71,8 +71,8 @@ def attention(
     own = tl.sum(query * own_key[None, :], 1)
     query = operand(query, ASM)
     if ROPE > 0:
-        at = q_rope + b * r_stride + head[:, None] * ROPE + r[None, :]
-        rope = tl.load(at, mask=live[:, None] & (r < ROPE)[None, :], other=0.0)
+        rope_at = q_rope + b * r_stride + head[:, None] * ROPE + r[None, :]
+        rope = tl.load(rope_at, mask=live[:, None] & (r < ROPE)[None, :], other=0.0)
         own_rope = tl.load(k + b * k_stride + KEY + r, mask=r < ROPE, other=0.0)
         own += tl.sum(rope * own_rope[None, :], 1)
         rope = operand(rope, ASM)
@@ -84,12 +84,12 @@ def attention(
     for start in range(z * per_split, tl.minimum((z + 1) * per_split, length), BLOCK):
         t = start + tl.arange(0, BLOCK)
         seen = t < length
-        at = keys + t[None, :].to(tl.int64) * WIDE + d[:, None]
-        key = load_cache(at, seen[None, :] & (d < KEY)[:, None], FP8, ASM)
+        key_at = keys + t[None, :].to(tl.int64) * WIDE + d[:, None]
+        key = load_cache(key_at, seen[None, :] & (d < KEY)[:, None], FP8, ASM)
         s = tl.dot(query, key)
         if ROPE > 0:
-            at = keys + t[None, :].to(tl.int64) * WIDE + KEY + r[:, None]
-            s += tl.dot(rope, load_cache(at, seen[None, :] & (r < ROPE)[:, None], FP8, ASM))
+            tail_at = keys + t[None, :].to(tl.int64) * WIDE + KEY + r[:, None]
+            s += tl.dot(rope, load_cache(tail_at, seen[None, :] & (r < ROPE)[:, None], FP8, ASM))
         s = tl.where(seen[None, :], s * scale, -1e38)
         top = tl.maximum(most, tl.max(s, 1))
         p = tl.where(seen[None, :], tl.exp(s - top[:, None]), 0.0)
@@ -98,8 +98,8 @@ def attention(
         if MLA:
             value = tl.trans(key)
         else:
-            at = values + t[:, None].to(tl.int64) * VALUE + e[None, :]
-            value = load_cache(at, seen[:, None] & (e < VALUE)[None, :], FP8, ASM)
+            value_at = values + t[:, None].to(tl.int64) * VALUE + e[None, :]
+            value = load_cache(value_at, seen[:, None] & (e < VALUE)[None, :], FP8, ASM)
         acc = acc * shrink[:, None] + tl.dot(operand(p, ASM), value)
         most = top
     if z == splits - 1:

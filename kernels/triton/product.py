@@ -14,7 +14,8 @@ from moegauge.kernels.triton.span import wait_for_producers
 def finish_product(
     part, out, shadow, bias, rows_first, rows, column, width, splits, batch, out_stride,
     bias0, length0, bias1, length1, bias2, length2,
-    NT: tl.constexpr, GATED: tl.constexpr, ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
+    NT: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
+    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
 ):  # fmt: skip
     """Add up the parts of 16 rows, bias them, gate them, and write them to columns `column` + row of `out`.
 
@@ -32,6 +33,8 @@ def finish_product(
         for z in range(splits, 2 * splits):
             up += tl.load(part + z * batch * rows + at, mask=there, other=0.0, cache_modifier=".cg")
         acc = silu(acc) * up
+    if SILU:
+        acc = silu(acc)
     acc = add_bias(acc, bias + bias0, length0, column + row, width)
     acc = add_bias(acc, bias + bias1, length1, column + row, width)
     acc = add_bias(acc, bias + bias2, length2, column + row, width)
@@ -57,9 +60,11 @@ def product(
     rows, column, width, tiles, tiles_per_split, splits, batch, x_stride8, out_stride, row_tiles_per_block,
     bias0, length0, bias1, length1, bias2, length2,
     FORMAT: tl.constexpr, NT: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr, QUAD: tl.constexpr,
-    ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
+    ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
+    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
 ):  # fmt: skip
-    """out[b, column + i] (+)= sum_k W[i, k] x[b, k] + bias, or silu(gate) * up with GATED (w0 = gate, w1 = up).
+    """out[b, column + i] (+)= sum_k W[i, k] x[b, k] + bias, or silu(gate) * up with GATED (w0 = gate, w1 = up),
+    or silu(up) with SILU.
 
     w0..w3, s0.., t0..: up to four matrices of `FORMAT`, their weights, scales and tensor scales; end0..end2: the row
     tile at which the next one begins. rows: of all of them together. x: [batch, 8 x_stride8] bfloat16; row tiles of
@@ -98,7 +103,7 @@ def product(
     if arrive(counters + row_tile, 2 * splits if GATED else splits):
         finish_product(
             part, out, shadow, bias, row_tile * 16, rows, column, width, splits, batch, out_stride,
-            bias0, length0, bias1, length1, bias2, length2, NT, GATED, ACCUMULATE, SHADOW,
+            bias0, length0, bias1, length1, bias2, length2, NT, GATED, SILU, ACCUMULATE, SHADOW,
         )  # fmt: skip
 
 
@@ -111,12 +116,13 @@ def product(
 def product_finish(
     part, out, shadow, bias, rows, column, width, splits, batch, out_stride,
     bias0, length0, bias1, length1, bias2, length2,
-    NT: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
+    NT: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
+    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
 ):  # fmt: skip
     """The end of `product` alone, after `moegauge.kernels.triton.plain` made the parts. Grid: ceil(rows / 16)."""
     if PDL:
         wait_for_producers()
     finish_product(
         part, out, shadow, bias, tl.program_id(0) * 16, rows, column, width, splits, batch, out_stride,
-        bias0, length0, bias1, length1, bias2, length2, NT, GATED, ACCUMULATE, SHADOW,
+        bias0, length0, bias1, length1, bias2, length2, NT, GATED, SILU, ACCUMULATE, SHADOW,
     )  # fmt: skip

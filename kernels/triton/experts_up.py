@@ -1,4 +1,4 @@
-"""Routed and shared experts in two launches per layer: gate, up and SwiGLU; then down and the weighted sum.
+"""Routed and shared experts, first launch of a layer: gate, up and SwiGLU.
 
 Legend: k experts per token (TOPK), pair p = token * k + choice, D distinct experts. A program works on one row tile of
 one distinct expert and finds its weights through `slots`, its tokens through `members`, both written by
@@ -127,111 +127,36 @@ def experts_up(
                     )  # fmt: skip
 
 
-@triton.jit
-def finish_down(
-    part, out, shadow, bias, share, slot_of, row, rows, splits, batch, out_stride, bias_stride, length,
-    TOPK: tl.constexpr, NT: tl.constexpr, ROUTED: tl.constexpr, SHARED: tl.constexpr, SHADOW: tl.constexpr,
-):  # fmt: skip
-    """out[b, row] += sum_i share[b, i] (parts of pair (b, i) + bias) + parts of the shared expert, choices in order."""
-    lane = tl.arange(0, NT)
-    stride = batch * (TOPK + 1) * rows
-    for q in range(0, batch, NT):
-        token = q + lane
-        there = (row < rows)[:, None] & (token < batch)[None, :]
-        target = token[None, :] * out_stride + row[:, None]
-        total = tl.load(out + target, mask=there, other=0.0)
-        if ROUTED:
-            for i in range(0, TOPK):
-                pair = token * TOPK + i
-                weight = tl.load(share + pair, mask=token < batch, other=0.0)
-                acc = tl.zeros((16, NT), tl.float32)
-                for z in range(0, splits):
-                    at = part + z * stride + pair[None, :] * rows + row[:, None]
-                    acc += tl.load(at, mask=there, other=0.0, cache_modifier=".cg")
-                slot = tl.load(slot_of + pair, mask=token < batch, other=0)
-                for start in range(0, length, rows):
-                    index = (row + start)[:, None] + (slot * bias_stride)[None, :]
-                    seen = there & (row + start < length)[:, None]
-                    acc += tl.load(bias + index, mask=seen, other=0.0).to(tl.float32)
-                total += acc * weight[None, :]
-        if SHARED:
-            for z in range(0, splits):
-                at = part + z * stride + (batch * TOPK + token)[None, :] * rows + row[:, None]
-                total += tl.load(at, mask=there, other=0.0, cache_modifier=".cg")
-        tl.store(out + target, total, mask=there)
-        if SHADOW:
-            tl.store(shadow + target, total.to(tl.bfloat16), mask=there)
-
-
 @triton.jit(
     do_not_specialize=[
-        "down_w", "down_s", "down_t", "w_stride", "s_stride", "t_stride", "bias_stride", "shared_w", "shared_s",
-        "shared_t", "rows", "width8", "tiles", "tiles_per_split", "shared_tiles", "shared_tiles_per_split", "splits",
-        "batch", "x_stride8", "out_stride", "length", "experts_most",
+        "rows", "shared_rows", "height", "batch", "bias_stride", "out_stride", "gate_length", "up_length",
     ]
 )  # fmt: skip
-def experts_down(
-    w_pool, s_pool, t_pool, shared_w_pool, shared_s_pool, shared_t_pool,
-    x, out, shadow, part, counters, bias, slots, counts, members, distinct, share, slot_of,
-    down_w, down_s, down_t, w_stride, s_stride, t_stride, bias_stride, shared_w, shared_s, shared_t,
-    rows, width8, tiles, tiles_per_split, shared_tiles, shared_tiles_per_split, splits, batch, x_stride8, out_stride,
-    length, experts_most,
-    FORMAT: tl.constexpr, SHARED: tl.constexpr, TOPK: tl.constexpr, NT: tl.constexpr, TILES: tl.constexpr,
-    EVEN: tl.constexpr, SHARED_TILES: tl.constexpr, SHARED_EVEN: tl.constexpr, QUAD: tl.constexpr, ASM: tl.constexpr,
-    PDL: tl.constexpr, SHADOW: tl.constexpr,
+def experts_up_finish(
+    part, out, shadow, gate_bias, up_bias, slot_of, rows, shared_rows, height, batch, bias_stride, out_stride,
+    gate_length, up_length,
+    TOPK: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """out[b] += sum_i share[b, i] (W_down x[b, i] + bias) + W_shared x_shared. width8: rows of an up projection / 8.
+    """The end of `experts_up` alone, after `moegauge.kernels.triton.plain` made the parts.
 
-    Grid (row tiles, splits, distinct experts at most + shared). Under programmatic launch the slots are read before
-    the wait: `route` ended before `experts_up` could let this kernel start.
+    Grid (ceil(most rows / 16), pairs, then tokens of the shared expert).
     """
-    row_tile = tl.program_id(0)
-    z = tl.program_id(1)
-    j = tl.program_id(2)
-    token, k = quads(NT)
-    row = row_tile * 16 + tl.arange(0, 16)
-    lane = tl.arange(0, NT)
-    stride = batch * (TOPK + 1) * rows
-    found = tl.load(distinct)
-    working = found >= 0
-    if j < experts_most:
-        working = j < found
-        if working:
-            slot = tl.load(slots + j).to(tl.int64)
-            count = tl.load(counts + j)
-            first = z * tiles_per_split
-            w = w_pool + (down_w + slot * w_stride) * 64
-            s = s_pool + (down_s + slot * s_stride) * 64
-            t = t_pool + (down_t + slot * t_stride) * 64
-            for q in range(0, count, NT):
-                pair = tl.load(members + j * batch + q + token, mask=q + token < count, other=0)
-                acc = rows_of_tile(
-                    w, s, t, x + pair // TOPK * (x_stride8 * 8) + pair % TOPK * (width8 * 8) + k, q + token < count,
-                    row_tile, tiles, first, tl.minimum(first + tiles_per_split, tiles),
-                    FORMAT, NT, TILES, EVEN, QUAD, ASM, PDL,
-                )  # fmt: skip
-                there = q + lane < count
-                pairs = tl.load(members + j * batch + q + lane, mask=there, other=0)
-                tl.store(part + z * stride + pairs[None, :] * rows + row[:, None], acc, mask=there[None, :])
-    elif SHARED != "":
-        first = z * shared_tiles_per_split
-        w = shared_w_pool + tl.cast(shared_w, tl.int64) * 64
-        s = shared_s_pool + tl.cast(shared_s, tl.int64) * 64
-        t = shared_t_pool + tl.cast(shared_t, tl.int64) * 64
-        for q in range(0, batch, NT):
-            acc = rows_of_tile(
-                w, s, t, x + (q + token) * (x_stride8 * 8) + TOPK * (width8 * 8) + k, q + token < batch, row_tile, shared_tiles,
-                first, tl.minimum(first + shared_tiles_per_split, shared_tiles),
-                SHARED, NT, SHARED_TILES, SHARED_EVEN, QUAD, ASM, PDL,
-            )  # fmt: skip
-            there = q + lane < batch
-            pairs = batch * TOPK + q + lane
-            tl.store(part + z * stride + pairs[None, :] * rows + row[:, None], acc, mask=there[None, :])
-    if working:
-        if arrive(counters + row_tile, (found + (1 if SHARED != "" else 0)) * splits):
-            finish_down(
-                part, out, shadow, bias, share, slot_of, row, rows, splits, batch, out_stride, bias_stride, length,
-                TOPK, NT, True, SHARED != "", SHADOW,
-            )  # fmt: skip
-    elif PDL:
+    if PDL:
         wait_for_producers()
+    pair = tl.program_id(1)
+    row = tl.program_id(0) * 16 + tl.arange(0, 16)
+    lane = tl.arange(0, 8)
+    there = lane < 1
+    stride = batch * (TOPK + 1) * height
+    if pair < batch * TOPK:
+        slot = tl.load(slot_of + pair).to(tl.int64)
+        finish_up(
+            part, out, shadow, gate_bias + slot * bias_stride, up_bias + slot * bias_stride, pair + lane, there,
+            pair // TOPK + lane, pair % TOPK * rows + lane * 0, row, height, rows, stride, 1, out_stride, gate_length,
+            up_length, 8, GATED, SHADOW,
+        )  # fmt: skip
+    else:
+        finish_up(
+            part, out, shadow, gate_bias, up_bias, pair + lane, there, pair - batch * TOPK + lane,
+            TOPK * rows + lane * 0, row, height, shared_rows, stride, 1, out_stride, 0, 0, 8, GATED, SHADOW,
+        )  # fmt: skip

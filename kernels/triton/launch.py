@@ -1,0 +1,43 @@
+"""A kernel launch as data: what to call, on which grid, with what; and running a list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Launch:
+    """One kernel launch.
+
+    Attributes:
+        kernel: a `triton.jit` function.
+        grid: up to three sizes.
+        arguments: values of its parameters by name, constants apart.
+        constants: its `tl.constexpr` parameters but PDL.
+        warps, stages: `num_warps` and `num_stages`.
+        reuses: it only repeats work an earlier launch of the same step did; needed when its operation runs alone.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    constants: dict[str, Any] = field(default_factory=dict)
+    warps: int = 1
+    stages: int = 1
+    reuses: bool = False
+
+    def run(self, dependent: bool = False) -> None:
+        """Enqueue it; `dependent`: as a programmatic dependent launch."""
+        options: dict[str, Any] = {"num_warps": self.warps, "num_stages": self.stages}
+        if dependent:
+            options["launch_pdl"] = True
+        self.kernel[self.grid](**self.arguments, **self.constants, PDL=dependent, **options)
+
+
+def run_all(launches: Iterable[Launch], dependent: bool = False) -> None:
+    """Enqueue a step: every launch but those that only repeat."""
+    for launch in launches:
+        if not launch.reuses:
+            launch.run(dependent)

@@ -1,0 +1,273 @@
+"""The Triton backend: NVIDIA GPUs of compute capability 8.0 and later, or the interpreter on the CPU.
+
+Nothing touches a GPU before `TritonBackend()` is called. `DeviceError` says in one line what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moegauge.errors import DeviceError, UnknownNameError
+from moegauge.kernels.backend import Precision, Runnable, Stream
+from moegauge.kernels.program import Choice, Program
+from moegauge.kernels.triton import layout
+from moegauge.kernels.triton.configuration import CONFIGURATIONS, Configuration, default_for
+
+if TYPE_CHECKING:
+    from moegauge.kernels.triton.arena import TritonArena
+
+RUNGS = ("eager", "graph", "pdl")
+INTERPRETED = "interpreter"
+
+# (programs per multiprocessor, warps per program, loads of 16 bytes in flight per thread)
+STREAM_PATTERNS = ((1, 32, 4), (2, 16, 4), (2, 16, 8), (4, 8, 4), (4, 8, 8), (8, 4, 8), (16, 4, 4))
+
+
+def column_order() -> bool:
+    """True where a dot operand gives a lane four neighbouring columns (Triton up to 3.7); see `tiles.dot16`."""
+    import triton
+
+    major, minor = (int(part) for part in triton.__version__.split(".")[:2])
+    return (major, minor) < (3, 8)
+
+
+class TritonRunnable:
+    """A program as launches on a device.
+
+    Args:
+        rung: `eager`, `graph` or `pdl`.
+    """
+
+    def __init__(
+        self, program: Program, arena: TritonArena, backend: TritonBackend, configuration: Configuration, rung: str
+    ) -> None:
+        from moegauge.kernels.triton.lowering import MAX_BATCH, Lowering
+        from moegauge.kernels.triton.registers import Registers
+
+        if program.batch > MAX_BATCH:
+            raise DeviceError(f"{program.name}: batch {program.batch}.", advice=f"Triton decodes at most {MAX_BATCH}.")
+        self.program = program
+        self._backend, self._rung, self._graph = backend, rung, None
+        self._registers = Registers(program, backend.device)
+        lowering = Lowering(
+            program,
+            arena,
+            self._registers,
+            configuration,
+            backend.processors,
+            compiled=backend.device != "cpu",
+            quad=column_order(),
+        )
+        self._launches = lowering.lower() if program.batch else [[] for _ in program.operations]
+        self._routes = lowering.routes
+        self.kernels_per_step = sum(not launch.reuses for launches in self._launches for launch in launches)
+
+    def run(self) -> None:
+        """Enqueue the whole step: a graph replay, or launch by launch on the eager rung."""
+        if self._rung == "eager" or self._backend.device == "cpu":
+            self._enqueue()
+            return
+        if self._graph is None:
+            self._capture()
+        self._graph.replay()  # type: ignore[attr-defined]
+
+    def _enqueue(self) -> None:
+        from moegauge.kernels.triton.launch import run_all
+
+        for launches in self._launches:
+            run_all(launches, dependent=self._rung == "pdl")
+
+    def _capture(self) -> None:
+        import torch
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._enqueue()  # compiles every kernel outside the capture
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._enqueue()
+        self._graph = graph
+
+    def run_operation(self, index: int) -> None:
+        """One operation with the inputs it needs, and wait."""
+        for launch in self._launches[index]:
+            launch.run(dependent=False)
+        self._backend.synchronize()
+
+    def read(self, register: str) -> NDArray[np.float32]:
+        """A copy of a register."""
+        return np.asarray(self._registers[register][: self.program.batch].cpu().numpy()).copy()
+
+    def write(self, register: str, values: NDArray[np.float32]) -> None:
+        """Overwrite a register."""
+        import torch
+
+        held = self._registers[register]
+        given = np.ascontiguousarray(values, np.float32)
+        if given.shape != (self.program.batch, held.shape[1]):
+            raise DeviceError(
+                f"register {register}: got {given.shape}, not {(self.program.batch, held.shape[1])}.",
+                advice="Pass one float32 row per token.",
+            )
+        if self.program.batch:
+            self._registers.write(register, torch.from_numpy(given))
+
+    def choice(self, route: str) -> Choice:
+        """The last choice of a route."""
+        tables = self._routes[route]
+        shape = (self.program.batch, tables.top_k)
+        ids, share, slots = (t.cpu().numpy().reshape(shape).copy() for t in (tables.ids, tables.share, tables.slot_of))
+        return Choice(ids, share, slots, int(tables.distinct.item()))
+
+
+class TritonStream:
+    """A read of a buffer by a persistent grid."""
+
+    def __init__(self, buffer: Any, processors: int, pattern: tuple[int, int, int]) -> None:
+        import torch
+
+        programs, self._warps, self._unroll = pattern
+        self.pattern = f"{programs} x {self._warps} warps per multiprocessor, {self._unroll} loads of 16 B in flight"
+        step = 128 * self._warps * self._unroll
+        self._words = buffer.numel() // step * step
+        self.bytes = self._words * 4
+        self._buffer, self._grid = buffer, (programs * processors,)
+        self._out = torch.zeros(self._grid, dtype=torch.int32, device=buffer.device)
+
+    def run(self) -> None:
+        """Enqueue one pass."""
+        from moegauge.kernels.triton.stream import stream
+
+        block = 128 * self._warps
+        stream[self._grid](
+            self._buffer, self._out, self._words, BLOCK=block, UNROLL=self._unroll, num_warps=self._warps
+        )
+
+
+class TritonBackend:
+    """One NVIDIA GPU; or, under TRITON_INTERPRET=1 and device `cpu`, the interpreter (for tests, thousands of times
+    slower).
+
+    Args:
+        device: `cuda` or `cpu`.
+        rung: how steps are launched: `eager`, `graph` (a CUDA graph) or `pdl` (a graph of programmatic dependent
+            launches, compute capability 9.0 and later).
+        configuration: a name of `CONFIGURATIONS`; None is the device class's own.
+
+    Raises:
+        UnknownNameError: no such rung or configuration.
+        DeviceError: no GPU, one too old, or no Triton.
+    """
+
+    name = "triton"
+    threads = 0
+    matrix_formats = layout.TILED_FORMATS | {"f32"}
+
+    def __init__(self, device: str = "cuda", rung: str = "", configuration: str | None = None) -> None:
+        if rung and rung not in RUNGS:
+            raise UnknownNameError("rung", rung, RUNGS)
+        if configuration is not None and configuration not in CONFIGURATIONS:
+            raise UnknownNameError("configuration", configuration, CONFIGURATIONS)
+        self.device = device
+        if device == "cpu":
+            self._interpreter()
+        else:
+            self._gpu()
+        capability = self.capability
+        self.rung = rung or ("pdl" if capability >= (9, 0) else "graph")
+        if self.rung == "pdl" and capability < (9, 0):
+            raise DeviceError(
+                f"{self.description} has no programmatic dependent launch.", advice="Use the rung 'graph'."
+            )
+        self.configuration = CONFIGURATIONS[configuration] if configuration else default_for(capability)
+
+    def _interpreter(self) -> None:
+        if os.environ.get("TRITON_INTERPRET") != "1":
+            raise DeviceError("the Triton interpreter is off.", advice="Set TRITON_INTERPRET=1 before starting Python.")
+        self.description, self.capability, self.processors = "Triton interpreter", (9, 0), 2
+        self.last_level_cache, self.memory = 1 << 20, 1 << 30
+
+    def _gpu(self) -> None:
+        try:
+            import torch
+            import triton
+        except ImportError as error:
+            raise DeviceError(
+                f"device 'cuda' needs {error.name}.",
+                advice="Run: pip install 'moegauge[bench]' with a CUDA build of PyTorch.",
+            ) from None
+        if not torch.cuda.is_available():
+            raise DeviceError("no CUDA device is visible to PyTorch.", advice="Check nvidia-smi, or use --device cpu.")
+        properties = torch.cuda.get_device_properties(0)
+        self.capability = (properties.major, properties.minor)
+        if self.capability < (8, 0):
+            raise DeviceError(
+                f"{properties.name} has compute capability {properties.major}.{properties.minor}.",
+                advice="The Triton kernels need 8.0; use --device cpu.",
+            )
+        self.processors = properties.multi_processor_count
+        self.last_level_cache = properties.L2_cache_size
+        self.memory = int(torch.cuda.mem_get_info()[0] * 0.92)
+        self.description = f"{properties.name}, {self.processors} multiprocessors, Triton {triton.__version__}"
+
+    def precision(self, format_name: str) -> Precision:
+        """Inputs are rounded to bfloat16 (2^-8 of each), weights are exact, products exact. The tensor core may cut
+        the low bits of a float32 sum where rounding would keep half of them: one unit, 2^-23, per term."""
+        del format_name
+        return Precision(relative=2.0**-8, per_term=2.0**-23)
+
+    def arena(self, pools: Mapping[str, int], seed: int = 0) -> TritonArena:
+        """Allocate and fill pools."""
+        from moegauge.kernels.triton.arena import TritonArena
+        from moegauge.units import human_bytes
+
+        total = sum(pools.values())
+        if total > self.memory:
+            raise DeviceError(
+                f"the arena needs {human_bytes(total)}, {self.description} has {human_bytes(self.memory)} free.",
+                advice="Lower --arena-bytes, --batch or --context.",
+            )
+        return TritonArena(pools, seed, self.device)
+
+    def compile(self, program: Program, arena: Any) -> Runnable:
+        """Bind `program` to `arena`."""
+        return TritonRunnable(program, arena, self, self.configuration, self.rung)
+
+    def streams(self, size: int) -> list[Stream]:
+        """The access patterns of the read roof."""
+        import torch
+
+        buffer = torch.randint(-(2**31), 2**31 - 1, (max(size // 4, 1 << 16),), dtype=torch.int32, device=self.device)
+        return [TritonStream(buffer, self.processors, pattern) for pattern in STREAM_PATTERNS]
+
+    def synchronize(self) -> None:
+        """Wait for everything enqueued."""
+        if self.device != "cpu":
+            import torch
+
+            torch.cuda.synchronize()
+
+    def time(self, function: Callable[[], None]) -> float:
+        """Seconds by CUDA events around `function`, the device idle before and after."""
+        self.synchronize()
+        if self.device == "cpu":
+            start = time.perf_counter()
+            function()
+            return time.perf_counter() - start
+        import torch
+
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        function()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
