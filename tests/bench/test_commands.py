@@ -116,6 +116,12 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_bench_without_a_subcommand_is_decode(run: Any) -> None:
+    code, out, _ = run("bench", "--model", "gpt-oss-20b", "--format", "fp8", "--json")
+    assert code == 0
+    assert [(c["kind"], c["format"]) for c in json.loads(out)["cases"]] == [("decode", "fp8")]
+
+
 def test_a_model_of_the_user_s_own(run: Any, tmp_path: Path, fakes: Any) -> None:
     fakes.tiny_shape("mine").save(tmp_path / "mine.json")
     code, out, _ = run("bench", "decode", "--model", "mine.json", "--json")

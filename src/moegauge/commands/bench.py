@@ -72,11 +72,22 @@ def _points(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.group("bench", epilog=_EPILOG)
+class DecodeByDefault(click.Group):
+    """A group that runs `decode` when it is given options without a subcommand."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0].startswith("--") and args[0] not in ctx.help_option_names:
+            args = ["decode", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("bench", cls=DecodeByDefault, epilog=_EPILOG)
 def command() -> None:
     """Measure the read roof, single kernels or whole decode steps here.
 
-    The emulated step reads the model's true bytes in true order from random weights; it is not inference."""
+    The emulated step reads the model's true bytes in true order from random weights; it is not inference.
+
+    Options without a subcommand, as in `moegauge bench --suite quick`, are those of `decode`."""
 
 
 @command.command("roof", epilog="Example: moegauge bench roof --json")
