@@ -12,7 +12,7 @@ from moegauge.units import human_bytes
 
 
 def print_table(headings: list[str], rows: list[list[str]], words: int = 1) -> None:
-    """A table whose first `words` columns are text and the rest numbers. Never wrapped or cut, so that it can be piped."""
+    """A table whose first `words` columns are text and the rest numbers; never wrapped or cut, so it can be piped."""
     cells = [headings, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
     for number, row in enumerate(cells):

@@ -113,6 +113,7 @@ def _session(quick: bool, device: str, threads: int | None, record: Path) -> Ses
             time_limit=validate.QUICK_LIMIT_S if quick else validate.FULL_LIMIT_S,
             budget_s=validate.QUICK_BUDGET_S if quick else validate.FULL_BUDGET_S,
             min_samples=5,
+            arena_bytes=validate.ARENA_BYTES,
             resume=[*sys.argv[1:], *([] if "--out" in sys.argv else ["--out", str(record.parent)])],
         )
     )
