@@ -36,8 +36,6 @@ _PUBLIC = {
     "step_traffic": ("traffic", "step_traffic"),
 }
 
-__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
-
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:

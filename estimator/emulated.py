@@ -66,7 +66,7 @@ def trials(record: Path) -> list[EmulatedTrial]:
             f"{record}: decode cases at batch 1 of {len(names)} model(s), at least two are needed.",
             advice="Measure another model with moegauge bench decode.",
         )
-    found = []
+    found: list[EmulatedTrial] = []
     for name in names:
         others = [o for o in rows if o.model != name]
         fitted = law.fit(others)
