@@ -203,7 +203,8 @@ def take_census(checkpoint: Checkpoint, *, top_k: int | None = None) -> Census:
         CheckpointError: config and headers contradict each other, or the bytes do not reconcile.
     """
     facts = read_facts(checkpoint.config)
-    groups = collect(checkpoint.headers, hints_for(checkpoint.config, checkpoint.quant_config), facts.layers)
+    hints = hints_for(checkpoint.config, checkpoint.quant_config, [h.metadata for h in checkpoint.headers])
+    groups = collect(checkpoint.headers, hints, facts.layers, checkpoint.read_bytes)
     counted, stored = sum(g.bytes for g in groups), sum(h.data_bytes for h in checkpoint.headers)
     if counted != stored:
         raise CheckpointError(

@@ -4,17 +4,17 @@ two thousand groups, and everything after works on those."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from moegauge.counting.header import DTYPE_BITS, Header
+from moegauge.counting.packings import Hints, Part, Shape
 from moegauge.counting.roles import DECODER_ROLES, LayerPlace, layer_place, role_of, template_of, without_experts
-from moegauge.counting.storage import UNREAD_LEAVES, Hints, Part, Shape, Unpacked, split_leaf, unpack
+from moegauge.counting.shapes import read_shapes
+from moegauge.counting.storage import MAIN_LEAVES, UNREAD_LEAVES, Unpacked, split_leaf, unpack
 
 NO_LAYER = -1
-# Leaves whose role is their module's; any other leaf that describes no sibling is a name of its own.
-WEIGHT_LEAVES = frozenset({"", ".weight", ".bias", ".weight_packed", ".qweight", "_blocks", ".W_q"})
 
 
 @dataclass(slots=True)
@@ -75,13 +75,20 @@ class Group:
         return 0 if self.role == "buffer" or self.leaf in UNREAD_LEAVES else self.bytes
 
 
-def collect(headers: Iterable[Header], hints: Callable[[str], Hints], layers: int | None) -> list[Group]:
+def collect(
+    headers: Sequence[Header],
+    hints: Callable[[str], Hints],
+    layers: int | None,
+    read: Callable[[int, int], bytes] | None = None,
+) -> list[Group]:
     """Every tensor of `headers` in groups, with role, format and logical shape.
 
     Args:
         headers: validated headers of one checkpoint.
         hints: what the config says of a module, see `moegauge.counting.hints`.
         layers: decoder layers; those at or past it are multi-token prediction. None when unknown.
+        read: the bytes of one tiny tensor by shard and position; asked for shapes that are data, where nothing else
+            says them. None leaves those as upper bounds.
     """
     counts: Counter[tuple[str, str, Shape]] = Counter()
     for header in headers:
@@ -104,7 +111,11 @@ def collect(headers: Iterable[Header], hints: Callable[[str], Hints], layers: in
     resolver = _Resolver(hints, layers)
     for groups in modules.values():
         resolver.resolve(list(groups.values()))
-    return [group for groups in modules.values() for group in groups.values()]
+    found = [group for groups in modules.values() for group in groups.values()]
+    bounds = [group for group in found if not group.exact]
+    if bounds and read is not None:
+        read_shapes(bounds, headers, read)
+    return found
 
 
 class _Resolver:
@@ -137,7 +148,7 @@ class _Resolver:
                     claims.setdefault(leaf, (group, answer))
         for group, answer in zip(groups, answers, strict=True):
             claim = claims.get(group.leaf)
-            role = self.place(group, role_of(module if claim or group.leaf in WEIGHT_LEAVES else group.template))
+            role = self.place(group, role_of(module if claim or group.leaf in MAIN_LEAVES else group.template))
             group.owner = role
             if claim is not None:
                 group.role, group.format, group.rule = "quant_meta", claim[1].format, f"describes {claim[0].leaf}"

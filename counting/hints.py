@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from moegauge.counting.storage import Hints
+from moegauge.counting.packings import Hints
+from moegauge.counting.roles import template_of
 
 
 def quantisation(config: Mapping[str, Any] | None, quant_config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -21,33 +22,59 @@ def quantisation(config: Mapping[str, Any] | None, quant_config: Mapping[str, An
     return {}
 
 
-def hints_for(config: Mapping[str, Any] | None, quant_config: Mapping[str, Any] | None) -> Callable[[str], Hints]:
-    """A function from a module's name (numbers as `#`) to what the config says of it."""
+def hints_for(
+    config: Mapping[str, Any] | None,
+    quant_config: Mapping[str, Any] | None,
+    metadata: Iterable[Mapping[str, str] | None] = (),
+) -> Callable[[str], Hints]:
+    """A function from a module's name (numbers as `#`) to what the config says of it.
+
+    Args:
+        config, quant_config: config.json and hf_quant_config.json.
+        metadata: `__metadata__` of every shard; torchao names its tensor classes there.
+    """
     section = quantisation(config, quant_config)
     method = section.get("quant_method")
     text = (config or {}).get("text_config")
     holders = (config or {}, text if isinstance(text, Mapping) else {}, section)
     expert_dtype = next((h["expert_dtype"] for h in holders if isinstance(h.get("expert_dtype"), str)), "")
-    base = Hints(
-        method.lower() if isinstance(method, str) else "",
-        _small(section.get("bits", section.get("w_bit"))),
-        _small(section.get("group_size", section.get("q_group_size"))),
-        expert_dtype,
-    )
+    bits, group = _width(section)
+    base = Hints(method.lower() if isinstance(method, str) else "", bits, group, expert_dtype)
     groups = section.get("config_groups")
     rows = [_group(g) for g in groups.values() if isinstance(g, Mapping)] if isinstance(groups, Mapping) else []
-    overrides = {k: v for k, v in section.items() if isinstance(v, Mapping) and ("bits" in v or "group_size" in v)}
+    overrides = {template_of(k): _width(v) for k, v in section.items() if isinstance(v, Mapping) and any(_width(v))}
+    kinds = {template_of(name): kind for entry in metadata for name, kind in _kinds(entry or {})}
 
     def hints(module: str) -> Hints:
+        found = base._replace(kind=kinds.get(f"{module}.weight", ""))
         for targets, bits, group in rows:
             if any(_targets(target, module) for target in targets):
-                return base._replace(bits=bits, group=group)
-        for name, values in overrides.items():
-            if re.sub(r"\.\d+(?=\.|$)", ".#", name) == module:
-                return base._replace(bits=_small(values.get("bits")), group=_small(values.get("group_size")))
-        return base
+                return found._replace(bits=bits, group=group)
+        if module in overrides:
+            bits, group = overrides[module]
+            return found._replace(bits=bits, group=group)
+        return found
 
     return hints
+
+
+def _width(section: Mapping[str, Any]) -> tuple[int, int]:
+    """(bits, group size) under whichever names a packer gives them; HQQ nests them two levels down."""
+    for key in ("quant_config", "weight_quant_params"):
+        inner = section.get(key)
+        if isinstance(inner, Mapping):
+            return _width(inner)
+    bits = (_small(section.get(key)) for key in ("bits", "w_bit", "nbits"))
+    groups = (_small(section.get(key)) for key in ("group_size", "q_group_size"))
+    return next(filter(None, bits), 0), next(filter(None, groups), 0)
+
+
+def _kinds(metadata: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """(tensor name, class) of every tensor subclass torchao flattened into this file."""
+    for name, text in metadata.items():
+        found = re.match(r'\{"_type": "(\w{1,80})"', text)
+        if found:
+            yield name, found[1]
 
 
 def _small(value: Any) -> int:

@@ -31,8 +31,8 @@ ROWS: dict[str, str] = {
     "mxfp6": "fp8",
     "mxfp8": "fp8",
     **dict.fromkeys(("fp8", "fp8_block", "fp8_channel", "fp8_tensor"), "fp8"),
-    **dict.fromkeys(("int2", "int3", "ternary", "bnb_nf4", "bnb_fp4"), "int4"),
-    **dict.fromkeys(("int5", "int6"), "int8"),
+    **dict.fromkeys(("int1", "int2", "int3", "ternary", "bnb_nf4", "bnb_fp4", "hqq", "packed"), "int4"),
+    **dict.fromkeys(("int5", "int6", "int7"), "int8"),
 }
 
 # The order a step uses a layer's matrices in; names not listed come after, by name.
@@ -150,7 +150,7 @@ def _matrix(weight: _Weight, name: str, role: str | None = None) -> Matrix:
     group = weight.group
     assert group.logical is not None
     rows, columns = prod(group.logical[:-1]), group.logical[-1]
-    return _with_bytes(Matrix(name, role or group.role, rows, columns, ROWS[group.format]), weight.bytes)
+    return _with_bytes(Matrix(name, role or group.role, rows, columns, ROWS.get(group.format, "bf16")), weight.bytes)
 
 
 def _with_bytes(matrix: Matrix, stored: int) -> Matrix:
@@ -213,6 +213,11 @@ def _experts(pool: Pool, census: Census) -> Experts:
             small.append(weight)
         else:
             matrices.extend(_expert_matrices(weight, pool.count, census.facts.hidden))
+    if not matrices:
+        raise ShapeError(
+            f"{census.checkpoint.name}: {pool.name} stores its experts flat, their widths unknown.",
+            advice="This layout has no exact shape; the count itself stands.",
+        )
     matrices.sort(key=_order)
     vectors = _vectors(small)
     return Experts(
@@ -235,7 +240,7 @@ def _expert_matrices(weight: _Weight, count: int, hidden: int | None) -> list[Ma
     if not numbered and hidden == outputs != inputs:
         rows, columns = columns, rows
     share = weight.bytes // count
-    role, row = group.role, ROWS[group.format]
+    role, row = group.role, ROWS.get(group.format, "bf16")
     if name == "gate_up_proj" and "attention" not in group.module:
         halves = ("gate_proj", "up_proj")
         return [_with_bytes(Matrix(half, role, rows // 2, columns, row), share // 2) for half in halves]

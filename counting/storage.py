@@ -1,45 +1,34 @@
-"""Storage formats: how many weights a module's tensors hold once unpacked. A format is one row of `LAYOUTS`, recognised
-by which tensors stand side by side and by their dtypes and shapes; the config is asked only for what those cannot say.
-
-Sources: the packers themselves (compressed-tensors, NVIDIA modelopt, AutoGPTQ, AutoAWQ, bitsandbytes, torchao, HQQ,
-Quark, MLX) and the OCP Microscaling specification 1.0 for MXFP4/6/8.
-"""
-
-# ruff: noqa: ARG001 - every unpacking function takes the same three arguments
+"""Storage formats: how many weights a module's tensors hold once unpacked. A format is one row of `LAYOUTS`,
+recognised by which tensors stand side by side and by their dtypes and shapes; the config is asked only for what those
+cannot say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from math import prod
+from collections.abc import Callable
 from typing import NamedTuple
 
-Shape = tuple[int, ...]
+from moegauge.counting import packings
+from moegauge.counting.packings import FP8, PLAIN, Answer, Hints, Part, Parts, Shape
 
 
-class Part(NamedTuple):
-    """One tensor of a module: `leaf` is its name after the module's, e.g. `.weight`."""
-
-    leaf: str
-    dtype: str
-    shape: Shape
-
-
-Parts = Mapping[str, Part]
-
-
-class Hints(NamedTuple):
-    """What the quantisation config says about one module.
+class Layout(NamedTuple):
+    """One storage format.
 
     Attributes:
-        method: `quant_method`, lower-case; empty when there is none.
-        bits, group: bits of a weight, weights per scale; 0 when not said.
-        expert_dtype: DeepSeek-V4's name for its experts' type.
+        title: what makes it, for the rule that is reported.
+        main: leaf of the tensor that holds the weights.
+        dtypes: dtypes it may have.
+        needs: leaves that must stand beside it.
+        unpack: its packing, see `moegauge.counting.packings`.
+        extras: further leaves that describe it.
     """
 
-    method: str = ""
-    bits: int = 0
-    group: int = 0
-    expert_dtype: str = ""
+    title: str
+    main: str
+    dtypes: tuple[str, ...]
+    needs: tuple[str, ...]
+    unpack: Callable[[Part, Parts, Hints], Answer | None]
+    extras: tuple[str, ...] = ()
 
 
 class Unpacked(NamedTuple):
@@ -60,214 +49,85 @@ class Unpacked(NamedTuple):
     exact: bool = True
 
 
-Answer = tuple[str, Shape] | None
-Unpack = Callable[[Part, Parts, Hints], Answer]
-
-
-class Layout(NamedTuple):
-    """One storage format.
-
-    Attributes:
-        title: what makes it, for the rule that is reported.
-        main: leaf of the tensor that holds the weights.
-        dtypes: dtypes it may have.
-        needs: leaves that must stand beside it.
-        unpack: (format, logical shape), or None when shapes say it is another layout.
-        extras: further leaves that describe it.
-    """
-
-    title: str
-    main: str
-    dtypes: tuple[str, ...]
-    needs: tuple[str, ...]
-    unpack: Unpack
-    extras: tuple[str, ...] = ()
-
-
-# Tensors a step never reads: they describe the packing to a loader.
-UNREAD_LEAVES = frozenset({".weight_shape", ".weight_g_idx", ".g_idx", ".shape", ".nbits", ".group_size", ".axis"})
-FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
-_PLAIN = {"BF16": "bf16", "F16": "f16", "F32": "f32", "F64": "f64", **dict.fromkeys(FP8, "fp8")}
-
-
-def _widen(shape: Shape, times: int, over: int = 1) -> Shape:
-    """`shape` with its last axis holding `times`/`over` weights per stored element."""
-    return (*shape[:-1], shape[-1] * times // over)
-
-
-def _per_scale(main: Part, scale: Part) -> float:
-    """Stored elements of a row per scale of it; 0 when the two do not divide the same way."""
-    if len(scale.shape) != len(main.shape) or not scale.shape or not scale.shape[-1]:
-        return 0.0
-    return main.shape[-1] / scale.shape[-1]
-
-
-def _mxfp4_blocks(main: Part, parts: Parts, hints: Hints) -> Answer:
-    # [..., columns / 32, 16]: 16 bytes hold 32 weights
-    if len(main.shape) < 2 or main.shape[-1] != 16 or parts["_scales"].shape != main.shape[:-1]:
-        return None
-    return "mxfp4", (*main.shape[:-2], main.shape[-2] * 32)
-
-
-def _fp8_scaled(main: Part, parts: Parts, hints: Hints) -> Answer:
-    scale = next(
-        parts[leaf]
-        for leaf in (".weight_scale_inv", "_scale_inv", ".scale", ".weight_scale", "_scale")
-        if leaf in parts
+# Tensors whose data, two integers, is the logical shape of their module's weight.
+SHAPE_LEAVES = (".weight_shape", ".shape")
+_HQQ_NOTES = tuple(
+    f".{name}"
+    for name in (
+        *("shape", "nbits", "group_size", "axis", "packing", "unpack_view_dtype", "view_as_float", "quant_scale"),
+        *("quant_zero", "compute_dtype", "offload_meta", "encoded_state_dict", "stores_quant_config", "channel_wise"),
+        *("optimize", "round_zero"),
     )
-    if scale.dtype in ("F8_E8M0", "U8") and _per_scale(main, scale) == 32:
-        return "mxfp8", main.shape
-    size = prod(scale.shape)
-    if size == 1 or (len(main.shape) == 3 and size == main.shape[0]):
-        return "fp8_tensor", main.shape
-    # One scale a row: [rows] or [rows, 1]. The count alone would not do: 7168 x 16384 has 7,168 blocks of 128 x 128.
-    if size == prod(main.shape[:-1]) and scale.shape[-1] in (1, size):
-        return "fp8_channel", main.shape
-    return "fp8_block", main.shape
-
-
-def _int8(main: Part, parts: Parts, hints: Hints) -> Answer:
-    scale = parts.get(".scale")
-    # FP4 pairs in I8 (DeepSeek-V4's experts): one E8M0 scale per 32 weights is one per 16 bytes
-    if scale is not None and (_per_scale(main, scale) == 16 or (hints.expert_dtype == "fp4" and scale.dtype != "F32")):
-        return "mxfp4", _widen(main.shape, 2)
-    return "int8", main.shape
-
-
-def _packed_words(main: Part, parts: Parts, hints: Hints) -> Answer:
-    """compressed-tensors `pack-quantized`: `bits` per weight, densely packed along the columns into 32-bit words."""
-    words, scale = main.shape[-1], parts[".weight_scale"]
-    columns = scale.shape[-1] * hints.group if hints.group else 0
-    bits = hints.bits or (round(words * 32 / columns) if columns else 0)
-    if not bits:
-        return None
-    most = words * 32 // bits
-    # A group size divides the columns, so the scales give them exactly where the words leave padding.
-    return f"int{bits}", (*main.shape[:-1], columns if 0 < most - columns < -(-32 // bits) else most)
-
-
-def _packed_bytes(main: Part, parts: Parts, hints: Hints) -> Answer:
-    """FP4 or FP6 in bytes along the columns; the weights per scale say which."""
-    per = _per_scale(main, parts[".weight_scale"])
-    if ".weight_global_scale" in parts or ".weight_scale_2" in parts:
-        return ("nvfp4", _widen(main.shape, 2)) if per == 8 else None
-    return {
-        16.0: ("mxfp4", _widen(main.shape, 2)),  # 32 weights of 4 bits
-        24.0: ("mxfp6", _widen(main.shape, 4, 3)),  # 32 weights of 6 bits
-        32.0: ("mxfp8", main.shape),
-    }.get(per)
-
-
-def _modelopt_rows(main: Part, parts: Parts, hints: Hints) -> Answer:
-    # modelopt INT4 AWQ packs pairs along the outputs: twice as many rows of scales as of bytes
-    scale = parts[".weight_scale"]
-    if len(main.shape) < 2 or len(scale.shape) != len(main.shape) or scale.shape[-2] != 2 * main.shape[-2]:
-        return None
-    return "int4", (*main.shape[:-2], 2 * main.shape[-2], main.shape[-1])
-
-
-def _bitnet(main: Part, parts: Parts, hints: Hints) -> Answer:
-    if hints.method != "bitnet" or len(main.shape) != 2:
-        return None
-    return "ternary", (main.shape[0] * 4, main.shape[1])  # four 2-bit weights a byte, along the outputs
-
-
-def _bnb4(main: Part, parts: Parts, hints: Hints) -> Answer:
-    kind = next((leaf.rpartition("__")[2] for leaf in parts if ".quant_state.bitsandbytes__" in leaf), None)
-    if kind is None:
-        return None
-    size = {"U8": 2, "I8": 2, "BF16": 4, "F16": 4, "F32": 8}[main.dtype]
-    return f"bnb_{kind}", (prod(main.shape) * size,)
-
-
-def _gptq(main: Part, parts: Parts, hints: Hints) -> Answer:
-    rows, columns = main.shape
-    if parts[".scales"].shape[-1] != columns:
-        return None
-    if ".g_idx" in parts:
-        inputs = prod(parts[".g_idx"].shape)
-    else:
-        bits = hints.bits or round(parts[".qzeros"].shape[-1] * 32 / columns)
-        inputs = rows * 32 // bits
-    return f"int{round(rows * 32 / inputs)}", (columns, inputs)
-
-
-def _awq(main: Part, parts: Parts, hints: Hints) -> Answer:
-    inputs, words = main.shape
-    outputs = parts[".scales"].shape[-1]
-    return f"int{round(words * 32 / outputs)}", (outputs, inputs)
-
-
-def _mlx(main: Part, parts: Parts, hints: Hints) -> Answer:
-    columns = parts[".scales"].shape[-1] * hints.group
-    bits = hints.bits or (round(main.shape[-1] * 32 / columns) if columns else 0)
-    if not bits:
-        return None
-    return f"int{bits}", (*main.shape[:-1], main.shape[-1] * 32 // bits)
-
-
-def _as_stored(main: Part, parts: Parts, hints: Hints) -> Answer:
-    return _PLAIN[main.dtype], main.shape
-
-
+)
+# Tensors a step never reads: they describe the packing to a loader.
+UNREAD_LEAVES = frozenset((".weight_shape", ".weight_g_idx", ".g_idx", ".weight_format", *_HQQ_NOTES))
 _SCALES = (".weight_scale", ".weight_zero_point", ".input_scale", ".input_zero_point", ".output_scale")
-_CALIBRATION = (".input_scale", ".k_scale", ".v_scale", ".q_scale", ".pre_quant_scale", ".input_global_scale")
+_CALIBRATION = (
+    *(".input_scale", ".k_scale", ".v_scale", ".q_scale", ".pre_quant_scale", ".input_global_scale"),
+    *(".input_scale_ub", ".activation_scale", ".bias_scale"),
+)
+_BNB = tuple(
+    f".weight.{name}"
+    for name in (
+        *("quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4"),
+        "quant_state.bitsandbytes__fp4",
+    )
+)
+_FLOATS = (*PLAIN, *FP8)
 
 LAYOUTS: tuple[Layout, ...] = (
-    Layout("gpt-oss MXFP4", "_blocks", ("U8",), ("_scales",), _mxfp4_blocks),
+    Layout("gpt-oss MXFP4", "_blocks", ("U8",), ("_scales",), packings.mxfp4_blocks),
     Layout(
-        "compressed-tensors pack-quantized",
-        ".weight_packed",
-        ("I32",),
-        (".weight_scale",),
-        _packed_words,
+        *("compressed-tensors pack-quantized", ".weight_packed", ("I32",), (".weight_scale",), packings.packed_words),
         (*_SCALES, ".weight_shape", ".weight_g_idx"),
     ),
     Layout(
-        "compressed-tensors FP4",
-        ".weight_packed",
-        ("U8",),
-        (".weight_scale",),
-        _packed_bytes,
+        *("compressed-tensors FP4", ".weight_packed", ("U8",), (".weight_scale",), packings.packed_bytes),
         (*_SCALES, ".weight_global_scale", ".input_global_scale", ".weight_shape"),
     ),
-    Layout("modelopt NVFP4", ".weight", ("U8",), (".weight_scale", ".weight_scale_2"), _packed_bytes, _CALIBRATION),
     Layout(
-        "modelopt INT4 AWQ", ".weight", ("U8",), (".weight_scale",), _modelopt_rows, (*_CALIBRATION, ".weight_scale_2")
+        *("modelopt NVFP4", ".weight", ("U8",), (".weight_scale", ".weight_scale_2"), packings.packed_bytes),
+        _CALIBRATION,
     ),
-    Layout("BitNet", ".weight", ("U8",), (".weight_scale",), _bitnet),
-    Layout("Quark MX", ".weight", ("U8",), (".weight_scale",), _packed_bytes, _CALIBRATION),
     Layout(
-        "bitsandbytes 4-bit",
-        ".weight",
-        ("U8", "I8", "BF16", "F16", "F32"),
-        (".weight.absmax",),
-        _bnb4,
-        (
-            ".weight.quant_map",
-            ".weight.nested_absmax",
-            ".weight.nested_quant_map",
-            ".weight.quant_state.bitsandbytes__nf4",
-            ".weight.quant_state.bitsandbytes__fp4",
-        ),
+        *("modelopt NVFP4", "", ("U8",), ("_weight_scale", "_weight_scale_2"), packings.packed_bytes),
+        ("_input_scale",),
     ),
-    Layout("FP8 blocks", ".weight", FP8, (".weight_scale_inv",), _fp8_scaled, (".input_scale", ".activation_scale")),
-    Layout("FP8 blocks", "", FP8, ("_scale_inv",), _fp8_scaled, ("_activation_scale",)),
-    Layout("FP8", ".weight", FP8, (".weight_scale",), _fp8_scaled, (*_SCALES, *_CALIBRATION)),
-    Layout("FP8", "", FP8, ("_scale",), _fp8_scaled),
-    Layout("FP8", ".weight", FP8, (".scale",), _fp8_scaled),
-    Layout("8-bit or paired FP4", ".weight", ("I8",), (".scale",), _int8),
-    Layout("INT8", ".weight", ("I8",), (".weight_scale",), _int8, _SCALES),
-    Layout("bitsandbytes 8-bit", ".weight", ("I8",), (".SCB",), _int8, (".weight_format",)),
-    Layout("EETQ", ".weight", ("I8",), (".weight_scales",), _int8),
-    Layout("GPTQ", ".qweight", ("I32",), (".qzeros", ".scales"), _gptq, (".g_idx",)),
-    Layout("AWQ", ".qweight", ("I32",), (".qzeros", ".scales"), _awq),
-    Layout("MLX", ".weight", ("U32",), (".scales",), _mlx, (".biases",)),
-    Layout("as stored", ".weight", tuple(_PLAIN), (), _as_stored),
-    Layout("as stored", "", tuple(_PLAIN), (), _as_stored),
-    Layout("as stored", ".bias", tuple(_PLAIN), (), _as_stored),
+    Layout(
+        *("modelopt INT4 AWQ", ".weight", ("U8",), (".weight_scale",), packings.int4_rows),
+        (*_CALIBRATION, ".weight_scale_2"),
+    ),
+    Layout("BitNet", ".weight", ("U8",), (".weight_scale",), packings.bitnet),
+    Layout("MX in bytes", ".weight", ("U8",), (".weight_scale",), packings.packed_bytes, _CALIBRATION),
+    Layout(
+        *("bitsandbytes 4-bit", ".weight", ("U8", "I8", "BF16", "F16", "F32"), (".weight.absmax",)),
+        *(packings.bitsandbytes4, _BNB),
+    ),
+    Layout("FP8 blocks", ".weight", FP8, (".weight_scale_inv",), packings.fp8, _CALIBRATION),
+    Layout("FP8 blocks", "", FP8, ("_scale_inv",), packings.fp8, ("_activation_scale",)),
+    Layout("FP8", ".weight", FP8, (".weight_scale",), packings.fp8, (*_SCALES, *_CALIBRATION)),
+    Layout("FP8", "", FP8, ("_weight_scale",), packings.fp8, ("_input_scale",)),
+    Layout("FP8", "", FP8, ("_scale",), packings.fp8),
+    Layout("FP8", ".weight", FP8, (".scale",), packings.fp8),
+    Layout("8-bit or paired FP4", ".weight", ("I8",), (".scale",), packings.int8),
+    Layout("INT8", ".weight", ("I8",), (".weight_scale",), packings.int8, (*_SCALES, *_CALIBRATION)),
+    Layout("bitsandbytes 8-bit", ".weight", ("I8",), (".SCB",), packings.int8, (".weight_format",)),
+    Layout("EETQ", ".weight", ("I8",), (".weight_scales",), packings.int8),
+    Layout("GPTQ", ".qweight", ("I32",), (".qzeros", ".scales"), packings.gptq, (".g_idx",)),
+    Layout("AWQ", ".qweight", ("I32",), (".qzeros", ".scales"), packings.awq),
+    Layout("MLX", ".weight", ("U32",), (".scales",), packings.mlx, (".biases",)),
+    Layout("HQQ", ".W_q", ("U8", "I32"), (".scale",), packings.hqq, (".zero", *_HQQ_NOTES)),
+    Layout(
+        *("torchao", "._weight_qdata", ("I8", "U8", "I32", *FP8), (), packings.torchao),
+        ("._weight_scale", "._weight_zero_point", "._weight_scale_and_zero", "._weight_act_pre_scale"),
+    ),
+    Layout("as stored", ".weight", _FLOATS, (), packings.as_stored),
+    Layout("as stored", "", _FLOATS, (), packings.as_stored),
+    Layout("as stored", ".bias", _FLOATS, (), packings.as_stored),
 )
 
+# Leaves whose role is their module's; any other leaf that describes no sibling is a name of its own.
+MAIN_LEAVES = frozenset(row.main for row in LAYOUTS)
 # Every leaf a module's tensors may end in, longest first.
 LEAVES: tuple[str, ...] = tuple(
     sorted(
@@ -296,12 +156,17 @@ def unpack(main: Part, parts: Parts, hints: Hints) -> Unpacked | None:
     for row in LAYOUTS:
         if row.main != main.leaf or main.dtype not in row.dtypes or not all(leaf in parts for leaf in row.needs):
             continue
-        answer = row.unpack(main, parts, hints)
+        try:
+            answer = row.unpack(main, parts, hints)
+        except (ValueError, IndexError, ZeroDivisionError):
+            continue  # shapes no packer of this format makes
         if answer is None:
             continue
-        beside = [leaf for leaf in (*row.needs, *row.extras) if leaf in parts]
+        beside = [leaf for leaf in dict.fromkeys((*row.needs, *row.extras)) if leaf in parts]
         rule = f"{row.title}: {main.leaf.lstrip('._') or 'tensor'} {main.dtype}"
         if beside:
             rule += f" beside {', '.join(leaf.lstrip('._') for leaf in beside)}"
-        return Unpacked(answer[0], answer[1], rule, frozenset(beside))
+        if hints != Hints() and answer != row.unpack(main, parts, Hints()):
+            rule += ", with the config's " + ("method" if row.unpack is packings.bitnet else "bits and group size")
+        return Unpacked(answer.format, answer.shape, rule, frozenset(beside), answer.exact)
     return None

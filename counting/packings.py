@@ -1,0 +1,237 @@
+"""How each storage format packs weights: from the tensors of one module to its format's name and logical shape.
+
+Every function takes the tensor that holds the weights, all tensors of its module by leaf, and the config's hints, and
+answers None when the shapes say it is another format. Sources: the packers themselves (compressed-tensors, NVIDIA
+modelopt, AutoGPTQ, AutoAWQ, bitsandbytes, torchao, HQQ, Quark, MLX) and the OCP Microscaling specification 1.0.
+"""
+
+# ruff: noqa: ARG001 - every function takes the same three arguments
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import NamedTuple
+
+Shape = tuple[int, ...]
+
+
+class Part(NamedTuple):
+    """One tensor of a module: `leaf` is its name after the module's, e.g. `.weight`."""
+
+    leaf: str
+    dtype: str
+    shape: Shape
+
+
+Parts = Mapping[str, Part]
+
+
+class Hints(NamedTuple):
+    """What config and file metadata say about one module.
+
+    Attributes:
+        method: `quant_method`, lower-case; empty when there is none.
+        bits, group: bits of a weight, weights per scale; 0 when not said.
+        expert_dtype: DeepSeek-V4's name for its experts' type.
+        kind: torchao's tensor class, from the file's metadata.
+    """
+
+    method: str = ""
+    bits: int = 0
+    group: int = 0
+    expert_dtype: str = ""
+    kind: str = ""
+
+
+class Answer(NamedTuple):
+    """A format's name and the logical shape; `exact` is False when a dimension is an upper bound."""
+
+    format: str
+    shape: Shape
+    exact: bool = True
+
+
+PLAIN = {"BF16": "bf16", "F16": "f16", "F32": "f32", "F64": "f64"}
+FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+_SCALE_LEAVES = (
+    *(".weight_scale_inv", "_scale_inv", "._weight_scale", ".weight_scale", "_weight_scale", ".scale", "_scale"),
+    *(".scales", "_scales"),
+)
+
+
+def _scale(parts: Parts) -> Part:
+    """The tensor of scales; the table lists only formats that need one."""
+    return next(parts[leaf] for leaf in _SCALE_LEAVES if leaf in parts)
+
+
+def _widen(shape: Shape, times: int, over: int = 1, axis: int = -1) -> Shape:
+    """`shape` with `times`/`over` weights per stored element of `axis`."""
+    sizes = list(shape)
+    sizes[axis] = sizes[axis] * times // over
+    return tuple(sizes)
+
+
+def _per_scale(main: Part, scale: Part, axis: int = -1) -> float:
+    """Stored elements per scale along `axis`; 0 when the shapes do not compare."""
+    if len(scale.shape) != len(main.shape) or len(scale.shape) < -axis or not scale.shape[axis]:
+        return 0.0
+    return main.shape[axis] / scale.shape[axis]
+
+
+def as_stored(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """One element, one weight."""
+    return Answer(PLAIN.get(main.dtype, "fp8"), main.shape)
+
+
+def mxfp4_blocks(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """gpt-oss: [..., columns / 32, 16], 16 bytes hold 32 weights."""
+    if len(main.shape) < 2 or main.shape[-1] != 16 or parts["_scales"].shape != main.shape[:-1]:
+        return None
+    return Answer("mxfp4", (*main.shape[:-2], main.shape[-2] * 32))
+
+
+def fp8(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """FP8 by the grain of its scales: blocks, rows, whole tensors, or 32 weights (MXFP8)."""
+    scale = _scale(parts)
+    if scale.dtype in ("F8_E8M0", "U8") and _per_scale(main, scale) == 32:
+        return Answer("mxfp8", main.shape)
+    size = prod(scale.shape)
+    if size == 1 or (len(main.shape) == 3 and size == main.shape[0]):
+        return Answer("fp8_tensor", main.shape)
+    # One scale a row: [rows] or [rows, 1]. The count alone would not do: 7168 x 16384 has 7,168 blocks of 128 x 128.
+    if size == prod(main.shape[:-1]) and scale.shape[-1] in (1, size):
+        return Answer("fp8_channel", main.shape)
+    return Answer("fp8_block", main.shape)
+
+
+def int8(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """INT8; or DeepSeek-V4's FP4 pairs in I8, with one E8M0 scale per 32 weights, which is one per 16 bytes."""
+    scale = parts.get(".scale")
+    if scale is not None and (_per_scale(main, scale) == 16 or (hints.expert_dtype == "fp4" and scale.dtype != "F32")):
+        return Answer("mxfp4", _widen(main.shape, 2))
+    return Answer("int8", main.shape)
+
+
+def packed_words(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """compressed-tensors `pack-quantized`: weights of any width, densely packed along the columns into 32-bit words.
+
+    Words round up, so they bound the columns; scales times group size give them exactly where a group divides a row.
+    """
+    words, scale = main.shape[-1], _scale(parts)
+    columns = scale.shape[-1] * hints.group if hints.group else 0
+    bits = hints.bits or (round(words * 32 / columns) if columns else 0)
+    if not bits:
+        return Answer("packed", _widen(main.shape, 32), exact=False)
+    most = words * 32 // bits
+    if 0 <= most - columns < -(-32 // bits):
+        return Answer(f"int{bits}", (*main.shape[:-1], columns))
+    return Answer(f"int{bits}", (*main.shape[:-1], most), exact=False)
+
+
+def packed_bytes(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """FP4 or FP6 in bytes; the bytes per scale say which, and along which axis."""
+    scale = _scale(parts)
+    nv = any(leaf in parts for leaf in (".weight_global_scale", ".weight_scale_2", "_weight_scale_2"))
+    for axis in (-1, -2):
+        per = _per_scale(main, scale, axis)
+        if nv and per == 8:  # 16 weights of 4 bits
+            return Answer("nvfp4", _widen(main.shape, 2, axis=axis))
+        if not nv and per == 16:  # 32 weights of 4 bits
+            return Answer("mxfp4", _widen(main.shape, 2, axis=axis))
+        if not nv and per == 24:  # 32 weights of 6 bits
+            return Answer("mxfp6", _widen(main.shape, 4, 3, axis=axis))
+    return None
+
+
+def int4_rows(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """modelopt INT4 AWQ: pairs packed along the outputs, so there are twice as many rows of scales as of bytes."""
+    scale = _scale(parts)
+    if len(main.shape) < 2 or len(scale.shape) != len(main.shape) or scale.shape[-2] != 2 * main.shape[-2]:
+        return None
+    return Answer("int4", _widen(main.shape, 2, axis=-2))
+
+
+def bitnet(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """BitNet: four 2-bit weights a byte, along the outputs."""
+    if hints.method != "bitnet" or len(main.shape) != 2:
+        return None
+    return Answer("ternary", _widen(main.shape, 4, axis=0))
+
+
+def bitsandbytes4(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """bitsandbytes NF4/FP4: one flat tensor, two weights a byte of whatever dtype it is stored as."""
+    kind = next((leaf.rpartition("__")[2] for leaf in parts if ".quant_state.bitsandbytes__" in leaf), None)
+    if kind is None:
+        return None
+    size = {"U8": 2, "I8": 2, "BF16": 4, "F16": 4, "F32": 8}[main.dtype]
+    return Answer(f"bnb_{kind}", (prod(main.shape) * size,))
+
+
+def gptq(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """GPTQ: packed along the inputs, [inputs x bits / 32, outputs]; g_idx has one entry per input."""
+    rows, columns = main.shape[-2:]
+    if parts[".scales"].shape[-1] != columns:
+        return None
+    if ".g_idx" in parts:
+        inputs = parts[".g_idx"].shape[-1]
+    else:
+        bits = round(parts[".qzeros"].shape[-1] * 32 / columns) or hints.bits
+        inputs = rows * 32 // bits
+    return Answer(f"int{round(rows * 32 / inputs)}", (*main.shape[:-2], columns, inputs))
+
+
+def awq(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """AWQ: packed along the outputs, [inputs, outputs x bits / 32]."""
+    inputs, words = main.shape[-2:]
+    outputs = parts[".scales"].shape[-1]
+    return Answer(f"int{round(words * 32 / outputs)}", (*main.shape[:-2], outputs, inputs))
+
+
+def mlx(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """MLX: packed along the columns into 32-bit words; scales and group size give the columns, so widths may differ
+    from layer to layer."""
+    scale = parts[".scales"]
+    columns = scale.shape[-1] * hints.group
+    if not columns and hints.bits:
+        columns = main.shape[-1] * 32 // hints.bits
+    if not columns:
+        return None
+    bits = round(main.shape[-1] * 32 / columns)
+    if scale.dtype == "U8":
+        return Answer("nvfp4" if hints.group == 16 else "mxfp4" if bits == 4 else "mxfp8", (*main.shape[:-1], columns))
+    return Answer(f"int{bits}", (*main.shape[:-1], columns))
+
+
+def hqq(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """HQQ: groups of weights as rows or columns. Along axis 1 a packed row is as wide as a group, and there is one
+    scale a group, whatever the bits; along axis 0 the bits are needed."""
+    scale = parts.get(".scale")
+    bits, groups = hints.bits, prod(scale.shape) if scale is not None else 0
+    if scale is not None and len(scale.shape) == 2 and scale.shape[-1] == 1:
+        label = f"int{bits}" if bits else "hqq"
+        return Answer(label, (groups * main.shape[-1],))
+    if bits and hints.group and groups:
+        return Answer(f"int{bits}", (groups * hints.group,))
+    per = {"U8": 8, "I32": 32}[main.dtype] // (bits or 1)
+    return Answer(f"int{bits}" if bits else "hqq", (prod(main.shape) * per,), exact=False)
+
+
+def torchao(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """torchao's tensor subclasses: the file's metadata names the class; plain int4 also shows in its scales, which are
+    [groups, rows] where others are [rows, groups]."""
+    if main.dtype in FP8:
+        return fp8(main, parts, hints)
+    if main.dtype == "I32":
+        return Answer("int4", _tiles(main.shape) if len(main.shape) == 4 else _widen(main.shape, 8))
+    scale = parts.get("._weight_scale")
+    turned = scale is not None and len(scale.shape) == 2 and scale.shape[1] == main.shape[0] != scale.shape[0]
+    if hints.kind == "Int4Tensor" or (not hints.kind and turned):
+        return Answer("int4", _widen(main.shape, 2))
+    return Answer("int8", main.shape)
+
+
+def _tiles(shape: Shape) -> Shape:
+    """[n / 8, k / (16 inner), 32, inner / 2] int32 words of 8 weights -> [n, k]."""
+    rows = shape[0] * 8
+    return rows, prod(shape) * 8 // rows

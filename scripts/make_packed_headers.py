@@ -1,0 +1,255 @@
+"""Make the oracle of the storage formats: a small MoE layer is packed by the real packers and its headers are written
+with the number of weights that went in.
+
+Run where the packers are installed (none is a dependency of this package); those that are absent are left alone:
+
+    pip install compressed-tensors nvidia-modelopt torchao hqq bitsandbytes transformers requests datasets
+    python scripts/make_packed_headers.py tests/data/packed
+
+Each file holds the headers, tensors of up to 256 bytes in full (shapes are data in some formats), the config a
+checkpoint would carry, and the weights of every module before packing.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import json
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
+warnings.filterwarnings("ignore")
+
+import torch  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from torch import nn  # noqa: E402
+
+SMALL_BYTES = 256
+HIDDEN, WIDTH, EXPERTS, VOCABULARY = 256, 384, 2, 128
+CONFIG = {
+    "model_type": "qwen3_moe", "num_hidden_layers": 1, "hidden_size": HIDDEN, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 64, "num_experts": EXPERTS, "num_experts_per_tok": 1,
+    "moe_intermediate_size": WIDTH, "vocab_size": VOCABULARY,
+}  # fmt: skip
+LINEARS = {
+    "model.layers.0.self_attn.q_proj": (HIDDEN, HIDDEN),
+    "model.layers.0.self_attn.o_proj": (HIDDEN, HIDDEN),
+    **{
+        f"model.layers.0.mlp.experts.{e}.{name}": shape
+        for e in range(EXPERTS)
+        for name, shape in (("gate_proj", (WIDTH, HIDDEN)), ("up_proj", (WIDTH, HIDDEN)), ("down_proj", (HIDDEN, WIDTH)))
+    },
+}
+PLAIN = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN)}
+Packed = tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, str]]  # tensors, config additions, file metadata
+
+
+def tree(linears: dict[str, tuple[int, int]] = LINEARS) -> nn.Module:
+    """A module tree with these linear layers at their names."""
+    root = nn.Module()
+    for name, (rows, columns) in linears.items():
+        at = root
+        *path, last = name.split(".")
+        for part in path:
+            if part not in at._modules:
+                at.add_module(part, nn.Module())
+            at = at._modules[part]
+        at.add_module(last, nn.Linear(columns, rows, bias=False, dtype=torch.bfloat16))
+    return root
+
+
+def compressed_tensors(preset: str) -> Packed:
+    """compressed-tensors' preset schemes."""
+    from compressed_tensors.compressors.model_compressors.model_compressor import ModelCompressor
+    from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
+    from compressed_tensors.quantization.quant_scheme import preset_name_to_scheme
+
+    model = tree()
+    scheme = preset_name_to_scheme(preset, ["Linear"])
+    apply_quantization_config(model, QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"]))
+    for name, parameter in model.named_parameters():
+        if "scale" in name or "zero" in name:
+            parameter.data.fill_(0 if "zero" in name else 1)
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    section = compressor.quantization_config.model_dump(mode="json")
+    return model.state_dict(), {"quantization_config": section}, {}
+
+
+def torchao(make: Callable[[Any], Any]) -> Packed:
+    """torchao's tensor subclasses, flattened by its own safetensors support."""
+    import torchao.quantization
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+
+    model = tree()
+    torchao.quantization.quantize_(model, make(torchao.quantization))
+    tensors, metadata = flatten_tensor_state_dict(model.state_dict())
+    return tensors, {"quantization_config": {"quant_method": "torchao"}}, metadata
+
+
+def torchao_int4() -> Packed:
+    """torchao's plain int4: its quantiser needs a GPU library, so the subclass is filled by hand and flattened by it."""
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+    from torchao.quantization.quantize_.workflows.int4.int4_tensor import Int4Tensor
+
+    state = {}
+    for name, (rows, columns) in LINEARS.items():
+        scale = torch.ones(columns // 32, rows, dtype=torch.bfloat16)
+        data = torch.zeros(rows, columns // 2, dtype=torch.int8)
+        state[f"{name}.weight"] = Int4Tensor(data, scale, scale.clone(), [1, 32], torch.Size((rows, columns)))
+    tensors, metadata = flatten_tensor_state_dict(state)
+    return tensors, {"quantization_config": {"quant_method": "torchao"}}, metadata
+
+
+def hqq(bits: int, axis: int) -> Packed:
+    """HQQ's linear layers."""
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+    tensors = {}
+    for name, (rows, columns) in LINEARS.items():
+        config = BaseQuantizeConfig(nbits=bits, group_size=64, axis=axis)
+        plain = nn.Linear(columns, rows, bias=False)
+        layer = HQQLinear(plain, config, compute_dtype=torch.bfloat16, device="cpu")
+        tensors.update({f"{name}.{k}": v for k, v in layer.state_dict().items()})
+    parameters = {"weight_quant_params": {"nbits": bits, "group_size": 64, "axis": axis}}
+    return tensors, {"quantization_config": {"quant_method": "hqq", "quant_config": parameters}}, {}
+
+
+def bitsandbytes(kind: str, nested: bool) -> Packed:
+    """bitsandbytes' 4-bit and 8-bit layers."""
+    import bitsandbytes as bnb
+
+    tensors = {}
+    for name, (rows, columns) in LINEARS.items():
+        data = torch.randn(rows, columns)
+        if kind == "int8":
+            layer: Any = bnb.nn.Linear8bitLt(columns, rows, bias=False, has_fp16_weights=False)
+            layer.weight = bnb.nn.Int8Params(data, requires_grad=False, has_fp16_weights=False)._quantize("cpu")
+        else:
+            layer = bnb.nn.Linear4bit(columns, rows, bias=False, quant_type=kind, compress_statistics=nested)
+            weight = bnb.nn.Params4bit(
+                data.to(torch.bfloat16), requires_grad=False, quant_type=kind, compress_statistics=nested
+            )
+            layer.weight = weight._quantize("cpu")
+        tensors.update({f"{name}.{k}": v for k, v in layer.state_dict().items()})
+    return tensors, {"quantization_config": {"quant_method": "bitsandbytes"}}, {}
+
+
+def modelopt(preset: str) -> tuple[Path, dict[str, int]]:
+    """NVIDIA modelopt's Hugging Face export of a tiny Llama; (folder, weights by module)."""
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.export import export_hf_checkpoint
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=HIDDEN, intermediate_size=WIDTH, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=VOCABULARY, architectures=["LlamaForCausalLM"],
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    truth = {n: p.numel() for n, p in model.named_parameters()}
+    mtq.quantize(model, getattr(mtq, preset), lambda m: m(torch.arange(32)[None]))
+    folder = Path(tempfile.mkdtemp())
+    export_hf_checkpoint(model, export_dir=folder)
+    return folder, truth
+
+
+def jobs() -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """(file name, distribution, what to run) of every fixture."""
+    for preset in ("W2A16", "W3A16", "W4A16", "W4A16_ASYM", "W5A16", "W8A16", "W8A8", "W4AFP8", "FP8", "FP8_DYNAMIC",
+                   "FP8_BLOCK", "NVFP4A16", "NVFP4", "MXFP4A16", "MXFP4", "MXFP6A16", "MXFP8A16"):  # fmt: skip
+        yield f"compressed-tensors-{preset.lower()}", "compressed-tensors", lambda p=preset: compressed_tensors(p)
+    for preset in ("NVFP4_DEFAULT_CFG", "FP8_DEFAULT_CFG", "INT4_AWQ_CFG", "W4A8_AWQ_BETA_CFG", "MXFP4_DEFAULT_CFG",
+                   "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG", "FP8_PER_CHANNEL_PER_TOKEN_CFG", "INT8_SMOOTHQUANT_CFG"):  # fmt: skip
+        name = preset.removesuffix("_CFG").removesuffix("_DEFAULT").lower()
+        yield f"modelopt-{name}", "nvidia-modelopt", lambda p=preset: modelopt(p)
+    yield "torchao-int8", "torchao", lambda: torchao(lambda q: q.Int8WeightOnlyConfig())
+    yield "torchao-fp8", "torchao", lambda: torchao(lambda q: q.Float8WeightOnlyConfig())
+    yield "torchao-intx4", "torchao", lambda: torchao(lambda q: q.IntxWeightOnlyConfig(weight_dtype=torch.int4))
+    yield "torchao-int4", "torchao", torchao_int4
+    for bits, axis in ((4, 0), (4, 1), (3, 1), (2, 1), (1, 1), (8, 1)):
+        yield f"hqq-{bits}bit-axis{axis}", "hqq", lambda b=bits, a=axis: hqq(b, a)
+    for kind, nested in (("nf4", False), ("nf4", True), ("fp4", False), ("int8", False)):
+        label = f"bitsandbytes-{kind}{'-nested' if nested else ''}"
+        yield label, "bitsandbytes", lambda k=kind, n=nested: bitsandbytes(k, n)
+
+
+def read(folder: Path) -> tuple[list[list[Any]], dict[str, str], dict[str, str]]:
+    """(rows, small tensors in base64, file metadata) of every shard in a folder."""
+    rows, small, metadata = [], {}, {}
+    for file in sorted(folder.glob("*.safetensors")):
+        raw = file.read_bytes()
+        start = 8 + int.from_bytes(raw[:8], "little")
+        with safe_open(file, "pt") as opened:
+            metadata.update(opened.metadata() or {})
+        for name, entry in json.loads(raw[8:start]).items():
+            if name == "__metadata__":
+                continue
+            rows.append([name, entry["dtype"], entry["shape"]])
+            begin, end = entry["data_offsets"]
+            if end - begin <= SMALL_BYTES and re.search(r"shape|nbits|quant_state", name):
+                small[name] = base64.b64encode(raw[start + begin : start + end]).decode()
+    return sorted(rows), small, metadata
+
+
+def make(distribution: str, work: Callable[[], Any]) -> dict[str, Any]:
+    """The document of one fixture."""
+    result = work()
+    if distribution == "nvidia-modelopt":
+        folder, truth = result
+        config = json.loads((folder / "config.json").read_text())
+        config = {k: config[k] for k in ("model_type", "num_hidden_layers", "hidden_size", "quantization_config")}
+        quant = json.loads((folder / "hf_quant_config.json").read_text())
+    else:
+        tensors, extra, metadata = result
+        truth = {f"{n}.weight": rows * columns for n, (rows, columns) in LINEARS.items()}
+        truth.update({n: rows * columns for n, (rows, columns) in PLAIN.items()})
+        tensors = {**tensors, **{n: torch.zeros(s, dtype=torch.bfloat16) for n, s in PLAIN.items()}}
+        folder = Path(tempfile.mkdtemp())
+        plain = {n: t.detach().reshape(t.shape).clone().contiguous() for n, t in tensors.items() if hasattr(t, "shape")}
+        save_file(plain, folder / "model.safetensors", metadata=metadata or None)
+        config, quant = {**CONFIG, **extra}, None
+    rows, small, metadata = read(folder)
+    return {
+        "packer": f"{distribution} {importlib.metadata.version(distribution)}",
+        "config": config,
+        "hf_quant_config": quant,
+        "metadata": metadata,
+        "weights": truth,
+        "small": small,
+        "headers": rows,
+    }
+
+
+def main(target: str) -> int:
+    """Write one file per format of every packer that is installed."""
+    Path(target).mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for name, distribution, work in jobs():
+        try:
+            importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            print(f"left alone {name}: {distribution} is not installed")
+            continue
+        torch.manual_seed(0)
+        try:
+            document = make(distribution, work)
+        except Exception as error:  # a packer that fails is listed, not hidden
+            print(f"FAILED {name}: {type(error).__name__}: {str(error)[:200]}")
+            failed += 1
+            continue
+        lines = [f'"{k}": {json.dumps(v, separators=(",", ":"))}' for k, v in document.items()]
+        (Path(target) / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        print(f"{name}: {sum(document['weights'].values()):,} weights, {len(document['headers'])} tensors")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
