@@ -131,18 +131,19 @@ def packaged_law() -> DatasheetLaw:
     """The law of the training half, its spread that of the other half."""
     rows = usable(read()[0])
     law = fit([row for row in rows if in_training_half(row[0])])
-    errors = [math.log(r.seconds / predict_reading(law, r, n).seconds) for r, n in rows if not in_training_half(r)]
+    errors = [math.log(r.seconds / predict_reading(law, r, n).seconds) for r, n in judgement_rows()]
     return replace(law, spread=math.sqrt(sum(e * e for e in errors) / len(errors)))
+
+
+def judgement_rows() -> list[tuple[Reading, int]]:
+    """Readings of the half the law has not seen, with their models' layers."""
+    return [row for row in usable(read()[0]) if not in_training_half(row[0])]
 
 
 def judgement() -> list[tuple[Reading, float]]:
     """Readings of the half the law has not seen, with predicted over measured tokens/s, minus 1."""
     law = packaged_law()
-    return [
-        (r, r.seconds / predict_reading(law, r, n).seconds - 1.0)
-        for r, n in usable(read()[0])
-        if not in_training_half(r)
-    ]
+    return [(r, r.seconds / predict_reading(law, r, n).seconds - 1.0) for r, n in judgement_rows()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +185,8 @@ def device(name: str) -> Device:
     wanted = name.lower().strip()
     if wanted in table:
         return table[wanted]
-    words = wanted.split()
-    found = [d for key, d in table.items() if words and all(w in key for w in words)]
+    words = set(wanted.split())
+    found = [d for key, d in table.items() if words and words <= set(key.replace("(", " ").replace(")", " ").split())]
     if len(found) == 1:
         return found[0]
     if found:

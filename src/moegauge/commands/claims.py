@@ -34,18 +34,17 @@ def command(claim: str | None, seed: int, as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("claim", "limits", "points", "experts per chosen", "batch", "tokens/step", "or the nearest miss"):
-        table.add_column(title, justify="right" if title == "points" else "left")
+    for title in ("claim", "consistent", "experts per chosen", "batch", "or the nearest miss"):
+        table.add_column(title, no_wrap=title == "claim")
     for verdict in verdicts:
-        region = verdict.region
         table.add_row(
-            escape(verdict.text),
-            ", ".join(verdict.limits),
+            escape(verdict.id),
             f"{verdict.consistent:.1%}" if verdict.possible else "none",
-            *(_range(region, name) for name in ("expansion", "batch", "speculation")),
+            *(_range(verdict.region, name) for name in ("expansion", "batch")),
             "" if verdict.possible else escape(_miss(verdict.nearest_miss or {})),
         )
     Console().print(table)
+    click.echo("moegauge claims NAME says what one of them needs.")
 
 
 def _range(region: dict[str, Any], name: str) -> str:

@@ -1,0 +1,148 @@
+"""The commands' documents have the fields other programs read, and errors are one line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moegauge.cli import main
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def call(*argv: str) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main(list(argv))
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(finite(v) for v in value.values())
+    if isinstance(value, list):
+        return all(finite(v) for v in value)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def test_predict_document(run: Run) -> None:
+    code, out, err = run("predict", "glm-4.7", "--bandwidth", "1000", "--floor-us", "2", "--batch", "2", "--json")
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert document["schema"] == "moegauge.predict/1"
+    assert set(document["terms_ms"]) == {"weights", "kv", "floor", "communication"}
+    assert sum(document["terms_ms"].values()) == pytest.approx(1e3 / document["tokens_per_s"])
+    assert document["interval"][0] < document["tokens_per_s"] < document["interval"][1]
+    assert document["bytes_per_step"] > 60e9
+
+
+def test_estimate_document(run: Run) -> None:
+    code, out, _ = run("estimate", "--preset", "opus-2026-03", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert finite(document)
+    assert document["schema"] == "moegauge.estimate/1"
+    assert document["identifiable"] is True
+    published = document["published"]
+    assert published["bandwidth"] == [4.0e12, 4.5e12]
+    assert {"model", "tokens_per_s", "bytes_per_token", "bandwidth"} <= set(published["calibration"][0])
+    opus = published["models"][0]
+    assert opus["model"] == "Opus 4.6"
+    assert set(opus["active"]) == {"fp8", "bf16", "fp8_fp4"}
+    assert set(opus["total"]) == {"glm-4.7", "deepseek-v3", "kimi-k2"}
+    for model in document["measured"]["models"]:
+        assert {"median", "50", "80", "95"} == set(model["active"]) == set(model["total"])
+        assert model["variance"]
+
+
+def test_backtest_document(run: Run) -> None:
+    code, out, _ = run("backtest", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["schema"] == "moegauge.backtest/1"
+    assert document["n"] == len(document["cases"])
+    assert document["skipped"] == len(document["skipped_rows"])
+    folds = {"median_fold", "p80_fold", "p95_fold", "worst_fold"}
+    assert set(document["published"]) == folds
+    assert set(document["measured"]) == folds | {"coverage_50", "coverage_80", "coverage_95"}
+
+
+def test_other_documents(run: Run) -> None:
+    for argv, schema in (
+        (("claims", "opus-1t-32b"), "moegauge.claims/1"),
+        (("batching", "kimi-k2", "--bandwidth", "3000", "--dollars-per-device-hour", "2"), "moegauge.batching/1"),
+        (("predict", "--judge"), "moegauge.predict-judge/1"),
+    ):
+        code, out, _ = run(*argv, "--json")
+        assert code == 0
+        document = json.loads(out)
+        assert document["schema"] == schema
+        assert finite(document)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("estimate", "--preset", "opus-2026-03"), "On 131 readings of open models"),
+        (("backtest",), "On 131 readings of open models"),
+        (("claims", "mythos-10t"), "no usable speed"),
+        (("claims",), "opus-active-17b"),
+        (("batching", "kimi-k2"), "misled"),
+        (("predict", "--judge"), "llama.cpp"),
+        (("predict", "deepseek-v3", "--device", "H200 SXM", "--devices", "8"), "tokens/s a stream"),
+    ],
+)
+def test_words_for_people(run: Run, argv: tuple[str, ...], words: str) -> None:
+    code, out, _ = run(*argv)
+    assert code == 0
+    assert words in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (("predict", "glm-4.7"), 2, "exactly one of --record, --bandwidth and --device"),
+        (("predict",), 2, "no model given"),
+        (("predict", "glm-4.6", "--bandwidth", "1"), 2, "glm-4.7"),
+        (("predict", "glm-4.7", "--bandwidth", "nan"), 2, "bandwidth"),
+        (("predict", "glm-4.7", "--bandwidth", "1", "--batch", "0"), 2, "batch"),
+        (("predict", "glm-4.7", "--bandwidth", "1", "--format", "fp9"), 2, "fp8"),
+        (("predict", "glm-4.7", "--record", "absent.json"), 1, "absent.json"),
+        (("predict", "glm-4.7", "--device", "abacus"), 2, "abacus"),
+        (("estimate",), 2, "exactly one"),
+        (("estimate", "--preset", "opus"), 2, "opus-2026-03"),
+        (("estimate", "--observations", "absent.csv"), 1, "absent.csv"),
+        (("estimate", "--preset", "opus-2026-03", "--assume", "batch=-1"), 2, "batch"),
+        (("backtest", "--observations", "absent.csv"), 1, "absent.csv"),
+        (("claims", "nothing"), 2, "unknown claim"),
+        (("batching", "kimi-k2", "--dollars-per-device-hour", "1"), 2, "--bandwidth"),
+    ],
+)
+def test_one_line_errors(run: Run, argv: tuple[str, ...], code: int, words: str) -> None:
+    got, out, err = run(*argv)
+    assert got == code
+    assert out == ""
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_hostile_names_are_shown_harmless(run: Run, readings_csv: Callable[..., Path]) -> None:
+    evil = "m\x1b[31m[bold]"
+    path = readings_csv({"model": evil, "system": evil}, {"model": "b", "system": evil}, {"model": evil, "batch": 2})
+    code, out, _ = run("backtest", "--observations", str(path))
+    assert code == 0
+    assert "\x1b" not in out
+    assert "[bold]" in out
