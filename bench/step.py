@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -86,6 +86,33 @@ class DecodeStep:
         self._next = (self._next + 1) % len(self._laps)
         self._last.run()
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of kernel in a step, e.g. `experts up`, in order of first use."""
+        return tuple(dict.fromkeys(_kind(name) for name in self.kernel_names))
+
+    def part(self, kind: str) -> DecodeStep:
+        """The kernels of one kind alone, every layer's in order, on this step's arena; close only the whole step.
+
+        Experts keep the routing they follow, one more boundary each. Registers start with random numbers.
+
+        Raises:
+            UnknownNameError: no kernel of that kind.
+        """
+        if kind not in self.kinds:
+            raise UnknownNameError("kernel", kind, self.kinds)
+        rng = np.random.default_rng(self._seed)
+        laps = []
+        for whole in self.programs:
+            wanted = [op for op in whole.operations if _kind(op.label) == kind]
+            routes = {getattr(op, "route", "") for op in wanted}
+            kept = tuple(op for op in whole.operations if op.label in routes or op in wanted)
+            lap = self.backend.compile(replace(whole, name=f"{whole.name}, {kind}", operations=kept), self._arena)
+            for name, width in whole.registers.items():
+                lap.write(name, rng.standard_normal((max(1, whole.batch), width)).astype(np.float32))
+            laps.append(lap)
+        return DecodeStep(self.backend, self._arena, laps, self._seed)
+
     def traffic(self) -> Traffic:
         """Bytes of the last run (of the first program, before any)."""
         self.backend.synchronize()
@@ -138,6 +165,10 @@ class DecodeStep:
         """Give the arena back."""
         self._laps.clear()
         self._arena.close()
+
+
+def _kind(label: str) -> str:
+    return label.partition(": ")[2]
 
 
 _REPORT = "A wrong answer has no time; please report it with the machine's description."

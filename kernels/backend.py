@@ -142,12 +142,13 @@ class Backend(Protocol):
 NAMES = ("cpu", "cuda", "reference")
 
 
-def get_backend(name: str, *, threads: int | None = None) -> Backend:
+def get_backend(name: str, *, threads: int | None = None, rung: str = "") -> Backend:
     """The backend for a device name.
 
     Args:
         name: `cpu`, `cuda` or `reference`.
         threads: CPU threads; None uses every core this process may run on.
+        rung: how a GPU's steps are launched (`eager`, `graph`, `pdl`); "" is the best the device has.
 
     Raises:
         UnknownNameError: no such device name.
@@ -166,7 +167,7 @@ def get_backend(name: str, *, threads: int | None = None) -> Backend:
             ) from None
         from moegauge.kernels.triton_backend import TritonBackend
 
-        return TritonBackend()
+        return TritonBackend(rung=rung)
     if name == "reference":
         from moegauge.kernels.reference_backend import ReferenceBackend
 

@@ -289,7 +289,7 @@ def _problem(case: Case) -> str | None:
         return f"roof_fraction_samples has {len(case.roof_fraction_samples)} entries for {len(case.samples_ms)} samples"
     if case.roof_samples_gb_per_s and len(case.roof_samples_gb_per_s) != len(case.samples_ms):
         return f"roof_samples_gb_per_s has {len(case.roof_samples_gb_per_s)} entries for {len(case.samples_ms)} samples"
-    if case.bytes.total <= 0 or case.tokens_per_s <= 0 or case.batch < 1 or case.context < 0:
+    if case.bytes.total < (case.kind == "decode") or case.tokens_per_s <= 0 or case.batch < 1 or case.context < 0:
         return "bytes.total, tokens_per_s or batch is not above 0"
     return None
 

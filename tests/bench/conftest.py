@@ -96,6 +96,13 @@ class FakeStep:
     def run(self) -> None:
         self.device.spend(self.floor * self.kernels + self.bytes / self.device.bandwidth / self.device.drift())
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return ("experts up", "experts down")
+
+    def part(self, kind: str) -> FakeStep:
+        return FakeStep(self.device, self.bytes // (3 if kind == "experts down" else 1), self.kernels // 2, self.floor)
+
     def traffic(self) -> FakeTraffic:
         return FakeTraffic(self.bytes - 10, 10, 0)
 

@@ -26,7 +26,7 @@ def run(
 ) -> Callable[..., Any]:
     """Runs a command line; gives (exit code, stdout, stderr). `run.build` may be replaced by another step builder."""
     device = fakes.FakeBackend(bandwidth=20e9)
-    monkeypatch.setattr(backend_module, "get_backend", lambda name, threads=None: device)
+    monkeypatch.setattr(backend_module, "get_backend", lambda name, threads=None, rung="": device)
     monkeypatch.setattr(machine, "project", lambda: {"version": "0.1.0", "commit": "c" * 40, "dirty": False})
     monkeypatch.chdir(tmp_path)
 

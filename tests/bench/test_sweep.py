@@ -8,36 +8,27 @@ import pytest
 
 from moegauge.bench.roof import find_roof
 from moegauge.bench.suites import Point
-from moegauge.bench.sweep import Settings, formula_bytes, run_point, run_sweep
+from moegauge.bench.summary import Settings, format_bytes, formula_bytes
+from moegauge.bench.sweep import Bench, run_sweep
 from moegauge.errors import NumericsError, RecordError
 
 
 def sweep(device: Any, points: list[Point], fakes: Any, build: Any, done: Any = (), on_case: Any = None) -> Any:
     cases: list[Any] = []
     shapes = {p.model: fakes.tiny_shape(p.model) for p in points}
-    failures = run_sweep(
-        points,
-        shapes,
-        device,
-        find_roof(device),
-        Settings(),
-        done=set(done),
-        on_case=on_case or cases.append,
-        builder=build,
-    )
+    bench = Bench(device, find_roof(device), Settings(), builder=build)
+    failures = run_sweep(points, shapes, bench.decode, done=set(done), on_case=on_case or cases.append)
     return cases, failures
+
+
+def measured(device: Any, fakes: Any, point: Point, step: Any) -> Any:
+    bench = Bench(device, find_roof(device), Settings(), builder=lambda *_: step)
+    return next(bench.decode(point, fakes.tiny_shape(), set()))
 
 
 def test_a_case_says_what_was_read_and_how_fast(device: Any, fakes: Any) -> None:
     step = fakes.FakeStep(device, 10**8, kernels=20, floor=1e-3)
-    case = run_point(
-        Point("tiny", "fp8", 4, 7),
-        fakes.tiny_shape(),
-        device,
-        find_roof(device),
-        Settings(),
-        builder=lambda *_: step,
-    )
+    case = measured(device, fakes, Point("tiny", "fp8", 4, 7), step)
     # 20 kernels of 1 ms and 0.1 GB at 1 GB/s
     assert case.median_ms == pytest.approx(120.0)
     assert case.tokens_per_s == pytest.approx(4 / 0.12)
@@ -49,7 +40,6 @@ def test_a_case_says_what_was_read_and_how_fast(device: Any, fakes: Any) -> None
     assert (case.bytes.weights, case.bytes.scales, case.bytes.total) == (10**8 - 10, 10, 10**8)
     assert case.settled
     assert case.warnings == []
-    assert step.closed
 
 
 def test_bytes_are_those_of_each_sample_s_own_step(device: Any, fakes: Any) -> None:
@@ -61,16 +51,14 @@ def test_bytes_are_those_of_each_sample_s_own_step(device: Any, fakes: Any) -> N
         device.spend(step.bytes / device.bandwidth)
 
     step.run = run
-    case = run_point(
-        Point("tiny", batch=4), fakes.tiny_shape(), device, find_roof(device), Settings(), builder=lambda *_: step
-    )
+    case = measured(device, fakes, Point("tiny", batch=4), step)
     assert case.roof_fraction_samples == pytest.approx([1.0] * len(case.samples_ms))
     assert case.bytes.total == pytest.approx(2 * 10**8, rel=0.05)
 
 
 def test_the_larger_of_the_two_gates_is_kept(device: Any, fakes: Any) -> None:
     step = fakes.FakeStep(device, 10**7, errors=iter([1e-6, 3e-4]))
-    case = run_point(Point("tiny"), fakes.tiny_shape(), device, find_roof(device), Settings(), builder=lambda *_: step)
+    case = measured(device, fakes, Point("tiny"), step)
     assert case.max_relative_error == 3e-4
 
 
@@ -102,7 +90,7 @@ def test_points_already_measured_are_not_measured_again(device: Any, fakes: Any)
         built.append(point)
         return fakes.FakeStep(device, 10**7)
 
-    cases, _ = sweep(device, points, fakes, build, done={("a", "native", 1, 0), ("b", "fp8", 1, 0)})
+    cases, _ = sweep(device, points, fakes, build, done={("a", "native", 1, 0, None), ("b", "fp8", 1, 0, None)})
     assert built == [Point("b")]
     assert len(cases) == 1
 
@@ -118,7 +106,7 @@ def test_a_full_disk_stops_the_sweep_at_once(device: Any, fakes: Any) -> None:
 def test_faster_than_the_roof_is_a_warning(device: Any, fakes: Any) -> None:
     step = fakes.FakeStep(device, 10**8, floor=0.0)
     step.traffic = lambda: fakes.FakeTraffic(2 * 10**8, 0, 0)  # half of it came from a cache
-    case = run_point(Point("tiny"), fakes.tiny_shape(), device, find_roof(device), Settings(), builder=lambda *_: step)
+    case = measured(device, fakes, Point("tiny"), step)
     assert any("cache" in text for text in case.warnings)
 
 
@@ -127,3 +115,38 @@ def test_formula_bytes_count_the_whole_embedding_once(fakes: Any) -> None:
     # bf16: attention 64 x 64, two of four experts of three 64 x 64 matrices; float32 router; norms; head; embedding
     layer = 2 * 64 * 64 + 2 * 3 * 2 * 64 * 64 + 4 * 4 * 64 + 2 * 64
     assert formula_bytes(shape) == 2 * layer + 2 * 100 * 64 * 2
+
+
+def test_formats_are_ranked_by_what_a_token_reads_of_them(fakes: Any) -> None:
+    assert list(format_bytes(fakes.tiny_shape())) == ["bf16", "f32"]
+    assert format_bytes(fakes.tiny_shape())["f32"] == 2 * 4 * 4 * 64
+
+
+def test_kernels_are_timed_one_kind_at_a_time(device: Any, fakes: Any) -> None:
+    step = fakes.FakeStep(device, 3 * 10**7, kernels=20, floor=1e-3)
+    bench = Bench(device, find_roof(device), Settings(), builder=lambda *_: step)
+    cases: list[Any] = []
+    done = {("tiny", "fp8", 1, 0, "experts up")}
+    assert (
+        run_sweep([Point("tiny", "fp8")], {"tiny": fakes.tiny_shape()}, bench.kernels, done=done, on_case=cases.append)
+        == []
+    )
+    assert [(c.kind, c.kernel, c.kernels_per_step) for c in cases] == [("kernel", "experts down", 10)]
+    assert cases[0].median_ms == pytest.approx(10 + 10)  # 10 ms of floors, a third of 30 MB at 1 GB/s
+    assert step.closed
+
+
+def test_a_lost_device_fails_its_point_and_not_the_run(device: Any, fakes: Any) -> None:
+    def build(shape: Any, *_: Any) -> Any:
+        if shape.name == "lost":
+            raise RuntimeError("CUDA error: unspecified launch failure\nmore")
+        return fakes.FakeStep(device, 10**7)
+
+    cases, failures = sweep(device, [Point("lost"), Point("kept")], fakes, build)
+    assert [c.model for c in cases] == ["kept"]
+    assert str(failures[0].error).startswith("RuntimeError: CUDA error: unspecified launch failure Run again")
+
+
+def test_little_traffic_is_a_warning(device: Any, fakes: Any) -> None:
+    case = measured(device, fakes, Point("tiny"), fakes.FakeStep(device, 4 * device.last_level_cache))
+    assert any("five last-level caches" in text for text in case.warnings)

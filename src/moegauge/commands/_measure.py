@@ -22,7 +22,8 @@ from moegauge.recordfile import RecordFile
 if TYPE_CHECKING:
     from moegauge.bench.roof import RoofMeter
     from moegauge.bench.suites import Point
-    from moegauge.bench.sweep import Failure, Settings
+    from moegauge.bench.summary import Settings
+    from moegauge.bench.sweep import Failure
     from moegauge.kernels.backend import Backend
 
 DEFAULT_MODELS = ("gpt-oss-20b",)
@@ -36,6 +37,7 @@ class Options:
     kind: str
     device: str = "auto"
     threads: int | None = None
+    rung: str = ""
     out: Path | None = None
     export_csv: Path | None = None
     export_markdown: Path | None = None
@@ -76,7 +78,7 @@ class Session:
         self.device = resolve_device(options.device)
         from moegauge.kernels.backend import get_backend
 
-        self.backend: Backend = get_backend(self.device, threads=options.threads)
+        self.backend: Backend = get_backend(self.device, threads=options.threads, rung=options.rung)
         self._check_formats()
         self.argv = ["moegauge", *public_argv(sys.argv[1:])]
         self.record = self._draft()
@@ -152,7 +154,7 @@ class Session:
     def settings(self) -> Settings:
         """Limits and arena of this run."""
         from moegauge.bench.suites import get_suite
-        from moegauge.bench.sweep import Settings
+        from moegauge.bench.summary import Settings
         from moegauge.bench.timing import Limits
 
         o = self.options
@@ -183,19 +185,16 @@ class Session:
     def _sweep(self, meter: RoofMeter) -> None:
         if self.options.kind == "roof":
             return
-        from moegauge.bench import sweep
+        from moegauge.bench.sweep import Bench, key_of, run_sweep
 
-        done = {(c.model, c.format, c.batch, c.context) for c in self.record.cases}
-        self.failures = sweep.run_sweep(
+        bench = Bench(self.backend, meter, self.settings(), throttle=_throttle(self.device))
+        self.failures = run_sweep(
             self._within_budget(),
             self.shapes,
-            self.backend,
-            meter,
-            self.settings(),
-            done=done,
+            bench.kernels if self.options.kind == "kernel" else bench.decode,
+            done={key_of(case) for case in self.record.cases},
             on_case=self._store,
-            on_start=lambda p: self._progress(f"{len(self.record.cases) + 1} of {len(self.points)}: {p.label}"),
-            throttle=_throttle(self.device),
+            on_start=lambda p: self._progress(f"{len(self.record.cases)} measured, now {p.label}"),
         )
 
     def _within_budget(self) -> Iterator[Point]:

@@ -1,0 +1,166 @@
+"""From the samples of a point to its entry in a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from moegauge.bench import statistics
+from moegauge.bench.suites import Point
+from moegauge.bench.timing import Limits, Measurement, telemetry
+from moegauge.estimator.traffic import step_traffic
+from moegauge.kernels.backend import Backend
+from moegauge.record import Case, CaseBytes
+from moegauge.shape import Matrix, ModelShape
+from moegauge.units import GB
+
+# A step faster than the roof beside it by more than noise read some of its bytes from a cache.
+MAX_FRACTION = 1.02
+# Below this many last-level caches a kernel alone, run again and again, may find its bytes in the cache.
+CACHES = 5
+
+
+class Traffic(Protocol):
+    """What a step says it read; see `moegauge.bench.step.Traffic`."""
+
+    @property
+    def weights(self) -> int: ...
+    @property
+    def scales(self) -> int: ...
+    @property
+    def kv(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def distinct_experts(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What all points of a run share.
+
+    Attributes:
+        kv_format: `bf16` or `fp8`.
+        routing: `uniform`, or another law `moegauge.bench.step` knows.
+        arena_bytes: memory for the weight arena; None lets the step choose.
+        seed: of the weights and the routing.
+        limits: when to stop sampling.
+    """
+
+    kv_format: str = "bf16"
+    routing: str = "uniform"
+    arena_bytes: int | None = None
+    seed: int = 0
+    limits: Limits = field(default_factory=Limits)
+
+
+def make_case(
+    *,
+    point: Point,
+    shape: ModelShape,
+    backend: Backend,
+    settings: Settings,
+    result: Measurement,
+    seen: list[Traffic],
+    kernels: int,
+    error: float,
+    kernel: str | None = None,
+) -> Case:
+    """The entry of one point, or of one kind of kernel of it.
+
+    Args:
+        seen: what each sample that counts read.
+        kernels: kernel boundaries of one step.
+        error: the larger of the two gates'.
+        kernel: the kind, where it is not the whole step.
+    """
+    # Batches route differently from step to step, so bytes are those of each sample's own step.
+    fractions = result.fractions([traffic.total for traffic in seen])
+    total = round(statistics.mean(traffic.total for traffic in seen))
+    weights, scales = (round(statistics.mean(getattr(t, name) for t in seen)) for name in ("weights", "scales"))
+    seconds = statistics.median(result.seconds)
+    low, high = statistics.interval(result.seconds)
+    fraction = statistics.median(fractions)
+    cast = shape.with_format(point.format)
+    work = step_traffic(shape, batch=point.batch, context=point.context, kv_format=settings.kv_format)
+    return Case(
+        kind="kernel" if kernel else "decode",
+        kernel=kernel,
+        backend=backend.name,
+        model=shape.name,
+        format=point.format,
+        batch=point.batch,
+        context=point.context,
+        layers=len(shape.layers),
+        bytes=CaseBytes(weights=weights, scales=scales, kv=total - weights - scales, total=total),
+        distinct_experts=statistics.mean(traffic.distinct_experts for traffic in seen),
+        kernels_per_step=kernels,
+        samples_ms=[1e3 * s for s in result.seconds],
+        median_ms=1e3 * seconds,
+        mad_ms=1e3 * statistics.mad(result.seconds),
+        interval_ms=(1e3 * low, 1e3 * high),
+        tokens_per_s=point.batch / seconds,
+        gb_per_s=total / seconds / GB,
+        roof_fraction=fraction,
+        roof_fraction_samples=fractions,
+        roof_fraction_interval=statistics.interval(fractions),
+        roof_samples_gb_per_s=[r / GB for r in result.roof_bytes_per_s],
+        throttled_ms=[1e3 * s for s in result.throttled_s],
+        steps_per_sample=result.steps_per_sample,
+        settled=result.settled,
+        max_relative_error=error,
+        warnings=_warnings(result, fractions, settings.limits, total < CACHES * backend.last_level_cache),
+        kv_format=settings.kv_format,
+        routing=settings.routing,
+        rung=getattr(backend, "rung", ""),
+        threads=backend.threads or None,
+        seed=settings.seed,
+        formula_bytes=formula_bytes(cast),
+        formats=format_bytes(cast),
+        macs=round(work.macs),
+        arena_bytes=settings.arena_bytes,
+        telemetry=telemetry(result.states),
+    )
+
+
+def formula_bytes(shape: ModelShape) -> int:
+    """Bytes per token as the published estimate counts them: active parameters as stored, the whole input embedding
+    included, no KV, batch 1."""
+    row = shape.embedding.bytes // shape.embedding.rows
+    return shape.bytes_per_token + (shape.embedding.bytes - row if shape.head else -row)
+
+
+def format_bytes(shape: ModelShape) -> dict[str, int]:
+    """Bytes of matrices one token reads at batch 1, by format, the most first."""
+    found: dict[str, int] = {}
+
+    def add(matrix: Matrix, times: int = 1) -> None:
+        found[matrix.format] = found.get(matrix.format, 0) + times * matrix.bytes
+
+    for layer in shape.layers:
+        for matrix in layer.dense_matrices:
+            add(matrix)
+        for pool in layer.experts:
+            for matrix in pool.matrices:
+                add(matrix, pool.top_k)
+    add(shape.head_matrix)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _warnings(result: Measurement, fractions: list[float], limits: Limits, small: bool) -> list[str]:
+    """What a reader should know before trusting a point; each ends with advice."""
+    found = []
+    if not result.settled:
+        width = 100 * statistics.relative_half_width(result.seconds)
+        found.append(
+            f"not settled: the median's interval is +-{width:.1f} %, wanted {100 * limits.relative_half_width:g} %; "
+            "raise --time-limit or quieten the machine"
+        )
+    if result.throttled_s:
+        taken = len(result.throttled_s) + len(result.seconds)
+        found.append(f"{len(result.throttled_s)} of {taken} samples left out: the device was throttling; let it cool")
+    if small:
+        found.append("reads less than five last-level caches: its bytes may come from a cache; time a larger model")
+    elif statistics.median(fractions) > MAX_FRACTION:
+        found.append("faster than the roof beside it: part of the arena stayed in cache; raise --arena-bytes")
+    return found
