@@ -34,8 +34,8 @@ QUICK: tuple[Point, ...] = (
 # Holds the largest matrix of the plan, the LM head of deepseek-v3, and is filled in two seconds.
 ARENA_BYTES = 2 << 30
 # Seconds of sampling per point, and seconds after which no further point is begun.
-FULL_LIMIT_S, FULL_BUDGET_S = 5.0, 130.0
-QUICK_LIMIT_S, QUICK_BUDGET_S = 2.0, 60.0
+FULL_LIMIT_S, FULL_BUDGET_S = 5.0, 90.0
+QUICK_LIMIT_S, QUICK_BUDGET_S = 2.0, 45.0
 
 
 @dataclass(frozen=True, slots=True)

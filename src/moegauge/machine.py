@@ -161,6 +161,14 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     return free
 
 
+def load_average() -> float | None:
+    """Processes that wanted a processor over the last minute; None where the system does not say."""
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return None
+
+
 def last_level_cache_bytes(machine: dict[str, Any]) -> int:
     """Bytes of the last-level cache, or a cautious 64 MiB where the system does not say."""
     return int(machine.get("last_level_cache_bytes") or UNKNOWN_CACHE_BYTES)

@@ -155,7 +155,8 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """One run: provenance, roof, points. `complete` is False until the last planned point is in."""
+    """One run: provenance, roof, points. `complete` is False until the last planned point is in; `load_average` is the
+    system's when the run began (of the last minute)."""
 
     schema: str
     created: str
@@ -166,6 +167,7 @@ class Record(msgspec.Struct, kw_only=True):
     argv: list[str] = []
     roof: Roof | None = None
     suite: str | None = None
+    load_average: float | None = None
     planned: int | None = None
     complete: bool = True
 

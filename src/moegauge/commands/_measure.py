@@ -148,6 +148,7 @@ class Session:
             suite=self.options.suite,
             planned=len(self.points),
             complete=False,
+            load_average=machine.load_average(),
             cases=[],
         )
 
@@ -171,6 +172,7 @@ class Session:
         """Measure the roof and every point that is not in the record yet."""
         from moegauge.bench.roof import find_roof
 
+        self._warn_if_busy()
         meter = find_roof(self.backend, progress=lambda name: self._progress(f"roof: {name}"))
         if self.record.roof is None:
             self.record.roof = meter.measure(datasheet_gb_per_s=self.record.machine.get("datasheet_gb_per_s"))
@@ -181,6 +183,11 @@ class Session:
         self._progress("")
         self._export()
         return self.record
+
+    def _warn_if_busy(self) -> None:
+        load, cores = self.record.load_average, machine.usable_cores()
+        if self.device == "cpu" and load is not None and load > 0.5 * cores:
+            warn(f"the machine is busy (load {load:.1f} on {cores} cores): times will be long and noisy")
 
     def _sweep(self, meter: RoofMeter) -> None:
         if self.options.kind == "roof":
@@ -269,7 +276,7 @@ class Session:
             warn(f"{failure.point.label}: {failure.error}")
         raise DeviceError(
             f"{len(self.failures)} of {len(self.points)} points gave no time.",
-            advice="The others are in the record; run again to try these.",
+            advice="Run again to try these.",
         )
 
 

@@ -65,12 +65,21 @@ def show_record(record: Record, *, head: bool = True) -> None:
     kernels = any(case.kernel for case in record.cases)
     rows = [_row(case, kernels) for case in record.cases]
     names = ["model", *(["kernel"] if kernels else []), "format"]
+    speed = [] if kernels else ["tokens/s"]
     print_table(
-        [*names, "batch", "context", "bytes/step", "ms", "tokens/s", "GB/s", "of roof", "max error"], rows, len(names)
+        [*names, "batch", "context", "bytes/step", "ms", *speed, "GB/s", "of roof", "max error"], rows, len(names)
     )
+    show_warnings(record)
+
+
+def show_warnings(record: Record) -> None:
+    """Warnings of the points on stderr, alike ones (the same words before the colon) in one line."""
+    groups: dict[str, list[str]] = {}
     for case in record.cases:
         for text in case.warnings:
-            warn(f"{case.label}: {text}")
+            groups.setdefault(text.partition(":")[0], []).append(f"{case.label}: {text}")
+    for name, lines in groups.items():
+        warn(lines[0] if len(lines) == 1 else f"{len(lines)} of {len(record.cases)} points {name}; first {lines[0]}")
 
 
 def _row(case: Case, kernels: bool) -> list[str]:
@@ -82,7 +91,7 @@ def _row(case: Case, kernels: bool) -> list[str]:
         str(case.context),
         human_bytes(case.bytes.total),
         f"{case.median_ms:.3g}" if case.median_ms < 100 else f"{case.median_ms:.0f}",
-        f"{case.tokens_per_s:.4g}",
+        *([] if kernels else [f"{case.tokens_per_s:.4g}"]),
         f"{case.gb_per_s:.2f}",
         f"{case.roof_fraction:.3f}",
         f"{case.max_relative_error:.0e}",
