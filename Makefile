@@ -40,6 +40,10 @@ validate: $(STAMP) ## count, measure, predict, compare and report on this machin
 bench: $(STAMP) ## timed comparisons with pytest-benchmark
 	$(BIN)/python -m pytest tests/speed --benchmark-only -q
 
+fuzz: $(STAMP) ## the header reader against safetensors, 60 s of atheris (skips where that does not install)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python tests/attacks/fuzz_header.py 60
+
 models: $(STAMP) ## regenerate the shipped ModelShapes
 	$(BIN)/python scripts/make_models.py
 

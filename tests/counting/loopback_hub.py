@@ -74,6 +74,7 @@ class Hub:
         self.faults: list[Fault] = []
         self.token: str | None = None
         self.redirect_files = False
+        self.decoded: dict[tuple[str, str, bool], bytes] = {}
         self.lock = threading.Lock()
         self.server = _server(self)
         self.storage = _server(self)  # another origin, for redirects
@@ -101,7 +102,7 @@ class Hub:
             with path.open("rb") as stream:
                 if path.suffix == ".safetensors":
                     head = stream.read(8)
-                    head += stream.read(struct.unpack("<Q", head)[0])
+                    head += stream.read(min(struct.unpack("<Q", head)[0], 10**8))
                     files[path.name] = File(head, path.stat().st_size)
                 else:
                     files[path.name] = stream.read()
@@ -180,6 +181,7 @@ class Handler(BaseHTTPRequestHandler):
 
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every answer waits 40 ms for the acknowledgement of its headers
 
     def log_message(self, *args: object) -> None:
         pass
@@ -199,6 +201,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.route()
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def route(self) -> None:
         url = urlsplit(self.path)
@@ -242,12 +247,15 @@ class Handler(BaseHTTPRequestHandler):
         if not repo.one_request or argument not in files:
             self.answer(404, b"")
             return
-        index = json.loads(files[argument].head)
-        shards = sorted(set(index.pop("weight_map").values()))
-        headers = {shard: json.loads(files[shard].head[8:]) for shard in shards}
-        self.answer(
-            200, json.dumps({"index": index, "headers": headers}, separators=(",", ":")).encode(), compress=True
-        )
+        zipped = "gzip" in self.headers.get("Accept-Encoding", "")
+        key = (repo.refs["main"], argument, zipped)
+        if key not in self.hub.decoded:  # made once: a real Hub has it at hand
+            index = json.loads(files[argument].head)
+            shards = sorted(set(index.pop("weight_map").values()))
+            headers = {shard: json.loads(files[shard].head[8:]) for shard in shards}
+            body = json.dumps({"index": index, "headers": headers}, separators=(",", ":")).encode()
+            self.hub.decoded[key] = gzip.compress(body, 1) if zipped else body
+        self.answer(200, self.hub.decoded[key], {"Content-Encoding": "gzip"} if zipped else {})
 
     def commit(self, repo: Repo, revision: str) -> str | None:
         commit = repo.refs.get(revision, revision)
@@ -277,8 +285,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def content(self, content: File, commit: str) -> None:
         asked = self.headers.get("Range")
+        facts = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(content.head).hexdigest()}"'}
         if asked is None:
-            self.answer(200, content.read(0, content.size), {"X-Repo-Commit": commit})
+            self.answer(200, content.read(0, content.size), facts)
             return
         first, last = (int(n) for n in asked.removeprefix("bytes=").split("-"))
         if first >= content.size:
@@ -288,7 +297,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(
             206,
             content.read(first, last + 1),
-            {"Content-Range": f"bytes {first}-{last}/{content.size}", "X-Repo-Commit": commit},
+            {"Content-Range": f"bytes {first}-{last}/{content.size}", **facts},
         )
 
     def answer(
@@ -309,6 +318,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body) if length < 0 else length))
         self.end_headers()
+        if self.command == "HEAD":
+            return
         self.wfile.write(body)
         self.record.sent += len(body)
 
@@ -334,3 +345,24 @@ class Handler(BaseHTTPRequestHandler):
             return {}
         first = int(asked.removeprefix("bytes=").split("-")[0])
         return {"Content-Range": f"bytes {first}-{first + length - 1}/{10**6}"}
+
+
+def main(arguments: list[str]) -> None:
+    """Serve `org/name=FOLDER ...` until stdin closes; the first line printed is the address. `name*N=FOLDER` serves
+    N repos, `name-0` to `name-<N-1>`, of one folder."""
+    hub = Hub()
+    for argument in arguments:
+        name, _, folder = argument.partition("=")
+        name, _, times = name.partition("*")
+        hub.add_folder(name if not times else f"{name}-0", Path(folder))
+        for number in range(1, int(times or 1)):
+            first = hub.repos[f"{name}-0"]
+            commit = hashlib.sha1(f"{name}-{number}".encode()).hexdigest()
+            hub.repos[f"{name}-{number}"] = Repo({commit: next(iter(first.commits.values()))}, {"main": commit})
+    sys.stdout.write(f"{hub.url}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,149 @@
+"""`moegauge count` beside the tools people use for headers today, on the same checkpoints, in one run.
+
+    make bench        (or: pytest tests/speed/test_count_speed.py --benchmark-only --benchmark-group-by=group)
+
+Checkpoints are laid out as released, sparse: DeepSeek-V3 (91,991 tensors, 162 shards) and Kimi-K2-Thinking (208,215
+tensors, 62 shards). Ours validates, reconciles and classifies; huggingface_hub parses only; transformers builds the
+model on the meta device from config.json alone. Remote runs talk to a Hub on this machine, in a process of its own.
+Nothing here asserts a time.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RELEASES = {"deepseek-v3": (162, 91_991), "kimi-k2-thinking": (62, 208_215)}
+ROUNDS = 7
+HUB = Path(__file__).parent.parent / "counting" / "loopback_hub.py"
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def checkpoint(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """(name, folder) of one release."""
+    from moegauge.counting import layout
+
+    folder = tmp_path_factory.mktemp(request.param)
+    layout.write(folder, layout.release(request.param)["config"], RELEASES[request.param][0])
+    return request.param, folder
+
+
+@pytest.fixture(scope="module")
+def hub(checkpoint: tuple[str, Path]) -> Iterator[str]:
+    """Address of a Hub that serves `org/<name>`."""
+    name, folder = checkpoint
+    server = subprocess.Popen(
+        [sys.executable, str(HUB), f"org/{name}={folder}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    yield server.stdout.readline().strip()
+    server.stdin.close()
+    server.wait(10)
+    server.stdout.close()
+
+
+def measure(benchmark: Any, group: str, action: Callable[[], Any], **facts: Any) -> Any:
+    """One warm-up, then `ROUNDS` timed runs; the last result."""
+    benchmark.group = group
+    benchmark.extra_info.update(facts)
+    return benchmark.pedantic(action, rounds=ROUNDS, warmup_rounds=1)
+
+
+def test_local_moegauge_count(benchmark: Any, checkpoint: tuple[str, Path]) -> None:
+    from moegauge.counting import count
+
+    name, folder = checkpoint
+    census = measure(benchmark, f"local {name}", lambda: count(str(folder)))
+    assert census.checkpoint.tensors == RELEASES[name][1]
+
+
+def test_local_moegauge_headers_only(benchmark: Any, checkpoint: tuple[str, Path]) -> None:
+    """Validated and reconciled, not classified: the like of what huggingface_hub does."""
+    from moegauge.counting.source import open_checkpoint
+
+    name, folder = checkpoint
+    opened = measure(benchmark, f"local {name}", lambda: open_checkpoint(str(folder)))
+    assert opened.tensors == RELEASES[name][1]
+
+
+def test_local_huggingface_hub(benchmark: Any, checkpoint: tuple[str, Path]) -> None:
+    from huggingface_hub import get_local_safetensors_metadata
+
+    name, folder = checkpoint
+    metadata = measure(benchmark, f"local {name}", lambda: get_local_safetensors_metadata(folder))
+    assert len(metadata.weight_map) == RELEASES[name][1]
+
+
+def test_local_transformers_on_meta(benchmark: Any, checkpoint: tuple[str, Path]) -> None:
+    torch = pytest.importorskip("torch", reason="transformers on meta needs torch")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    name, folder = checkpoint
+    config = transformers.AutoConfig.from_pretrained(folder)
+
+    def build() -> int:
+        with torch.device("meta"):
+            return int(transformers.AutoModelForCausalLM.from_config(config).num_parameters())
+
+    benchmark.group = f"local {name}"
+    assert benchmark.pedantic(build, rounds=1) > 0
+
+
+def test_hf_mem() -> None:
+    pytest.skip("hf-mem reads huggingface.co only: it takes neither a folder nor HF_ENDPOINT")
+
+
+@pytest.mark.parametrize("thorough", [False, True], ids=["one-request", "ranges"])
+def test_remote_moegauge_count(
+    benchmark: Any, checkpoint: tuple[str, Path], hub: str, thorough: bool, monkeypatch: Any, tmp_path: Path
+) -> None:
+    import huggingface_hub
+
+    from moegauge.counting.source import open_checkpoint
+
+    name, _ = checkpoint
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub)
+    runs = iter(range(1000))
+
+    def fresh() -> Any:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_ASSETS_CACHE", str(tmp_path / str(next(runs))))
+        return open_checkpoint(f"org/{name}", thorough=thorough)
+
+    opened = measure(benchmark, f"remote {name}", fresh)
+    assert opened.tensors == RELEASES[name][1]
+    benchmark.extra_info.update(
+        requests=opened.requests, wire_bytes=opened.wire_bytes, header_bytes=opened.header_bytes
+    )
+
+
+def test_remote_moegauge_cached(
+    benchmark: Any, checkpoint: tuple[str, Path], hub: str, monkeypatch: Any, tmp_path: Path
+) -> None:
+    import huggingface_hub
+
+    from moegauge.counting.source import open_checkpoint
+
+    name, _ = checkpoint
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_ASSETS_CACHE", str(tmp_path))
+    opened = measure(benchmark, f"remote {name}", lambda: open_checkpoint(f"org/{name}"))
+    benchmark.extra_info.update(requests=opened.requests, wire_bytes=opened.wire_bytes)
+
+
+def test_remote_huggingface_hub(
+    benchmark: Any, checkpoint: tuple[str, Path], hub: str, monkeypatch: Any, tmp_path: Path
+) -> None:
+    """It keeps the index in its cache and asks for every header anew."""
+    import huggingface_hub
+
+    name, _ = checkpoint
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    api = huggingface_hub.HfApi(endpoint=hub)
+    metadata = measure(benchmark, f"remote {name}", lambda: api.get_safetensors_metadata(f"org/{name}"))
+    assert len(metadata.weight_map) == RELEASES[name][1]
