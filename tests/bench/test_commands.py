@@ -28,6 +28,7 @@ def run(
     device = fakes.FakeBackend(bandwidth=20e9)
     monkeypatch.setattr(backend_module, "get_backend", lambda name, threads=None, rung="": device)
     monkeypatch.setattr(machine, "project", lambda: {"version": "0.1.0", "commit": "c" * 40, "dirty": False})
+    monkeypatch.setattr(machine, "load_average", lambda: 0.0)
     monkeypatch.chdir(tmp_path)
 
     def lawful(shape: Any, backend: Any, *, batch: int, context: int, **options: Any) -> Any:
@@ -250,6 +251,35 @@ def test_validate_with_a_wrong_kernel_reports_and_fails(run: Any, tmp_path: Path
     assert code == 1
     assert err.splitlines()[-1] == "moegauge: layer 3: experts up: error 0.5, bound 0.01."
     assert (tmp_path / "here" / "report.html").is_file()
+
+
+def test_a_busy_machine_is_said_so(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "load_average", lambda: 99.0)
+    code, out, err = run("bench", "roof", "--device", "cpu", "--json")
+    assert code == 0
+    assert "the machine is busy (load 99.0 on " in err
+    assert json.loads(out)["load_average"] == 99.0
+
+
+def test_kernels_alone(run: Any) -> None:
+    code, out, _ = run("bench", "kernels", "--model", "gpt-oss-20b", "--json")
+    cases = json.loads(out)["cases"]
+    assert code == 0
+    assert [(c["kind"], c["kernel"]) for c in cases] == [("kernel", "experts up"), ("kernel", "experts down")]
+
+
+def test_alike_warnings_are_one_line(run: Any) -> None:
+    def noisy(shape: Any, backend: Any, **options: Any) -> Any:
+        step = run.lawful(shape, backend, **options)
+        times = iter([0.1, 0.5] * 10_000)
+        step.run = lambda: backend.spend(next(times))
+        return step
+
+    run.build = noisy
+    code, _, err = run("bench", "decode", "--model", MODELS, "--time-limit", "0.2")
+    assert code == 0
+    assert err.count("not settled") == 2  # the count, and the first in full
+    assert err.startswith("warning: 3 of 3 points not settled; first gpt-oss-20b native: not settled")
 
 
 def test_env(run: Any) -> None:
