@@ -80,7 +80,7 @@ def test_nothing_heavy_loads_at_import(room: str, path: Path) -> None:
         return  # a Triton kernel is decorated when its module is imported; callers import that module lazily
     for module, _ in top_level(ast.parse(path.read_text(encoding="utf-8"))):
         assert module.split(".")[0] not in HEAVY, f"{path.name}: imports {module} at import time"
-        if room == "root":
+        if room == "root" and path.parent.name != "commands":  # a command's module is imported when it runs
             assert room_of(module) in (None, "root"), f"{path.name}: imports {module} at import time"
 
 
