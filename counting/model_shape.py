@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -220,8 +221,14 @@ def _experts(pool: Pool, census: Census) -> Experts:
         )
     matrices.sort(key=_order)
     vectors = _vectors(small)
+    used = pool.share * pool.count if pool.share is not None else Fraction(pool.top_k)
+    if used.denominator != 1:
+        raise ShapeError(
+            f"{census.checkpoint.name}: {pool.name} uses {float(used):.2f} experts a token on average.",
+            advice="This layout has no exact shape; the count itself stands.",
+        )
     return Experts(
-        pool.count, pool.top_k, tuple(matrices), Vectors(vectors.parameters // pool.count, vectors.bytes // pool.count)
+        pool.count, int(used), tuple(matrices), Vectors(vectors.parameters // pool.count, vectors.bytes // pool.count)
     )
 
 

@@ -45,7 +45,11 @@ LINEARS = {
     **{
         f"model.layers.0.mlp.experts.{e}.{name}": shape
         for e in range(EXPERTS)
-        for name, shape in (("gate_proj", (WIDTH, HIDDEN)), ("up_proj", (WIDTH, HIDDEN)), ("down_proj", (HIDDEN, WIDTH)))
+        for name, shape in (
+            ("gate_proj", (WIDTH, HIDDEN)),
+            ("up_proj", (WIDTH, HIDDEN)),
+            ("down_proj", (HIDDEN, WIDTH)),
+        )
     },
 }
 PLAIN = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN)}
@@ -96,7 +100,7 @@ def torchao(make: Callable[[Any], Any]) -> Packed:
 
 
 def torchao_int4() -> Packed:
-    """torchao's plain int4: its quantiser needs a GPU library, so the subclass is filled by hand and flattened by it."""
+    """torchao's plain int4: its quantiser needs a GPU library, so the subclass is filled by hand, then flattened."""
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
     from torchao.quantization.quantize_.workflows.int4.int4_tensor import Int4Tensor
 
@@ -167,7 +171,8 @@ def jobs() -> Iterator[tuple[str, str, Callable[[], Any]]]:
                    "FP8_BLOCK", "NVFP4A16", "NVFP4", "MXFP4A16", "MXFP4", "MXFP6A16", "MXFP8A16"):  # fmt: skip
         yield f"compressed-tensors-{preset.lower()}", "compressed-tensors", lambda p=preset: compressed_tensors(p)
     for preset in ("NVFP4_DEFAULT_CFG", "FP8_DEFAULT_CFG", "INT4_AWQ_CFG", "W4A8_AWQ_BETA_CFG", "MXFP4_DEFAULT_CFG",
-                   "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG", "FP8_PER_CHANNEL_PER_TOKEN_CFG", "INT8_SMOOTHQUANT_CFG"):  # fmt: skip
+                   "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG", "FP8_PER_CHANNEL_PER_TOKEN_CFG",
+                   "INT8_SMOOTHQUANT_CFG"):  # fmt: skip
         name = preset.removesuffix("_CFG").removesuffix("_DEFAULT").lower()
         yield f"modelopt-{name}", "nvidia-modelopt", lambda p=preset: modelopt(p)
     yield "torchao-int8", "torchao", lambda: torchao(lambda q: q.Int8WeightOnlyConfig())

@@ -27,6 +27,16 @@ def unfold(folded: list[list[Any]]) -> list[tuple[str, str, tuple[int, ...]]]:
     ]
 
 
+def expand(folded: list[list[Any]]) -> list[tuple[str, str, tuple[int, ...]]]:
+    """The rows of a release fixture: [template, dtype, shape, "0-2,5"] -> one row per layer."""
+    rows = []
+    for template, dtype, shape, spans in folded:
+        for span in spans.split(","):
+            first, _, last = span.partition("-")
+            rows += [(template.format(n), dtype, tuple(shape)) for n in range(int(first), int(last or first) + 1)]
+    return rows
+
+
 def census(
     rows: list[tuple[str, str, tuple[int, ...]]],
     config: dict[str, Any] | None = None,
