@@ -202,8 +202,9 @@ def take_census(checkpoint: Checkpoint, *, top_k: int | None = None) -> Census:
     Raises:
         CheckpointError: config and headers contradict each other, or the bytes do not reconcile.
     """
-    facts = read_facts(checkpoint.config)
-    hints = hints_for(checkpoint.config, checkpoint.quant_config, [h.metadata for h in checkpoint.headers])
+    config = checkpoint.config or checkpoint.documents.get("params.json")  # Mistral's own layout has no config.json
+    facts = read_facts(config)
+    hints = hints_for(config, checkpoint.quant_config, [h.metadata for h in checkpoint.headers])
     groups = collect(checkpoint.headers, hints, facts.layers, checkpoint.read_bytes)
     counted, stored = sum(g.bytes for g in groups), sum(h.data_bytes for h in checkpoint.headers)
     if counted != stored:
@@ -238,7 +239,7 @@ def _remarks(census: Census) -> list[str]:
     """What the reader of the numbers must know."""
     out = []
     facts = census.facts
-    if not census.checkpoint.config:
+    if not census.checkpoint.config and "params.json" not in census.checkpoint.documents:
         out.append("no config.json: layers are counted from names, multi-token prediction may be among them.")
     if census.pools and census.active is None:
         out.append("experts per token unknown, so active counts are missing: give --top-k.")

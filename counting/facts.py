@@ -47,8 +47,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 # Where multimodal and composite configs keep the text decoder's, outermost first.
 TEXT_SECTIONS = ("thinker_config", "text_config", "language_config", "llm_config")
-# Where DBRX keeps part of them; the config's own fields win over these.
-PART_SECTIONS = ("ffn_config", "attn_config")
+# Where DBRX and Mistral's params.json keep part of them; the config's own fields win over these.
+PART_SECTIONS = ("ffn_config", "attn_config", "moe")
 
 # Fields that may be zero or null and then mean "none".
 OPTIONAL = frozenset(

@@ -43,7 +43,7 @@ INNER = (
 )
 MIX = (
     r"(?:q|k|v|o|wq|wk|wv|wo|Wqkv|dense|out_proj|in_proj|x_proj|dt_proj|c_proj|c_attn|query_key_value|output_gate|conv"
-    r"|conv1d|[qkv]_conv1d|kv_proj|[qkv]kv_proj|qk_proj|index_qk_proj|[qkvobgfr]_proj|[qgof]_[ab]_proj|q_gate_proj"
+    r"|conv1d|[qkv]_conv1d|kv_proj|[qkv]kv_proj|qk_proj|index_(?:q|k|qk)_proj|[qkvobgfr]_proj|[qgof]_[ab]_proj|q_gate_proj"
     r"|kv_a_proj_with_mqa|kv_a_proj|kv_b_proj|fused_qkv_a_proj_with_mqa|gate_proj|gate_attn|linear_gate|weights_proj"
     r"|weight_proj|wq_[ab]|wo_[ab]|wkv|wkv_b|wkv_a_with_mqa|wgate|w[qr]_du|w[kv]_dv|wo_ud|in_proj_(?:qkv|z|a|b|ba|qkvz)"
     r"|v_proj_(?:current|delayed)|conv_qk_(?:depthwise|grouped)|sink_proj|attn_sink_proj|proj|relative_attention_bias"
@@ -95,6 +95,7 @@ RULES: tuple[Rule, ...] = (
     # Routed experts, fused: one tensor per matrix for all experts.
     Rule("routed_expert", LAYER + FEED0 + r"experts\.(?:gate_up_proj|up_proj|gate_proj|down_proj|fc1|fc2)(?:_bias)?"),
     Rule("routed_expert", LAYER + FEED + r"experts\.(?:w13|w2|w1|w3)(?:_weight|_bias)?", "Inkling"),
+    Rule("routed_expert", LAYER + FEED + r"switch_mlp\." + MLP, "mlx-lm's conversions"),
     Rule("routed_expert", LAYER + r"ffn\.experts\.mlp\.(?:w1|v1|w2)", "DBRX: experts stacked on the rows"),
     Rule("routed_expert", LAYER + r"block_sparse_moe\.(?:input_linear|output_linear)", "Granite"),
     Rule("routed_expert", LAYER + r"(?:mlp|self_attention\.experts)\.(?:input_linear|output_linear)", "JetMoE"),

@@ -138,6 +138,22 @@ def test_per_layer_rows_add_up(synthetic):
     }
 
 
+def test_mistral_s_own_layout_has_params_json(synthetic):
+    params = {"dim": 8, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "head_dim": 4, "vocab_size": 10}
+    params["moe"] = {"num_experts": 2, "num_experts_per_tok": 1}
+    listed = [("tok_embeddings.weight", "BF16", (10, 8)), ("output.weight", "BF16", (10, 8))]
+    listed += [(f"layers.0.attention.{n}.weight", "BF16", (8, 8)) for n in ("wq", "wo")]
+    listed += [(f"layers.0.attention.{n}.weight", "BF16", (4, 8)) for n in ("wk", "wv")]
+    listed += [("layers.0.gate.weight", "BF16", (2, 8)), ("layers.0.ffn_norm.weight", "BF16", (8,))]
+    for expert in range(2):
+        listed += [(f"layers.0.experts.{expert}.w{n}.weight", "BF16", (6, 8)) for n in (1, 3)]
+        listed += [(f"layers.0.experts.{expert}.w2.weight", "BF16", (8, 6))]
+    census = synthetic.census(listed, documents={"params.json": params})
+    assert census.active_routed == 3 * 6 * 8
+    assert census.warnings == []
+    assert census.model_shape().layers[0].attention.kv_heads == 1
+
+
 def test_windows_shrink_the_far_cache(synthetic):
     config = {**CONFIG, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
     document = synthetic.census(rows(), config).to_json()["bytes_per_token"]
