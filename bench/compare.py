@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moegauge.bench import statistics
+from moegauge.bench.ladder import Ladder, ladders, main_setup, setup, setup_name
 from moegauge.errors import RecordError
 from moegauge.estimator.law import HeldOut, Law, Observation, fit, leave_one_model_out, one_term_leave_one_model_out
 from moegauge.record import Case, Record
@@ -105,6 +106,7 @@ class Comparison:
         roof_gb_per_s: median roof beside the points.
         by_format: errors when a whole format is left out.
         small_to_large: errors on the larger half of the models, predicted from the smaller half.
+        ladder: points measured in several setups (threads, launch rungs).
         notes: what could not be done, and what to do about it.
     """
 
@@ -113,6 +115,7 @@ class Comparison:
     roof_gb_per_s: float
     by_format: Summary
     small_to_large: Summary
+    ladder: list[Ladder] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -155,6 +158,7 @@ class Comparison:
                 "format_efficiency": dict(law.format_efficiency),
                 "spread": law.spread,
             },
+            "ladder": [ladder.to_json() for ladder in self.ladder],
             "notes": self.notes,
         }
 
@@ -195,11 +199,16 @@ def compare(pooled: Sequence[tuple[Record, Case]]) -> Comparison:
         RecordError: there is no decode point.
         ObservationError: a point no step could have.
     """
-    cases = [case for _, case in pooled if case.kind == "decode"]
-    if not cases:
+    everything = [case for _, case in pooled if case.kind == "decode"]
+    if not everything:
         raise RecordError("no decode point to compare.", advice="Run `moegauge bench decode --out FILE`.")
+    chosen = main_setup(everything)
+    cases = [case for case in everything if setup(case) == chosen]
     observations = [observe(case) for case in cases]
     notes: list[str] = []
+    if len(cases) < len(everything):
+        others = len(everything) - len(cases)
+        notes.append(f"the law is that of {setup_name(chosen)}; {others} points launched otherwise are in the ladder")
     held: list[HeldOut | None] = [None] * len(cases)
     models = {o.model for o in observations}
     if len(models) < 2:
@@ -220,6 +229,7 @@ def compare(pooled: Sequence[tuple[Record, Case]]) -> Comparison:
         roof_gb_per_s=statistics.median(roofs),
         by_format=_left_out(observations, "format"),
         small_to_large=_small_to_large(observations),
+        ladder=ladders(everything),
         notes=notes,
     )
 

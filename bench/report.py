@@ -14,6 +14,7 @@ from string import Template
 from moegauge import __version__
 from moegauge.bench import curves, figures
 from moegauge.bench.compare import Compared, Comparison, compare
+from moegauge.bench.ladder import setup, setup_name
 from moegauge.record import Case, Record, pool
 from moegauge.units import human_bytes
 
@@ -110,6 +111,7 @@ def _decode(found: Comparison) -> Iterable[str]:
     yield from _points_tables(found)
     yield figures.residuals(found)
     yield _summary_table(found)
+    yield _ladder_table(found)
     yield curves.batches(found)
     yield curves.contexts(found)
 
@@ -196,6 +198,24 @@ def _summary_table(found: Comparison) -> str:
         if rows
         else ""
     )
+
+
+def _ladder_table(found: Comparison) -> str:
+    rows = [
+        (
+            case.label,
+            setup_name(setup(case)),
+            f"{case.tokens_per_s:.4g}",
+            f"{case.tokens_per_s / ladder.rungs[0].tokens_per_s:.3f}",
+            f"{100 * case.roof_fraction:.1f} %",
+        )
+        for ladder in found.ladder
+        for case in ladder.rungs
+    ]
+    if not rows:
+        return ""
+    headings = ("point", "launched as", "tok/s", "gain", "of its roof")
+    return "<h2>The ladder</h2>" + table("The same step, launched in different ways", headings, rows, 2)
 
 
 def _kernels(cases: Sequence[Case]) -> str:

@@ -101,6 +101,20 @@ def test_a_record_of_the_bare_contract_can_be_compared(fakes: Any) -> None:
     assert found.simple.n == 0
 
 
+def test_other_setups_are_kept_out_of_the_law_and_make_a_ladder(fakes: Any) -> None:
+    both = models(fakes, threads=2)
+    slow = [lawful(fakes, "a", 10**8, 140, threads=1, samples_ms=[50.0] * 10)]
+    alone = compare(pool([fakes.make_record(both)], ["r"]))
+    found = compare(pool([fakes.make_record([*slow, *both])], ["r"]))
+    assert [p.to_json() for p in found.points] == [p.to_json() for p in alone.points]
+    assert "cpu, 2 threads; 1 points" in found.notes[0]
+    ladder = found.to_json()["ladder"]
+    assert [(r["threads"], r["gain"]) for r in ladder[0]["rungs"]] == [
+        (1, 1.0),
+        (2, pytest.approx(50.0 / both[0].median_ms)),
+    ]
+
+
 def test_native_is_sorted_under_the_format_most_of_its_bytes_are_in(fakes: Any) -> None:
     assert observe(fakes.make_case(format="native", formats={"mxfp4": 9, "bf16": 5})).format == "mxfp4"
     assert observe(fakes.make_case(format="native")).format == "native"

@@ -129,6 +129,16 @@ def test_a_roof_alone_and_one_model_alone_make_a_page(fakes: Any) -> None:
     parse(text)
 
 
+def test_the_ladder_is_shown_where_there_is_one(fakes: Any) -> None:
+    cases = points(fakes)
+    text = page(
+        [fakes.make_record([*cases, fakes.make_case("a", 900.0, 4 * 10**9, format="native", threads=1)])], ["r"]
+    )
+    assert "The ladder" in text
+    assert "cpu, 1 thread<" in text
+    assert "The ladder" not in page([fakes.make_record(cases)], ["r"])
+
+
 def test_kernels_have_their_own_table(fakes: Any) -> None:
     text = page([fakes.make_record([fakes.make_case(kind="kernel", kernel="experts up")])], ["r"])
     assert "Kernels alone" in text

@@ -80,6 +80,8 @@ def show_comparison(found: Comparison) -> None:
             _summary("the one-term formula, leaving the model out", found.simple),
         ],
     )
+    if found.ladder:
+        _show_ladders(found)
     device = found.to_json()["device"]
     click.echo("")
     click.echo(
@@ -88,6 +90,24 @@ def show_comparison(found: Comparison) -> None:
     )
     for note in found.notes:
         warn(note)
+
+
+def _show_ladders(found: Comparison) -> None:
+    from moegauge.bench.ladder import setup, setup_name
+
+    click.echo("")
+    rows = [
+        [
+            case.label,
+            setup_name(setup(case)),
+            f"{case.tokens_per_s:.4g}",
+            f"{case.tokens_per_s / ladder.rungs[0].tokens_per_s:.3f}",
+            f"{case.roof_fraction:.3f}",
+        ]
+        for ladder in found.ladder
+        for case in ladder.rungs
+    ]
+    print_table(["the ladder", "launched as", "tok/s", "gain", "of its roof"], rows, 2)
 
 
 def _percent(value: float | None) -> str:

@@ -1,0 +1,78 @@
+"""The same point launched in several ways: threads of a CPU, rungs of a GPU, backends.
+
+What each rung gains is a result; the law is fitted to one setup alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moegauge.record import Case
+
+Setup = tuple[str, str, int]
+
+
+def setup(case: Case) -> Setup:
+    """(backend, rung, threads) of a point; 0 threads where the notion does not apply."""
+    return case.backend, case.rung, case.threads or 0
+
+
+def setup_name(key: Setup) -> str:
+    """`cpu, 2 threads` or `triton, graph`."""
+    backend, rung, threads = key
+    count = f"{threads} thread{'s' if threads > 1 else ''}" if threads else ""
+    return ", ".join(part for part in (backend, rung, count) if part)
+
+
+def main_setup(cases: Sequence[Case]) -> Setup:
+    """The setup with the most points; of equals the one with the fastest point."""
+    counts = Counter(setup(case) for case in cases)
+    return max(counts, key=lambda key: (counts[key], max(c.tokens_per_s for c in cases if setup(c) == key)))
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """One point in every setup it was measured in, slowest first.
+
+    Attributes:
+        rungs: the cases, of equal model, format, batch and context.
+    """
+
+    rungs: tuple[Case, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of `ladder` in `moegauge.compare/1`."""
+        first = self.rungs[0]
+        return {
+            "model": first.model,
+            "format": first.format,
+            "batch": first.batch,
+            "context": first.context,
+            "rungs": [
+                {
+                    "backend": case.backend,
+                    "rung": case.rung,
+                    "threads": case.threads,
+                    "tokens_per_s": case.tokens_per_s,
+                    "roof_fraction": case.roof_fraction,
+                    "gain": case.tokens_per_s / first.tokens_per_s,
+                }
+                for case in self.rungs
+            ],
+        }
+
+
+def ladders(cases: Sequence[Case]) -> list[Ladder]:
+    """Every point measured in at least two setups."""
+    found: dict[tuple[Any, ...], dict[Setup, Case]] = {}
+    for case in cases:
+        point = (case.model, case.format, case.batch, case.context, case.kv_format, case.routing)
+        found.setdefault(point, {})[setup(case)] = case
+    return [
+        Ladder(tuple(sorted(rungs.values(), key=lambda case: case.tokens_per_s)))
+        for rungs in found.values()
+        if len(rungs) > 1
+    ]
