@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from moegauge.counting.attention import kv_bytes_per_token
 from moegauge.counting.checkpoint import Checkpoint
 from moegauge.counting.errors import BadConfigError
 from moegauge.counting.facts import Facts, read_facts
@@ -248,6 +249,8 @@ def _remarks(census: Census) -> list[str]:
             f"{facts.zero_experts} of the router's choices have no weights: active counts are the mean under uniform "
             "routing."
         )
+    if census.checkpoint.config and kv_bytes_per_token(census)[0] is None:
+        out.append("the KV cache is not given: the config lacks attention widths, or a layer's attention is unknown.")
     if any("encoder" in p.groups[0].stack for p in census.pools):
         out.append("encoder and decoder stacks are counted together; a generated token uses the decoder's alone.")
     if any(not g.exact for g in census.groups):

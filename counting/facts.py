@@ -132,7 +132,7 @@ def read_facts(config: Mapping[str, Any] | None) -> Facts:
         values.setdefault(ours, value)
     _check(values, names)
     layers = values.get("layers")
-    kinds = _strings(sections, ("layer_types", "layers_block_type", "hybrid_layer_pattern"))
+    kinds = _strings(sections, ("layer_types", "layers_block_type"))
     tied = next((s["tie_word_embeddings"] for s in sections if isinstance(s.get("tie_word_embeddings"), bool)), None)
     return Facts(
         family=family,
@@ -226,6 +226,9 @@ def _windows(
         return tuple(look.get(kind) for kind in kinds)
     if window is None or layers is None:
         return ()
+    pattern = next((s["hybrid_layer_pattern"] for s in sections if s.get("hybrid_layer_pattern")), None)
+    if isinstance(pattern, list) and len(pattern) == layers:  # MiMo: 1 slides, 0 looks back all the way
+        return tuple(window if flag == 1 else None for flag in pattern)
     if any(section.get("use_sliding_window") is False for section in sections):
         return ()
     return (window,) * layers

@@ -7,7 +7,7 @@ from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING
 
-from moegauge.counting.attention import describe, layer_kinds
+from moegauge.counting.attention import Mixer, describe, layer_mixers
 from moegauge.counting.groups import Group
 from moegauge.counting.pools import Pool
 from moegauge.counting.roles import DENSE_ROLES
@@ -84,7 +84,7 @@ def build(census: Census) -> ModelShape:
         raise ShapeError(f"{name}: experts per token unknown.", advice="Give --top-k, or a config.json that says it.")
     if any("encoder" in p.groups[0].stack for p in census.pools):
         raise ShapeError(f"{name}: encoder-decoder models have no single decode step.")
-    kinds = layer_kinds(census)
+    mixers = layer_mixers(census)
     outside = [g for g in census.groups if g.owner in DENSE_ROLES and not 0 <= g.layer < census.layers]
     tables = _weights([g for g in outside if g.owner == "embedding"])
     heads = _weights([g for g in outside if g.owner == "lm_head"])
@@ -99,7 +99,7 @@ def build(census: Census) -> ModelShape:
     for pool in census.pools:
         if pool.modality == "text":
             pools[pool.layer].append(pool)
-    layers = tuple(_layer(census, n, groups, pools[n], kinds.get(n, "none")) for n, groups in by_layer.items())
+    layers = tuple(_layer(census, n, groups, pools[n], mixers[n]) for n, groups in by_layer.items())
     checkpoint = census.checkpoint
     source = {"target": checkpoint.name, "commit": checkpoint.commit or "", "command": "moegauge count --shape"}
     shape = ModelShape(
@@ -174,8 +174,8 @@ def _order(matrix: Matrix) -> tuple[int, int, str]:
     return role, rank, matrix.name
 
 
-def _layer(census: Census, number: int, groups: list[Group], pools: list[Pool], kind: str) -> Layer:
-    attention = describe(kind, number, census.facts)
+def _layer(census: Census, number: int, groups: list[Group], pools: list[Pool], mixer: Mixer) -> Layer:
+    attention = describe(mixer, number, census.facts)
     if attention is None:
         raise ShapeError(
             f"{census.checkpoint.name}: the config lacks the attention widths of layer {number}.",

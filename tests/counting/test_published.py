@@ -112,6 +112,28 @@ def test_shape_reconciles(document, counted):
     assert shape.bytes_per_token == census.dense_bytes + census.routed_bytes
 
 
+# KV bytes in bf16 per token of context, by hand from each config: all layers, and beyond the windows.
+KV = {
+    "openai/gpt-oss-120b": (36 * 2 * 8 * 64 * 2, 18 * 2 * 8 * 64 * 2),  # every second layer slides
+    "deepseek-ai/DeepSeek-V3": (61 * (512 + 64) * 2,) * 2,  # the latent and the rotary key
+    "meituan-longcat/LongCat-Flash-Chat": (28 * 2 * (512 + 64) * 2,) * 2,  # two attentions a layer
+    "Qwen/Qwen3-Next-80B-A3B-Instruct": (12 * 2 * 2 * 256 * 2,) * 2,  # 36 of 48 layers keep a state, not a cache
+    "moonshotai/Kimi-Linear-48B-A3B-Instruct": (6 * (512 + 64) * 2,) * 2,  # transformers' default: 6 of 27 layers
+    "XiaomiMiMo/MiMo-V2-Flash": ((39 * 8 + 9 * 4) * (192 + 128) * 2, 9 * 4 * (192 + 128) * 2),  # values narrower
+    "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": (6 * 2 * 2 * 128 * 2,) * 2,  # 6 attention layers of 52
+    "deepseek-ai/DeepSeek-V4-Pro": (None, None),  # compressed, of no kind described here
+}
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d["repo"] in KV], ids=lambda d: d["repo"])
+def test_kv_cache(document, counted):
+    step = counted(document).to_json()["bytes_per_token"]
+    found = (step["kv_per_context_token"], step["kv_per_context_token_beyond_windows"])
+    assert found == KV[document["repo"]]
+    if None not in found:
+        assert 2 * counted(document).model_shape().cache_elements(1) == found[0]
+
+
 def test_longcat_s_active_count_is_a_mean(counted):
     """12 choices among 512 experts and 256 without weights: 8 real ones on average."""
     census = counted(next(d for d in DOCUMENTS if "LongCat" in d["repo"]))
