@@ -28,7 +28,8 @@ from moegauge.shape import Matrix, ModelShape
 from moegauge.units import human_bytes
 
 KV_FORMATS = ("bf16", "fp8")
-DEFAULT_ARENA = 4 << 30  # bytes: many times 5 x the largest cache of today's CPUs, filled in seconds
+MINIMUM_ARENA = 1 << 30  # bytes
+CACHES = 32  # a default arena in last-level caches: six times what REUSE asks, filled in a second or two
 REUSE = 5.0  # last-level caches between two readings of one place (flashinfer's rule for cold caches)
 
 
@@ -219,7 +220,8 @@ def build_step(
         format: `native`, or a row of FORMATS for attention, MLP and expert matrices.
         kv_format: `bf16` or `fp8`.
         routing: see `moegauge.bench.routing.Routing`.
-        arena_bytes: memory for weights; None takes 4 GiB, or 90 % of what is free where that is less.
+        arena_bytes: memory for weights; None takes 32 last-level caches and at least 1 GiB, or what is free where that
+            is less.
         seed: of weights and routing.
         reuse: bytes between two readings of one place, in last-level caches. Tests of numerics lower it.
 
@@ -254,7 +256,8 @@ def build_step(
     laps = max(1, math.ceil(2 * distance / one_lap))
     measured = Layout()
     compose(measured, laps)
-    budget = min(DEFAULT_ARENA, backend.memory) if arena_bytes is None else arena_bytes
+    default = min(max(MINIMUM_ARENA, CACHES * backend.last_level_cache), backend.memory)
+    budget = default if arena_bytes is None else arena_bytes
     if budget < min(2 * distance, sum(measured.demand.values())):
         raise DeviceError(
             f"an arena of {human_bytes(budget)} would be read again while still in the last-level cache of "

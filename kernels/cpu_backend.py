@@ -16,6 +16,7 @@ from moegauge.formats import FORMATS
 from moegauge.kernels import content
 from moegauge.kernels.backend import Precision, Runnable, Stream
 from moegauge.kernels.cpu_core import Core, cores, library
+from moegauge.kernels.cpu_layout import is_striped, read_striped
 from moegauge.kernels.cpu_program import Translator
 from moegauge.kernels.program import Choice, Program, Weight
 from moegauge.units import human_bytes
@@ -69,16 +70,31 @@ def processor() -> str:
 
 
 class CpuArena:
-    """Pools in one run of huge pages."""
+    """Pools in one run of huge pages.
 
-    def __init__(self, pools: Mapping[str, int], seed: int) -> None:
-        self.pools = dict(pools)
+    Args:
+        pools: bytes of each.
+        seed: of their content.
+        lanes: rows of a strip (see `moegauge.kernels.cpu_layout`).
+        take: hands out memory of at least so many bytes.
+        give: takes it back.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[str, int],
+        seed: int,
+        lanes: int,
+        take: Callable[[int], NDArray[np.uint8]] = _huge,
+        give: Callable[[NDArray[np.uint8]], None] = lambda _: None,
+    ) -> None:
+        self.pools, self._lanes, self._give = dict(pools), lanes, give
         self._start: dict[str, int] = {}
         total = 0
         for name, size in pools.items():
             self._start[name] = total
             total += -(-size // HUGE_PAGE) * HUGE_PAGE
-        self._memory = _huge(max(total, 1))
+        self._memory = take(max(total, 1))
         for name, size in pools.items():
             content.fill(self._memory[self._start[name] :][:size], name, seed)
 
@@ -87,14 +103,18 @@ class CpuArena:
         return int(self._memory.ctypes.data) + self._start[pool]
 
     def read(self, pool: str, offset: int, size: int, within: Weight | None = None) -> NDArray[np.uint8]:
-        """A copy of some bytes of a pool; this core's packed order is the canonical one."""
+        """A copy of some bytes of a pool, in canonical order where they belong to a matrix."""
         if not 0 <= offset <= offset + size <= self.pools[pool]:
             raise IndexError(f"bytes {offset} to {offset + size} of pool {pool} of {self.pools[pool]}")
+        if within is not None and is_striped(within.format, within.columns):
+            raw = self._memory[self._start[pool] :][: self.pools[pool]]
+            return read_striped(raw, pool, offset, size, within, self._lanes)
         return self._memory[self._start[pool] + offset :][:size].copy()
 
     def close(self) -> None:
         """Give the memory back."""
-        self._memory = np.zeros(0, np.uint8)
+        memory, self._memory = self._memory, np.zeros(0, np.uint8)
+        self._give(memory)
 
 
 class CpuRunnable:
@@ -152,6 +172,7 @@ class CpuBackend:
         if library() is None:
             raise DeviceError("the compiled core is absent.", advice="Install with a C++ compiler at hand.")
         self._core = Core(threads, isa)
+        self._spare: NDArray[np.uint8] | None = None
         self.threads = self._core.threads
         self.last_level_cache = last_level_cache()
         self.description = f"{processor()}, {self._core.isa}, {self.threads} of {len(cores())} cores"
@@ -162,9 +183,11 @@ class CpuBackend:
         return available_memory() * 9 // 10
 
     def precision(self, format_name: str) -> Precision:
-        """4-bit and int8 products take inputs as 16-bit integers of up to 64 with one scale: half a step of 1/32639 of
-        the largest. Sums run in at least four float32 lanes."""
-        step = 0.5 / 32639 if format_name in ("int8", "int4", "int4_g128", "mxfp4", "nvfp4") else 0.0
+        """Integer products round inputs to half a step of 1/32767 (int8) or 1/8127 (4-bit) of the largest of their run
+        (strips.h, decode.h). Sums run in at least four float32 lanes."""
+        step = 0.5 / {"int8": 32767, "int4": 8127, "int4_g128": 8127, "mxfp4": 8127, "nvfp4": 8127}.get(
+            format_name, np.inf
+        )
         return Precision(of_largest=step, per_term=2.0**-24 / 4)
 
     def arena(self, pools: Mapping[str, int], seed: int = 0) -> CpuArena:
@@ -173,8 +196,17 @@ class CpuBackend:
         Raises:
             DeviceError: they do not fit.
         """
-        _check_memory(sum(pools.values()), self.memory)
-        return CpuArena(pools, seed)
+        spare = 0 if self._spare is None else self._spare.size
+        _check_memory(sum(pools.values()), self.memory + spare)
+        return CpuArena(pools, seed, self._core.lanes, self._take, self._keep)
+
+    def _take(self, size: int) -> NDArray[np.uint8]:
+        """The last arena's memory where it is large enough: fresh pages cost 1.3 s a GB on a virtual machine."""
+        spare, self._spare = self._spare, None
+        return spare if spare is not None and spare.size >= size else _huge(size)
+
+    def _keep(self, memory: NDArray[np.uint8]) -> None:
+        self._spare = memory
 
     def compile(self, program: Program, arena: CpuArena) -> Runnable:
         """Bind a program to an arena."""

@@ -26,6 +26,7 @@ def library() -> ctypes.CDLL | None:
     lib.moegauge_close.argtypes = [c_void_p]
     lib.moegauge_isa.restype = c_char_p
     lib.moegauge_isa.argtypes = [c_void_p]
+    lib.moegauge_width.argtypes = [c_void_p]
     lib.moegauge_tune.argtypes = [c_void_p, c_int64, c_int64]
     lib.moegauge_sizes.argtypes = [POINTER(c_int64)]
     lib.moegauge_run.argtypes = [c_void_p, POINTER(COperation), c_int64]
@@ -75,6 +76,7 @@ class Core:
         if not self._handle:
             raise DeviceError(f"instruction set '{isa}' is not available here.", advice="Leave the choice to the core.")
         self.isa: str = lib.moegauge_isa(self._handle).decode()
+        self.lanes: int = lib.moegauge_width(self._handle) // 4
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):

@@ -70,7 +70,7 @@ class TritonRunnable:
 
     def run(self) -> None:
         """Enqueue the whole step: a graph replay, or launch by launch on the eager rung."""
-        if self._rung == "eager" or self._backend.device == "cpu":
+        if self._rung == "eager":
             self._enqueue()
             return
         if self._graph is None:
@@ -183,7 +183,8 @@ class TritonBackend:
         else:
             self._gpu()
         capability = self.capability
-        self.rung = rung or ("pdl" if capability >= (9, 0) else "graph")
+        best = "pdl" if capability >= (9, 0) else "graph"
+        self.rung = "eager" if device == "cpu" else rung or best  # the interpreter has neither graphs nor dependence
         if self.rung == "pdl" and capability < (9, 0):
             raise DeviceError(
                 f"{self.description} has no programmatic dependent launch.", advice="Use the rung 'graph'."

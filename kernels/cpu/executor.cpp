@@ -32,7 +32,7 @@ void Executor::run(const Operation *operations, int64_t count) {
 void Executor::one(const Operation &op, int thread) {
     const int n = pool_.size();
     switch (op.kind) {
-        case EMBED: embed(op, thread, n); break;
+        case EMBED: embed(op, kernels_->width / 4, thread, n); break;
         case STATE: update_state(op, thread, n); break;
         case ATTENTION: attention(op, thread); break;
         case ROUTE:
@@ -159,7 +159,7 @@ void Executor::cut() {
         const Job &j = jobs_[i];
         const int64_t row = matrix_row_bytes(j.matrix.format, j.matrix.columns);
         const int64_t rows = j.last - j.first, parts = std::max<int64_t>(1, (rows * row + size / 2) / size);
-        const int64_t step = std::max<int64_t>(4, ((rows + parts - 1) / parts + 3) / 4 * 4);
+        const int64_t step = std::max<int64_t>(16, ((rows + parts - 1) / parts + 15) / 16 * 16);  // whole strips (strips.h)
         for (int64_t r = j.first; r < j.last; r += step) chunks_.push_back({i, r, std::min(r + step, j.last)});
     }
     char *base = static_cast<char *>(input_buffer_.take(input_bytes_));

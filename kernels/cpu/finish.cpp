@@ -36,13 +36,18 @@ float e2m1(int code) {
     return code & 8 ? -SIZE[code & 7] : SIZE[code & 7];
 }
 
-// One element of a packed matrix, slowly: the embedding row's way.
-float element(const Matrix &m, int64_t r, int64_t c) {
-    const uint8_t *row = m.weights + r * matrix_row_bytes(m.format, m.columns);
+// One element of a packed matrix, slowly: the embedding row's way. `lanes` rows make a strip of 4-bit weights (strips.h).
+float element(const Matrix &m, int64_t lanes, int64_t r, int64_t c) {
+    const int64_t wide = matrix_row_bytes(m.format, m.columns);
+    const uint8_t *row = m.weights + r * wide;
+    const bool strip = m.format >= INT4 && m.columns % 8 == 0 && r < m.rows / lanes * lanes;
+    const int64_t first = r / lanes * lanes;
     const auto scale_row = [&](int64_t group, int64_t size) {
-        return m.scales + (r * ((m.columns + group - 1) / group) + c / group) * size;
+        const int64_t groups = (m.columns + group - 1) / group, g = c / group;
+        return m.scales + (strip ? first * groups + g * lanes + r - first : r * groups + g) * size;
     };
-    const int nibble = m.format >= INT4 ? row[c / 2] >> (c % 2 * 4) & 15 : 0;
+    const uint8_t *byte = strip ? m.weights + first * wide + (c / 8 * lanes + r - first) * 4 + c % 8 / 2 : row + c / 2;
+    const int nibble = m.format >= INT4 ? *byte >> (c % 2 * 4) & 15 : 0;
     switch (m.format) {
         case F32: return f32(row + 4 * c);
         case BF16: return bf16(row + 2 * c);
@@ -75,11 +80,11 @@ float vector_at(const Vector &v, int64_t slot, int64_t i) {
     return v.is_f32 ? f32(p + 4 * i) : bf16(p + 2 * i);
 }
 
-void embed(const Operation &op, int thread, int threads) {
+void embed(const Operation &op, int64_t lanes, int thread, int threads) {
     int64_t first, last;
     share(op.y.width, thread, threads, first, last);
     for (int64_t b = 0; b < op.batch; ++b)
-        for (int64_t c = first; c < last; ++c) op.y.data[b * op.y.pitch + c] = element(*op.matrices, b, c);
+        for (int64_t c = first; c < last; ++c) op.y.data[b * op.y.pitch + c] = element(*op.matrices, lanes, b, c);
 }
 
 void update_state(const Operation &op, int thread, int threads) {

@@ -22,11 +22,9 @@ namespace moegauge {
 namespace {
 struct Avx512Vnni : Avx512 {
     static constexpr const char *name = "AVX-512 VNNI";
-    static I dot(I a, I b, I ha, I hb, I la, I lb) {
-        const I none = _mm512_setzero_si512();
-        const I high = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(none, a, ha), b, hb);
-        return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), a, la), b, lb);
-    }
+    static Sum first(I weights, I inputs) { return _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights, inputs); }
+    static Sum more(Sum sum, I weights, I inputs) { return _mm512_dpbusd_epi32(sum, weights, inputs); }
+    static I total(Sum high, Sum low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 7), low); }
 };
 }  // namespace
 

@@ -43,6 +43,9 @@ MOEGAUGE_API void moegauge_close(void *executor) { delete static_cast<Executor *
 
 MOEGAUGE_API const char *moegauge_isa(void *executor) { return static_cast<Executor *>(executor)->kernels()->name; }
 
+// Bytes of a vector register: four for each row of a strip (strips.h).
+MOEGAUGE_API int moegauge_width(void *executor) { return static_cast<int>(static_cast<Executor *>(executor)->kernels()->width); }
+
 MOEGAUGE_API void moegauge_tune(void *executor, int64_t prefetch, int64_t chunk) {
     static_cast<Executor *>(executor)->tune(prefetch, chunk);
 }

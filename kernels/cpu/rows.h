@@ -7,21 +7,17 @@
 
 #include "core.h"
 #include "decode.h"
+#include "strips.h"
 
 namespace moegauge {
 namespace {
 
-// e4m3 scales come divided by 256, e2m1 codes times 2.
 template <class V, int64_t FORMAT>
 struct Decode;
 template <class V> struct Decode<V, F32> : DecodeF32<V> {};
 template <class V> struct Decode<V, BF16> : DecodeBf16<V> {};
 template <class V> struct Decode<V, FP8> : DecodeFp8<V> {};
 template <class V> struct Decode<V, INT8> : DecodeInt8<V> {};
-template <class V> struct Decode<V, INT4> : DecodeNibbles<V, CodeInt4, ScaleBf16Per32<V>, 1, 1> {};
-template <class V> struct Decode<V, INT4_G128> : DecodeNibbles<V, CodeInt4, ScaleBf16Per128<V>, 1, 1> {};
-template <class V> struct Decode<V, MXFP4> : DecodeNibbles<V, CodeE2m1, ScaleE8m0<V>, 1, 2> {};
-template <class V> struct Decode<V, NVFP4> : DecodeNibbles<V, CodeE2m1, ScaleE4m3<V>, 128, 1> {};
 
 template <class V, int64_t FORMAT>
 struct Rows {
@@ -42,21 +38,10 @@ struct Rows {
         }
     }
 
-    static int64_t row_bytes(int64_t columns) {
-        return FORMAT == F32 ? 4 * columns : FORMAT == BF16 ? 2 * columns : FORMAT >= INT4 ? (columns + 1) / 2 : columns;
-    }
+    static int64_t row_bytes(int64_t columns) { return FORMAT == F32 ? 4 * columns : FORMAT == BF16 ? 2 * columns : columns; }
 
     // Scales of row r lie `scale_row` bytes further per row (fp8: per 128 rows; int8: applied to the sum).
-    static int64_t scale_row(int64_t columns) {
-        switch (FORMAT) {
-            case FP8: return (columns + 127) / 128 * 4;
-            case INT4: return (columns + 31) / 32 * 2;
-            case INT4_G128: return (columns + 127) / 128 * 2;
-            case MXFP4: return (columns + 31) / 32;
-            case NVFP4: return (columns + 15) / 16;
-            default: return 0;
-        }
-    }
+    static int64_t scale_row(int64_t columns) { return FORMAT == FP8 ? (columns + 127) / 128 * 4 : 0; }
 
     // R rows times T inputs. `step` is how far apart the rows are.
     template <int R, int T>
@@ -95,9 +80,7 @@ struct Rows {
         }
         for (int r = 0; r < R; ++r) {
             const int64_t at = row + r * step;
-            const float factor = FORMAT == INT8    ? get_float(m.scales + 4 * at)
-                                 : FORMAT == NVFP4 ? *m.tensor_scale
-                                                   : 1.0f;
+            const float factor = FORMAT == INT8 ? get_float(m.scales + 4 * at) : 1.0f;
             for (int t = 0; t < T; ++t) y[t][at] = V::sum(acc[r][t]) * factor;
         }
     }
@@ -217,7 +200,7 @@ struct Direct : V {
 template <class V, class V8 = V>
 struct Table {
     template <int64_t FORMAT>
-    using Of = Rows<std::conditional_t<FORMAT == FP8, V8, V>, FORMAT>;
+    using Of = std::conditional_t<(FORMAT >= INT4), Strips<V, FORMAT>, Rows<std::conditional_t<FORMAT == FP8, V8, V>, FORMAT>>;
     static size_t prepared_bytes(int64_t format, int64_t columns) {
 #define X(f) return Of<f>::prepared_bytes(columns);
         MOEGAUGE_EACH(X)

@@ -41,13 +41,22 @@ struct Avx2 {
     }
     static I lookup(I table, I index) { return _mm256_shuffle_epi8(table, index); }
 
-    // Unsigned bytes a, b (at most 24) times signed 16-bit inputs 256 h + l, summed over four bytes of a and of b.
-    // 2 * 2 * 24 * 128 = 12,288 fits the 16-bit sums.
-    static I dot(I a, I b, I ha, I hb, I la, I lb) {
-        I high = _mm256_add_epi16(_mm256_maddubs_epi16(a, ha), _mm256_maddubs_epi16(b, hb));
-        I low = _mm256_add_epi16(_mm256_maddubs_epi16(a, la), _mm256_maddubs_epi16(b, lb));
-        return _mm256_add_epi32(_mm256_madd_epi16(high, _mm256_set1_epi16(256)),
+    // Running sums of unsigned weights (at most 24) times signed inputs (at most 64), and 128 times one such sum plus
+    // another, as 32-bit lanes. Eight times 2 * 24 * 64 fits 16 bits: a run of 32 columns.
+    using Sum = I;
+    static Sum first(I weights, I inputs) { return _mm256_maddubs_epi16(weights, inputs); }
+    static Sum more(Sum sum, I weights, I inputs) { return _mm256_add_epi16(sum, first(weights, inputs)); }
+    // The sum as it stands here, in a register. Without it GCC 12 computes a run's products first and adds them later, by
+    // way of thirty spills.
+    static void settle(Sum &sum) { asm("" : "+x"(sum)); }
+    static I total(Sum high, Sum low) {
+        return _mm256_add_epi32(_mm256_madd_epi16(high, _mm256_set1_epi16(128)),
                                 _mm256_madd_epi16(low, _mm256_set1_epi16(1)));
+    }
+    static I spread(const void *four_bytes) {
+        int v;
+        std::memcpy(&v, four_bytes, 4);
+        return _mm256_set1_epi32(v);
     }
     static I add32(I a, I b) { return _mm256_add_epi32(a, b); }
     static F to_float(I v) { return _mm256_cvtepi32_ps(v); }
@@ -71,27 +80,16 @@ struct Avx2 {
     static F bf16_even(I w) { return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16)); }
     static F bf16_odd(I w) { return _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32(-65536))); }
 
-    // Scales, spread over the lanes of the four-byte sums they belong to: a group of 32 weights is four lanes.
-    static F e8m0_per_32(const uint8_t *s) {
-        uint16_t two;
-        std::memcpy(&two, s, 2);
-        const I spread = _mm256_setr_epi8(-1, -1, -1, 0, -1, -1, -1, 0, -1, -1, -1, 0, -1, -1, -1, 0,  //
-                                          -1, -1, -1, 1, -1, -1, -1, 1, -1, -1, -1, 1, -1, -1, -1, 1);
-        return _mm256_castsi256_ps(_mm256_srli_epi32(_mm256_shuffle_epi8(_mm256_set1_epi16(static_cast<short>(two)), spread), 1));
+    // One scale per lane.
+    static F scales_e8m0(const uint8_t *s) {
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(s))), 23));
     }
-    static F bf16_per_32(const uint8_t *s) {
-        int two;
-        std::memcpy(&two, s, 4);
-        const I spread = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 0, 1, -1, -1, 0, 1, -1, -1, 0, 1,  //
-                                          -1, -1, 2, 3, -1, -1, 2, 3, -1, -1, 2, 3, -1, -1, 2, 3);
-        return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_set1_epi32(two), spread));
+    static F scales_bf16(const uint8_t *s) {
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(s))), 16));
     }
-    static F e4m3_per_16(const uint8_t *s) {  // divided by 256
-        int four;
-        std::memcpy(&four, s, 4);
-        const __m128i spread = _mm_setr_epi8(-1, 0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3);
-        const __m128i h = _mm_shuffle_epi8(_mm_set1_epi32(four), spread);
-        return _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(h, 1), _mm_set1_epi16(static_cast<short>(0xBF80))));
+    static F scales_e4m3(const uint8_t *s) {  // divided by 2^120
+        const I wide = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(s)));
+        return _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(wide, 20), _mm256_set1_epi32(static_cast<int>(0x87F00000))));
     }
 
   private:

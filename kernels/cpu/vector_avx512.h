@@ -45,11 +45,20 @@ struct Avx512 {
     }
     static I lookup(I table, I index) { return _mm512_shuffle_epi8(table, index); }
 
-    static I dot(I a, I b, I ha, I hb, I la, I lb) {  // see vector_avx2.h
-        I high = _mm512_add_epi16(_mm512_maddubs_epi16(a, ha), _mm512_maddubs_epi16(b, hb));
-        I low = _mm512_add_epi16(_mm512_maddubs_epi16(a, la), _mm512_maddubs_epi16(b, lb));
-        return _mm512_add_epi32(_mm512_madd_epi16(high, _mm512_set1_epi16(256)),
+    using Sum = I;  // see vector_avx2.h
+    static Sum first(I weights, I inputs) { return _mm512_maddubs_epi16(weights, inputs); }
+    static Sum more(Sum sum, I weights, I inputs) { return _mm512_add_epi16(sum, first(weights, inputs)); }
+    // The sum as it stands here, in a register. Without it GCC 12 computes a run's products first and adds them later, by
+    // way of thirty spills.
+    static void settle(Sum &sum) { asm("" : "+v"(sum)); }
+    static I total(Sum high, Sum low) {
+        return _mm512_add_epi32(_mm512_madd_epi16(high, _mm512_set1_epi16(128)),
                                 _mm512_madd_epi16(low, _mm512_set1_epi16(1)));
+    }
+    static I spread(const void *four_bytes) {
+        int v;
+        std::memcpy(&v, four_bytes, 4);
+        return _mm512_set1_epi32(v);
     }
     static I add32(I a, I b) { return _mm512_add_epi32(a, b); }
     static F to_float(I v) { return _mm512_cvtepi32_ps(v); }
@@ -72,29 +81,15 @@ struct Avx512 {
     static F bf16_even(I w) { return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16)); }
     static F bf16_odd(I w) { return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(-65536))); }
 
-    static F e8m0_per_32(const uint8_t *s) {  // four scales, each for four lanes
-        int four;
-        std::memcpy(&four, s, 4);
-        const I bytes = _mm512_cvtepu8_epi32(_mm_shuffle_epi8(
-            _mm_cvtsi32_si128(four), _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)));
-        return _mm512_castsi512_ps(_mm512_slli_epi32(bytes, 23));
+    static F scales_e8m0(const uint8_t *s) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(s))), 23));
     }
-    static F bf16_per_32(const uint8_t *s) {
-        const __m128i four = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(s));
-        const __m256i spread = _mm256_shuffle_epi8(
-            _mm256_broadcastsi128_si256(four),
-            _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3,  //
-                             4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7));
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(spread), 16));
+    static F scales_bf16(const uint8_t *s) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(s))), 16));
     }
-    static F e4m3_per_16(const uint8_t *s) {  // eight scales, each for two lanes; divided by 256
-        const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(s));
-        const __m256i h = _mm256_slli_epi16(
-            _mm256_cvtepu8_epi16(
-                _mm_shuffle_epi8(eight, _mm_setr_epi8(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7))),
-            8);
-        return _mm512_cvtph_ps(
-            _mm256_and_si256(_mm256_srai_epi16(h, 1), _mm256_set1_epi16(static_cast<short>(0xBF80))));
+    static F scales_e4m3(const uint8_t *s) {  // divided by 2^120
+        const I wide = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(s)));
+        return _mm512_castsi512_ps(_mm512_and_si512(_mm512_slli_epi32(wide, 20), _mm512_set1_epi32(static_cast<int>(0x87F00000))));
     }
 
   private:

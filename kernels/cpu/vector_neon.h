@@ -34,10 +34,25 @@ struct Neon {
     static I table(const uint8_t *sixteen) { return load(sixteen); }
     static I lookup(I table, I index) { return vqtbl1q_u8(table, index); }
 
-    // a, b at most 24, h and l signed: eight products of at most 24 * 128 fit the 16-bit sums.
-    static I dot(I a, I b, I ha, I hb, I la, I lb) {
-        const int32x4_t high = quads(a, b, ha, hb), low = quads(a, b, la, lb);
-        return vreinterpretq_u8_s32(vaddq_s32(vshlq_n_s32(high, 8), low));
+    struct Sum {  // 16-bit sums; see vector_avx2.h
+        int16x8_t low, high;
+    };
+    static Sum first(I weights, I inputs) {
+        const int8x16_t w = vreinterpretq_s8_u8(weights), x = vreinterpretq_s8_u8(inputs);
+        return {vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x)};
+    }
+    static Sum more(Sum sum, I weights, I inputs) {
+        const int8x16_t w = vreinterpretq_s8_u8(weights), x = vreinterpretq_s8_u8(inputs);
+        return {vmlal_s8(sum.low, vget_low_s8(w), vget_low_s8(x)), vmlal_high_s8(sum.high, w, x)};
+    }
+    static void settle(Sum &) {}
+    static I total(Sum high, Sum low) {
+        return vreinterpretq_u8_s32(vaddq_s32(vshlq_n_s32(fours(high), 7), fours(low)));
+    }
+    static I spread(const void *four_bytes) {
+        uint32_t v;
+        std::memcpy(&v, four_bytes, 4);
+        return vreinterpretq_u8_u32(vdupq_n_u32(v));
     }
     static I add32(I a, I b) {
         return vreinterpretq_u8_s32(vaddq_s32(vreinterpretq_s32_u8(a), vreinterpretq_s32_u8(b)));
@@ -62,30 +77,27 @@ struct Neon {
         return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u8(w), vdupq_n_u32(0xFFFF0000u)));
     }
 
-    static F e8m0_per_32(const uint8_t *s) {
-        return vreinterpretq_f32_u32(vdupq_n_u32(static_cast<uint32_t>(*s) << 23));
+    static F scales_e8m0(const uint8_t *s) { return vreinterpretq_f32_u32(vshlq_n_u32(bytes(s), 23)); }
+    static F scales_bf16(const uint8_t *s) {
+        uint16x4_t v;
+        std::memcpy(&v, s, 8);
+        return vreinterpretq_f32_u32(vshll_n_u16(v, 16));
     }
-    static F bf16_per_32(const uint8_t *s) {
-        uint16_t v;
-        std::memcpy(&v, s, 2);
-        return vreinterpretq_f32_u32(vdupq_n_u32(static_cast<uint32_t>(v) << 16));
-    }
-    static F e4m3_per_16(const uint8_t *s) {  // two scales, each for two lanes; divided by 256
-        const int16_t a = static_cast<int16_t>(s[0] << 8), b = static_cast<int16_t>(s[1] << 8);
-        const int16_t lanes[8] = {a, a, b, b, 0, 0, 0, 0};
-        return half_low(half_bits(vld1q_s16(lanes)));
+    static F scales_e4m3(const uint8_t *s) {  // divided by 2^120
+        const uint32x4_t b = bytes(s);
+        return vreinterpretq_f32_u32(vorrq_u32(vshlq_n_u32(vandq_u32(b, vdupq_n_u32(128)), 24),
+                                               vshlq_n_u32(vandq_u32(b, vdupq_n_u32(127)), 20)));
     }
 
   private:
+    static uint32x4_t bytes(const uint8_t *s) {
+        uint32_t v;
+        std::memcpy(&v, s, 4);
+        return vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(v))));
+    }
+    static int32x4_t fours(Sum s) { return vpaddlq_s16(vpaddq_s16(s.low, s.high)); }
     static I half_bits(int16x8_t high_bytes) {
         return vreinterpretq_u8_s16(vandq_s16(vshrq_n_s16(high_bytes, 1), vdupq_n_s16(static_cast<int16_t>(0xBF80))));
-    }
-    static int32x4_t quads(I a, I b, I xa, I xb) {
-        const int8x16_t p = vreinterpretq_s8_u8(a), q = vreinterpretq_s8_u8(b);
-        const int8x16_t x = vreinterpretq_s8_u8(xa), y = vreinterpretq_s8_u8(xb);
-        const int16x8_t first = vmlal_s8(vmull_s8(vget_low_s8(p), vget_low_s8(x)), vget_low_s8(q), vget_low_s8(y));
-        const int16x8_t second = vmlal_high_s8(vmull_high_s8(p, x), q, y);
-        return vpaddlq_s16(vpaddq_s16(first, second));
     }
 };
 

@@ -32,14 +32,18 @@ struct Plain {
     static I high_nibbles(I w) { return bytes([&](int i) { return w.b[i] >> 4; }); }
     static I table(const uint8_t *sixteen) { return load(sixteen); }
     static I lookup(I table, I index) { return bytes([&](int i) { return table.b[index.b[i]]; }); }
-    static I dot(I a, I b, I ha, I hb, I la, I lb) {
+    using Sum = I;  // see vector_avx2.h
+    static Sum first(I weights, I inputs) { return more(I{}, weights, inputs); }
+    static Sum more(Sum sum, I weights, I inputs) {
         return words([&](int i) {
-            int32_t total = 0;
-            for (int j = 4 * i; j < 4 * i + 4; ++j)
-                total += a.b[j] * (256 * s8(ha.b[j]) + s8(la.b[j])) + b.b[j] * (256 * s8(hb.b[j]) + s8(lb.b[j]));
-            return static_cast<uint32_t>(total);
+            uint32_t total = word(sum, i);
+            for (int j = 4 * i; j < 4 * i + 4; ++j) total += static_cast<uint32_t>(weights.b[j] * s8(inputs.b[j]));
+            return total;
         });
     }
+    static void settle(Sum &) {}
+    static I total(Sum high, Sum low) { return words([&](int i) { return word(high, i) * 128 + word(low, i); }); }
+    static I spread(const void *four_bytes) { return words([&](int) { return bits<uint32_t>(four_bytes); }); }
     static I add32(I a, I b) { return words([&](int i) { return word(a, i) + word(b, i); }); }
     static F to_float(I v) { return each([&](int i) { return static_cast<float>(static_cast<int32_t>(word(v, i))); }); }
 
@@ -69,10 +73,12 @@ struct Plain {
     static F bf16_even(I w) { return each([&](int i) { return as_float(word(w, i) << 16); }); }
     static F bf16_odd(I w) { return each([&](int i) { return as_float(word(w, i) & 0xFFFF0000u); }); }
 
-    static F e8m0_per_32(const uint8_t *s) { return set(as_float(static_cast<uint32_t>(*s) << 23)); }
-    static F bf16_per_32(const uint8_t *s) { return set(as_float(static_cast<uint32_t>(bits<uint16_t>(s)) << 16)); }
-    static F e4m3_per_16(const uint8_t *s) {
-        return each([&](int i) { return half(half_of(s[i / 2])); });
+    static F scales_e8m0(const uint8_t *s) { return each([&](int i) { return as_float(static_cast<uint32_t>(s[i]) << 23); }); }
+    static F scales_bf16(const uint8_t *s) {
+        return each([&](int i) { return as_float(static_cast<uint32_t>(bits<uint16_t>(s + 2 * i)) << 16); });
+    }
+    static F scales_e4m3(const uint8_t *s) {  // divided by 2^120
+        return each([&](int i) { return as_float(static_cast<uint32_t>(s[i] & 128) << 24 | static_cast<uint32_t>(s[i] & 127) << 20); });
     }
 
   private:
