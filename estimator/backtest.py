@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moegauge.errors import ObservationError
-from moegauge.estimator.efficiency import Calibration, Case, Spreads, case, load_calibration, posterior
+from moegauge.estimator.efficiency import Calibration, Case, Spreads, as_target, case, load_calibration, posterior
 from moegauge.estimator.oneterm import effective_bandwidth, invert
 from moegauge.estimator.readings import Reading, Skipped, read
 
@@ -142,20 +142,22 @@ def _fold(estimate: float, truth: float) -> float:
     return max(estimate / truth, truth / estimate)
 
 
-def run(path: Path | None = None, *, unseen: str = "model") -> Backtest:
+def run(path: Path | None = None, *, unseen: str = "model", moe_told: bool = True) -> Backtest:
     """Back-test on a file of readings; on the packaged ones without a path.
 
     Args:
         path: a CSV with the columns of throughput.csv.
         unseen: what the priors are kept from beside the target model: `model` (nothing more), `system` (every packaged
             reading of the target's system) or `family` (of its whole family of systems).
+        moe_told: whether the method may know that the target is an MoE or that it is not; otherwise it goes by how many
+            of the group's other models are.
 
     Raises:
         ObservationError: the file cannot be used, or no group has two models.
     """
     readings, skipped = read(path)
     known = readings if path is None else read()[0]
-    return run_on(readings, skipped, known, load_calibration(), unseen)
+    return run_on(readings, skipped, known, load_calibration(), unseen, moe_told)
 
 
 def run_on(
@@ -164,6 +166,7 @@ def run_on(
     known: Sequence[Reading],
     calibration: Calibration,
     unseen: str = "model",
+    moe_told: bool = True,
 ) -> Backtest:
     """Back-test `readings` with priors from the readings `known`."""
     groups: dict[tuple[str, str], list[Reading]] = defaultdict(list)
@@ -197,6 +200,7 @@ def run_on(
                     [cases[i] for i in others],
                     [c for name, c in background if c.model != key and not {name, c.family} & {*hidden}],
                     spreads or calibration.all,
+                    moe_told,
                 )
             )
     if not trials:
@@ -208,27 +212,46 @@ def run_on(
     return Backtest(tuple(trials), tuple(sorted(left_out, key=lambda s: s.line)))
 
 
+def _mixture(first: tuple[float, float], second: tuple[float, float], share: float) -> tuple[float, float]:
+    """Mean and standard deviation of a mixture of two normals, `share` of it the first."""
+    mean = share * first[0] + (1 - share) * second[0]
+    variance = sum(w * (d * d + (m - mean) ** 2) for w, (m, d) in ((share, first), (1 - share, second)))
+    return mean, math.sqrt(variance)
+
+
 def _trials(
-    targets: list[Reading], others: list[Reading], calibrators: list[Case], background: list[Case], spreads: Spreads
+    targets: list[Reading],
+    others: list[Reading],
+    calibrators: list[Case],
+    background: list[Case],
+    spreads: Spreads,
+    moe_told: bool,
 ) -> list[Trial]:
     """Estimate the targets, all of one model, from the other models of their group."""
     # A file may repeat packaged readings; each counts once.
     own = {(c.group, c.model, c.features, c.z) for c in calibrators}
     training = [c for c in background if (c.group, c.model, c.features, c.z) not in own] + calibrators
-    predicted = posterior(spreads, training, [case(t) for t in targets])
+    # Told or not, the case is built without the target's parameters: of them it needs MoE or dense alone.
+    models = {o.key: o.moe for o in others}
+    # Jeffreys' prior for a share: half an MoE and half a dense model beside those seen.
+    likely = (0.5 + sum(models.values())) / (1.0 + len(models))
+    asked = [as_target(t, moe) for t in targets for moe in (True, False)]
+    predicted = posterior(spreads, training, asked)
     trials = []
     for i, target in enumerate(targets):
         # Effective bandwidth of n devices is not that of one: the formula is calibrated on as many where it can be.
         alike = [o for o in others if o.devices == target.devices] or others
         mean = effective_bandwidth([(o.bytes_per_token, o.tokens_per_s) for o in alike])
-        read_bytes = math.exp(float(predicted.mean[i])) * target.seconds * target.devices * target.bandwidth
+        sparse, dense = ((float(predicted.mean[j]), float(predicted.deviation[j])) for j in (2 * i, 2 * i + 1))
+        z, deviation = _mixture(sparse, dense, float(target.moe) if moe_told else likely)
+        read_bytes = math.exp(z) * target.seconds * target.devices * target.bandwidth
         trials.append(
             Trial(
                 target,
                 len({o.key for o in others}),
                 invert(mean, target.tokens_per_s) / (target.bits / 8),
                 read_bytes / (target.bits / 8),
-                float(predicted.deviation[i]),
+                deviation,
             )
         )
     return trials

@@ -23,7 +23,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from moegauge.estimator.readings import Reading, packaged
@@ -141,6 +141,13 @@ def noise(spreads: Spreads, cases: Sequence[Case]) -> Array:
     import numpy as np
 
     return np.array([spreads.noise**2 + (spreads.unverified**2 if c.unverified else 0.0) for c in cases])
+
+
+def as_target(reading: Reading, moe: bool) -> Case:
+    """A reading whose parameters are to be estimated: all a case holds but `z`."""
+    known = case(reading)
+    told = features(reading.seconds, moe=moe, bits=reading.bits, context=reading.context, devices=reading.devices)
+    return replace(known, features=told, z=math.nan)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moegauge.commands._output import json_option, print_json, printable
+from moegauge.commands._threads import one_blas_thread
 
 if TYPE_CHECKING:
     from moegauge.estimator.backtest import Backtest, Trial
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
 def command(observations: Path | None, unseen: str, records: tuple[Path, ...], as_json: bool) -> None:
     """Estimate open models as if they were closed, each from the other models of its system and device, with the
     published one-term formula and with ours, and say how far off they are."""
+    one_blas_thread()
     from moegauge.estimator.backtest import run
 
     result = run(observations, unseen=unseen)
+    untold = run(observations, unseen=unseen, moe_told=False)
     emulated = {str(path): _emulated(path) for path in records}
     if as_json:
         print_json(
@@ -48,6 +51,7 @@ def command(observations: Path | None, unseen: str, records: tuple[Path, ...], a
                 "schema": "moegauge.backtest/1",
                 **result.summary(),
                 "sentence": result.sentence,
+                "measured_moe_untold": untold.summary()["measured"],
                 "priors_without": unseen,
                 **({"records": emulated} if emulated else {}),
                 "cases": [_case(t) for t in result.trials],
@@ -55,7 +59,7 @@ def command(observations: Path | None, unseen: str, records: tuple[Path, ...], a
             }
         )
         return
-    _print(result)
+    _print(result, untold)
     for path, part in emulated.items():
         click.echo(f"\n{path}: {part['n']} emulated decode cases, bytes per step estimated from the other models")
         for method in ("published", "measured"):
@@ -107,7 +111,7 @@ def _case(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _print(result: Backtest) -> None:
+def _print(result: Backtest, untold: Backtest) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -123,6 +127,7 @@ def _print(result: Backtest) -> None:
     for name, folds, covered in (
         ("published formula", result.published, ["", "", ""]),
         ("ours", result.measured, [f"{result.coverage(p):.0%}" for p in Z]),
+        ("ours, not told MoE", untold.measured, [f"{untold.coverage(p):.0%}" for p in Z]),
     ):
         quantiles = (folds.median, folds.p80, folds.p95, folds.worst)
         table.add_row(name, str(len(result.trials)), *(f"x{v:.3f}" for v in quantiles), *covered)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moegauge.commands._output import json_option, print_json
+from moegauge.commands._threads import one_blas_thread
 from moegauge.units import human_count
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 def command(claim: str | None, seed: int, as_json: bool) -> None:
     """Hold claims about closed models against observed speeds, memory and prices: the region of dense share, sparsity,
     precision, batch, speculation and devices each needs, or the nearest miss. With CLAIM, that one in full."""
+    one_blas_thread()
     from moegauge.estimator.claims import adjudicate
 
     verdicts = adjudicate(claim, seed=seed)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from moegauge.commands._output import json_option, print_json, printable
+from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 from moegauge.units import human_bytes, human_count
 
@@ -20,6 +21,7 @@ from moegauge.units import human_bytes, human_count
 @json_option
 def command(preset: str | None, observations: Path | None, seed: int, assume: tuple[str, ...], as_json: bool) -> None:
     """Estimate active and total parameters of closed models from the speeds they and open models are served at."""
+    one_blas_thread()
     from moegauge.estimator.assumptions import parse
     from moegauge.estimator.estimate import estimate
 

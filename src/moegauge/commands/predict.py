@@ -11,6 +11,7 @@ import click
 
 from moegauge import models
 from moegauge.commands._output import json_option, print_json
+from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 
 
@@ -43,6 +44,7 @@ def command(
 ) -> None:
     """Predict decode tokens/s of MODEL (a name, a ModelShape JSON, a checkpoint folder or a Hub repo) from a measured
     record, a bandwidth, or a datasheet device."""
+    one_blas_thread()
     from moegauge.estimator import datasheet, predict
 
     if judge:
