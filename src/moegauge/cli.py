@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from typing import NoReturn
 
 import click
 
@@ -68,14 +68,14 @@ def group() -> None:
     tokens/s = bandwidth / active bytes carries."""
 
 
-def main(argv: list[str] | None = None) -> Any:
+def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 good, 1 failed, 2 bad usage, 130 interrupted.
 
     Every `MoegaugeError` becomes one line on stderr; `MOEGAUGE_DEBUG=1` lets the traceback through.
     """
     debug = os.environ.get("MOEGAUGE_DEBUG", "") not in ("", "0")
     try:
-        group.main(args=argv, prog_name="moegauge", standalone_mode=False)
+        code = group.main(args=argv, prog_name="moegauge", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.Abort:
@@ -101,3 +101,4 @@ def main(argv: list[str] | None = None) -> Any:
             err=True,
         )
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)  # click returns the code of `ctx.exit`, --help's among them
