@@ -40,6 +40,8 @@ def print_census(census: Census, *, per_layer: bool) -> None:
 
     document = census.to_json(per_layer=per_layer)
     console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 120  # a file or a pipe: no terminal to wrap for
     for line in _headline(document):
         click.echo(line)
     for table in (
@@ -96,9 +98,12 @@ def _roles(document: dict[str, Any], *, tied: bool) -> Table:
         if role in roles:
             note = " (also the LM head)" if role == "embedding" and tied else ""
             line(f"  {ROLE_TITLES[role]}{note}", roles[role])
-    table.add_row("dense", _exact(parameters["dense"]), _about(parameters["dense"]), "")
-    table.add_row("routed", _exact(parameters["routed"]), _about(parameters["routed"]), "")
-    table.add_row("decoder", _exact(parameters["decoder"]), _about(parameters["decoder"]), "", style="bold")
+    stored = {role: row["bytes"] for role, row in roles.items()}
+    routed_bytes = stored.get("routed_expert", 0)
+    dense_bytes = sum(stored.get(role, 0) for role in list(ROLE_TITLES)[:7])
+    line("dense", {"parameters": parameters["dense"], "bytes": dense_bytes})
+    line("routed", {"parameters": parameters["routed"], "bytes": routed_bytes})
+    line("decoder", {"parameters": parameters["decoder"], "bytes": dense_bytes + routed_bytes})
     for role in list(ROLE_TITLES)[8:]:
         if role in roles:
             line(f"  {ROLE_TITLES[role]}", roles[role])
