@@ -120,7 +120,8 @@ def test_mutated_files(names: list[str], mutations: list[tuple[int, str, int]]) 
         else:
             raw[at], raw[-1 - at] = raw[-1 - at], raw[at]
         if kind in ("cut", "insert") and at >= 8:  # keep the length true, so that more than the length is tested
-            raw[:8] = struct.pack("<Q", struct.unpack("<Q", raw[:8])[0] + (1 if kind == "insert" else -1))
+            length = struct.unpack("<Q", raw[:8])[0] + (1 if kind == "insert" else -1)
+            raw[:8] = struct.pack("<Q", length % 2**64)
     check(bytes(raw))
 
 
