@@ -34,7 +34,10 @@ class Precision:
 class Arena(Protocol):
     """Pools of packed random bytes on the device, one per kind of content; see `moegauge.kernels.packing.fill`."""
 
-    pools: Mapping[str, int]
+    @property
+    def pools(self) -> Mapping[str, int]:
+        """Bytes of every pool."""
+        ...
 
     def read(self, pool: str, offset: int, size: int, within: Weight | None = None) -> NDArray[np.uint8]:
         """A copy of bytes [offset, offset + size) of one pool, in canonical packed order, on the host.
@@ -93,7 +96,6 @@ class Backend(Protocol):
         name: `cpu`, `triton` or `reference`, as in a record's `backend`.
         description: the device in words, e.g. `AMD EPYC, AVX2, 2 threads`.
         last_level_cache: bytes; nothing of the arena is read twice within five times this.
-        memory: bytes an arena may take now.
         threads: threads used; 0 where the notion does not apply.
         matrix_formats: formats its kernels decode.
     """
@@ -101,9 +103,13 @@ class Backend(Protocol):
     name: str
     description: str
     last_level_cache: int
-    memory: int
     threads: int
     matrix_formats: frozenset[str]
+
+    @property
+    def memory(self) -> int:
+        """Bytes an arena may take now."""
+        ...
 
     def precision(self, format_name: str) -> Precision:
         """How exactly products with this format are computed."""
@@ -155,6 +161,12 @@ def get_backend(name: str, *, threads: int | None = None, rung: str = "") -> Bac
         DeviceError: the device is not there, or `threads` is out of range.
     """
     if name == "cpu":
+        from moegauge.kernels.cpu_core import library
+
+        if library() is None:  # installed without a compiler
+            from moegauge.kernels.numpy_backend import NumpyBackend
+
+            return NumpyBackend("cpu")
         from moegauge.kernels.cpu_backend import CpuBackend
 
         return CpuBackend(threads)
@@ -169,7 +181,7 @@ def get_backend(name: str, *, threads: int | None = None, rung: str = "") -> Bac
 
         return TritonBackend(rung=rung)
     if name == "reference":
-        from moegauge.kernels.reference_backend import ReferenceBackend
+        from moegauge.kernels.numpy_backend import NumpyBackend
 
-        return ReferenceBackend()
+        return NumpyBackend("reference")
     raise UnknownNameError("device", name, NAMES)

@@ -39,20 +39,20 @@ def _nearest(table: Floats, values: Floats) -> Bytes:
     below = above - 1
     to_above, to_below = table[above] - size, size - table[below]
     take_above = (to_above < to_below) | ((to_above == to_below) & (above % 2 == 0))
-    return np.where(take_above, above, below).astype(np.uint8)
+    return np.asarray(np.where(take_above, above, below).astype(np.uint8))
 
 
 def encode_e2m1(values: ArrayLike) -> Bytes:
     """Nearest e2m1 codes (0..15), ties to even, saturating at +-6. NaN has no code; the scale must say it."""
     v = np.asarray(values, np.float64)
-    return _nearest(E2M1[:8], np.nan_to_num(v, nan=0.0)) | (np.signbit(v).astype(np.uint8) << 3)
+    return np.asarray(_nearest(E2M1[:8], np.nan_to_num(v, nan=0.0)) | (np.signbit(v).astype(np.uint8) << np.uint8(3)))
 
 
 def encode_e4m3(values: ArrayLike) -> Bytes:
     """Nearest e4m3fn codes, ties to even, saturating at +-448; NaN becomes 0x7F."""
     v = np.asarray(values, np.float64)
-    codes = _nearest(E4M3[:127], np.nan_to_num(v, nan=0.0)) | (np.signbit(v).astype(np.uint8) << 7)
-    return np.where(np.isnan(v), np.uint8(E4M3_NAN), codes)
+    codes = _nearest(E4M3[:127], np.nan_to_num(v, nan=0.0)) | (np.signbit(v).astype(np.uint8) << np.uint8(7))
+    return np.asarray(np.where(np.isnan(v), np.uint8(E4M3_NAN), codes), np.uint8)
 
 
 def encode_bf16(values: ArrayLike) -> NDArray[np.uint16]:

@@ -57,7 +57,7 @@ def _choice(low: int, high: int) -> Callable[[_Generator, int], _Bytes]:
 
 def _small_e4m3(rng: _Generator, n: int) -> _Bytes:
     """e4m3 of size 2^-4 to 3.75, both signs: a cache without scales."""
-    return _choice(3 << 3, (8 << 3) | 7)(rng, n) | (rng.integers(0, 2, n, dtype=np.uint8) << 7)
+    return _choice(3 << 3, (8 << 3) | 7)(rng, n) | (rng.integers(0, 2, n, dtype=np.uint8) * np.uint8(128))
 
 
 def _std(table: NDArray[np.float64]) -> float:

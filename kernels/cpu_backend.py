@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import mmap
-import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +12,11 @@ from numpy.typing import NDArray
 from moegauge.errors import DeviceError
 from moegauge.formats import FORMATS
 from moegauge.kernels import content
-from moegauge.kernels.backend import Precision, Runnable, Stream
+from moegauge.kernels.backend import Arena, Precision, Runnable, Stream
 from moegauge.kernels.cpu_core import Core, cores, library
 from moegauge.kernels.cpu_layout import is_striped, read_striped
 from moegauge.kernels.cpu_program import Translator
+from moegauge.kernels.host import available_memory, last_level_cache, processor
 from moegauge.kernels.program import Choice, Program, Weight
 from moegauge.units import human_bytes
 
@@ -34,39 +33,6 @@ def _huge(size: int) -> NDArray[np.uint8]:
     raw = np.frombuffer(area, np.uint8)
     start = -raw.ctypes.data % HUGE_PAGE
     return raw[start : start + size]
-
-
-def available_memory() -> int:
-    """Bytes a new allocation may take without swapping."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def last_level_cache() -> int:
-    """Bytes of the largest cache the system reports; 32 MiB where it reports none."""
-    sizes = [32 << 20]
-    for file in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index*/size"):
-        text = file.read_text().strip()
-        unit = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
-        if text.rstrip("KM").isdigit():
-            sizes.append(int(text.rstrip("KM")) * unit)
-    return max(sizes[1:], default=sizes[0])
-
-
-def processor() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return "CPU"
 
 
 class CpuArena:
@@ -88,7 +54,8 @@ class CpuArena:
         take: Callable[[int], NDArray[np.uint8]] = _huge,
         give: Callable[[NDArray[np.uint8]], None] = lambda _: None,
     ) -> None:
-        self.pools, self._lanes, self._give = dict(pools), lanes, give
+        self.pools: Mapping[str, int] = dict(pools)
+        self._lanes, self._give = lanes, give
         self._start: dict[str, int] = {}
         total = 0
         for name, size in pools.items():
@@ -208,8 +175,9 @@ class CpuBackend:
     def _keep(self, memory: NDArray[np.uint8]) -> None:
         self._spare = memory
 
-    def compile(self, program: Program, arena: CpuArena) -> Runnable:
-        """Bind a program to an arena."""
+    def compile(self, program: Program, arena: Arena) -> Runnable:
+        """Bind a program to an arena of this backend."""
+        assert isinstance(arena, CpuArena)
         return CpuRunnable(self._core, program, arena)
 
     def streams(self, size: int) -> list[Stream]:

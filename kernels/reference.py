@@ -48,7 +48,8 @@ def read_row(arena: Arena, weight: Weight, row: int, slot: int = 0) -> Floats:
         scales = arena.read(weight.scales.pool, start, wide, weight)
     if weight.tensor_scale:
         tensor = float(arena.read(weight.tensor_scale.pool, weight.tensor_scale.at(slot), 4).view(np.float32)[0])
-    return packing.unpack(packing.from_bytes(weight.format, 1, weight.columns, raw, scales, tensor))[0]
+    packed = packing.from_bytes(weight.format, 1, weight.columns, raw, scales, tensor)
+    return np.asarray(packing.unpack(packed)[0])
 
 
 def read_vector(arena: Arena, vector: Vector, slot: int = 0) -> Floats:
