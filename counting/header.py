@@ -226,9 +226,11 @@ def _plain_header(text: bytes, file: str, data_bytes: int | None) -> Header | No
         colons -= 1 + len(pairs)
         strings = [*pairs, *pairs.values()]
     names = list(entries)
-    joined = "".join(chain(names, strings))
-    if colons != _ENTRY_KEYS * len(names) + joined.count(":") or minuses != joined.count("-"):
-        return None
+    colons -= _ENTRY_KEYS * len(names)
+    if colons or minuses:  # seldom: names hold neither
+        joined = "".join(chain(names, strings))
+        if colons != joined.count(":") or minuses != joined.count("-"):
+            return None
     header = _plain_tensors(names, list(entries.values()), file, data_bytes)
     return None if header is None else replace(header, metadata=metadata, header_bytes=LENGTH_BYTES + len(text))
 

@@ -93,9 +93,11 @@ def _plain(raw: bytes) -> tuple[dict[str, str], dict[str, Any]] | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     weights = document.weight_map
-    colons = 1 + len(weights) + "".join(weights).count(":") + sum(shard.count(":") for shard in set(weights.values()))
-    colons += 1 + len(metadata) + "".join(metadata).count(":") if document.metadata else 0
-    return (weights, dict(metadata)) if colons == np.count_nonzero(np.frombuffer(raw, np.uint8) == ord(":")) else None
+    colons = int(np.count_nonzero(np.frombuffer(raw, np.uint8) == ord(":"))) - 1 - len(weights)
+    colons -= 1 + len(metadata) if document.metadata else 0
+    if colons:  # seldom: names hold none, and shards must not
+        colons -= "".join(weights).count(":") + "".join(metadata).count(":")
+    return None if colons else (weights, dict(metadata))
 
 
 def _strict(raw: bytes, file: str) -> tuple[dict[str, str], dict[str, Any]]:
