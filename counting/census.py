@@ -213,24 +213,30 @@ def take_census(checkpoint: Checkpoint, *, top_k: int | None = None) -> Census:
             f"{checkpoint.name}: roles hold {counted:,} bytes, the files {stored:,}.",
             advice="This is a bug; report it.",
         )
-    partial = checkpoint.kind == "file"
-    pools = find_pools(groups, facts, top_k, partial=partial)
-    census = Census(checkpoint, facts, groups, pools, list(checkpoint.warnings))
-    _check_layers(census, partial=partial)
+    warnings = list(checkpoint.warnings)
+    try:
+        pools = find_pools(groups, facts, top_k)
+        _check_layers(groups, facts)
+    except BadConfigError as error:
+        if checkpoint.kind != "file":
+            raise
+        pools = find_pools(groups, facts, top_k, partial=True)
+        warnings.append(f"this file is part of a checkpoint and counted alone: {error.message}")
+    census = Census(checkpoint, facts, groups, pools, warnings)
     census.warnings.extend(_remarks(census))
     return census
 
 
-def _check_layers(census: Census, *, partial: bool) -> None:
+def _check_layers(groups: list[Group], facts: Facts) -> None:
     """Every layer the config promises is there."""
-    if census.facts.layers is None or partial:
+    if facts.layers is None:
         return
-    numbered = [g for g in census.groups if g.layer != NO_LAYER and "coder" not in g.stack]
+    numbered = [g for g in groups if g.layer != NO_LAYER and "coder" not in g.stack]
     present = {g.layer for g in numbered if g.owner in (*DENSE_ROLES, "routed_expert", "unclassified")}
-    missing = [n for n in range(census.facts.layers) if n not in present]
+    missing = [n for n in range(facts.layers) if n not in present]
     if present and missing:
         raise BadConfigError(
-            f"{census.facts.field('layers')} is {census.facts.layers}, but no tensor belongs to layer {missing[0]}.",
+            f"{facts.field('layers')} is {facts.layers}, but no tensor belongs to layer {missing[0]}.",
             file="config.json",
             advice="The config belongs to another checkpoint, or a shard is missing.",
         )

@@ -114,6 +114,10 @@ def test_part_of_a_checkpoint_may_miss_layers_and_experts(synthetic):
     part = [row for row in rows() if row[0].startswith("model.layers.1.mlp.experts.1.")]
     census = synthetic.census(part, CONFIG, kind="file")
     assert census.routed == 3 * 6 * 8
+    assert any("part of a checkpoint" in warning for warning in census.warnings)
+    assert synthetic.census(rows(), CONFIG, kind="file").warnings == []
+    with pytest.raises(BadConfigError, match="more than num_experts"):
+        synthetic.census(rows(), {**CONFIG, "num_experts_per_tok": 9}, kind="file")
 
 
 def test_hostile_names_cost_no_time_and_are_unclassified(synthetic):

@@ -129,5 +129,7 @@ def _refuse_unclassified(census: Census) -> None:
     tensors = sum(g.tensors for g in census.groups if g.role == "unclassified")
     raise CheckpointError(
         f"{census.checkpoint.name}: {tensors:,} tensors whose name or packing no rule knows: {shown}{more}.",
-        advice="Add a row to counting/families.py, or give --allow-unclassified to count them apart.",
+        advice="What tells their packing may lie in another shard: count the folder, or give --allow-unclassified."
+        if census.checkpoint.kind == "file"
+        else "Add a row to counting/families.py, or give --allow-unclassified to count them apart.",
     )
