@@ -22,6 +22,8 @@ from moegauge.estimator.readings import Reading, Skipped, read
 if TYPE_CHECKING:
     from pathlib import Path
 
+# Readings of one group: each model left out costs a solve of this size cubed.
+MAX_GROUP = 500
 # Half-widths of central normal intervals in standard deviations.
 Z = {50: 0.67449, 80: 1.28155, 95: 1.95996}
 
@@ -176,6 +178,11 @@ def run_on(
     trials: list[Trial] = []
     left_out = list(skipped)
     for members in groups.values():
+        if len(members) > MAX_GROUP:
+            raise ObservationError(
+                f"'{members[0].system}' on '{members[0].device}' has {len(members)} readings, more than {MAX_GROUP}.",
+                advice="Keep the plain decode rows (batch 1, one format each).",
+            )
         cases = [case(r) for r in members]
         for key in sorted({r.key for r in members}):
             targets = [i for i, r in enumerate(members) if r.key == key]

@@ -2,11 +2,12 @@
 
 A claim fixes active or total parameters (or sparsity, precision, server). Everything it leaves open is drawn from wide,
 flat ranges (`RANGES`): dense share, experts per chosen one, precision, batch, speculation, context, depth, replica.
-A point is consistent when three things hold:
+A point is consistent when four things hold:
 
-    speed    bytes of its step within 1.96 standard deviations of what `inversion` says the observed tokens/s allow
-    memory   weights in at most half of a server (or the claimed fraction, or with the claimed bytes left over)
-    price    device-hours per token at most the API price of output tokens
+    speed      bytes of its step within 1.96 standard deviations of what `inversion` says the observed tokens/s allow
+    bandwidth  those bytes are no more than all devices of the server can read in the step
+    memory     weights in at most half of a server (or the claimed fraction, or with the claimed bytes left over)
+    price      device-hours per token at most the API price of output tokens
 
 The region is the range of each unknown over the consistent points. With none, the nearest miss is the point that
 breaks the limits by the smallest factor, and which limits those are.
@@ -58,11 +59,12 @@ SPEED_DEVIATIONS = 1.96
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A machine that holds one copy of the weights."""
+    """A machine that holds one copy of the weights: devices, their memory (bytes) and bandwidth (bytes/s) together."""
 
     name: str
     devices: int
     memory: float
+    bandwidth: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Verdict:
 
     Attributes:
         id, text, subject: of the claim.
-        limits: limits that could be applied: `speed`, `memory`, `price`, `sparsity`.
+        limits: limits that could be applied: `speed`, `bandwidth`, `memory`, `price`, `sparsity`.
         consistent: share of the points that meet all of them.
         region: range of each unknown over those points (5 to 95 %), precisions and servers as shares; empty if none.
         nearest_miss: without consistent points: the closest point and by what factor it breaks each limit.
@@ -110,7 +112,10 @@ class Verdict:
 def servers() -> list[Server]:
     """The packaged servers."""
     rows = csv.DictReader(io.StringIO(packaged("servers.csv")))
-    return [Server(row["name"], int(row["devices"]), float(row["memory_GB"]) * GB) for row in rows]
+    return [
+        Server(row["name"], int(row["devices"]), float(row["memory_GB"]) * GB, float(row["bandwidth_GBps"]) * GB)
+        for row in rows
+    ]
 
 
 def ledger() -> list[dict[str, Any]]:
@@ -224,6 +229,8 @@ def _judge(claim: Mapping[str, Any], seed: int) -> Verdict:
         step = drawn["active"] * each + cache
         off = np.abs(np.log(step / allowed)) - SPEED_DEVIATIONS * deviation
         broken["speed"] = np.exp(np.maximum(off, 0.0))
+        rate = np.array([s.bandwidth for s in machines])[drawn["server"].astype(int)]
+        broken["bandwidth"] = np.maximum(step * speed / drawn["speculation"] / rate, 1.0)
     dense = drawn["active"] * drawn["dense_share"]
     weights = dense * per[:, 0] + (drawn["total"] - dense) * per[:, 1]
     memory = np.array([s.memory for s in machines])[drawn["server"].astype(int)]

@@ -181,3 +181,19 @@ def test_every_packaged_calibration_is_complete() -> None:
     calibration = load_calibration()
     assert calibration.all.noise > 0
     assert {"llama.cpp", "gpt", "vllm"} <= set(calibration.without_family)
+
+
+def test_a_group_too_large_to_solve_is_refused(readings_csv: Writer) -> None:
+    with pytest.raises(ObservationError, match="501 readings"):
+        backtest.run(readings_csv(*({"model": f"m{i}"} for i in range(501))))
+
+
+def test_the_document_is_in_step(default: backtest.Backtest) -> None:
+    """docs/estimating.md prints what the command prints."""
+    text = (Path(__file__).parents[2] / "docs" / "estimating.md").read_text(encoding="utf-8")
+    for name, folds in (("published formula", default.published), ("ours", default.measured)):
+        printed = [f"x{v:.3f}" for v in (folds.median, folds.p80, folds.p95, folds.worst)]
+        row = next(line for line in text.splitlines() if line.startswith(f"    {name}  "))
+        assert row.split()[-7 if name == "ours" else -4 :][:4] == printed
+    llama = sum(t.reading.system.startswith("llama.cpp") for t in default.trials)
+    assert f"{llama} of the {len(default.trials)} cases are llama.cpp" in text

@@ -69,3 +69,12 @@ def test_servers() -> None:
     table = {s.name: s for s in servers()}
     assert table["8 x B200"].memory == 1440e9
     assert table["Maia 100 server"].memory == 256e9
+
+
+def test_no_server_reads_faster_than_its_memory(verdicts: dict[str, Verdict]) -> None:
+    """A 4 x 1.8 TB/s server at 124 tokens/s reads 58 GB a step without speculation, 174 GB at three tokens a step."""
+    region = verdicts["gpt-4o-200-300b"].region
+    assert "bandwidth" in verdicts["gpt-4o-200-300b"].limits
+    assert region["active"][0] < 60e9
+    # A dense 200 B model at 4 bits needs 112 GB a step.
+    assert region["expansion"][0] > 1.2
