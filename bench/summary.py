@@ -10,7 +10,7 @@ from moegauge.bench.suites import Point
 from moegauge.bench.timing import Limits, Measurement, telemetry
 from moegauge.estimator.traffic import step_traffic
 from moegauge.kernels.backend import Backend
-from moegauge.record import Case, CaseBytes
+from moegauge.record import Case, CaseBytes, public_argv
 from moegauge.shape import Matrix, ModelShape
 from moegauge.units import GB
 
@@ -111,7 +111,7 @@ def make_case(
         max_relative_error=error,
         warnings=_warnings(result, fractions, settings.limits, total < CACHES * backend.last_level_cache),
         kv_format=settings.kv_format,
-        routing=settings.routing,
+        routing=public_argv([settings.routing])[0],
         rung=getattr(backend, "rung", ""),
         threads=backend.threads or None,
         seed=settings.seed,

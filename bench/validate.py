@@ -10,11 +10,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from moegauge import models
 from moegauge.bench.suites import NATIVE, Point
 from moegauge.counting import count
 from moegauge.counting.layout import release, write
+from moegauge.errors import MoegaugeError
 from moegauge.shape import ModelShape
+from moegauge.units import human_bytes, human_count
 
 COUNTED = "gpt-oss-20b"
 
@@ -60,6 +64,27 @@ class Counted:
     active: int
     seconds: float
 
+    def lines(self) -> tuple[str, str]:
+        """Two lines for people."""
+        size, claimed = human_bytes(self.shape.bytes_per_token), human_bytes(self.claimed_bytes)
+        total, active = human_count(self.decoder), human_count(self.active)
+        return (
+            f"{self.repo}: {total} parameters ({self.decoder:,}), {active} active, {size} per token",
+            f"{self.tensors} tensors in {self.files} files that claim {claimed}, counted in {self.seconds:.2f} s",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """`count` of `moegauge.validate/1`."""
+        return {
+            "repo": self.repo,
+            "decoder": self.decoder,
+            "active": self.active,
+            "bytes_per_token": self.shape.bytes_per_token,
+            "tensors": self.tensors,
+            "files": self.files,
+            "seconds": self.seconds,
+        }
+
 
 def count_release(name: str = COUNTED) -> Counted:
     """Lay out the headers of a shipped release in a temporary folder and count them.
@@ -79,3 +104,17 @@ def count_release(name: str = COUNTED) -> Counted:
         tensors = sum(group.tensors for group in census.groups)
     active = shape.active_parameters
     return Counted(facts["repo"], shape, tensors, files, claimed, census.decoder, active, seconds)
+
+
+def miscount(counted: Counted, name: str = COUNTED) -> list[MoegaugeError]:
+    """What differs between a count and the shape that ships for the same release; empty when nothing does."""
+    shipped = models.load(name)
+    pairs = (
+        ("parameters", counted.shape.total_parameters, shipped.total_parameters),
+        ("bytes per token", counted.shape.bytes_per_token, shipped.bytes_per_token),
+    )
+    return [
+        MoegaugeError(f"{name}: counted {found:,} {what}, its shipped shape says {told:,}.", advice="Report this.")
+        for what, found, told in pairs
+        if found != told
+    ]

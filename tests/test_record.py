@@ -147,6 +147,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         records.load(tmp_path / "nope.json")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_device_file_is_not_read_for_ever() -> None:
+    with pytest.raises(RecordError, match="not a regular file"):
+        records.load(Path("/dev/full"))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_nan_is_never_written(bad: float) -> None:
     with pytest.raises(RecordError, match=r"record\.cases\[0\]\.mad_ms is not a finite number"):
@@ -154,8 +160,16 @@ def test_nan_is_never_written(bad: float) -> None:
 
 
 def test_no_home_and_no_user_in_argv() -> None:
-    given = ["--out", "/home/jane/run/x.json", "--export-csv=/home/jane/y.csv", "~/a", "../b/c", "--model", "org/name"]
-    kept = ["--out", "x.json", "--export-csv=y.csv", "a", "c", "--model", "org/name"]
+    given = [
+        "--out",
+        "/home/jane/run/x.json",
+        "--export-csv=/home/jane/y.csv",
+        "~/a",
+        "trace:/home/j/t",
+        "../b/c",
+        "org/name",
+    ]
+    kept = ["--out", "x.json", "--export-csv=y.csv", "a", "trace:t", "c", "org/name"]
     assert records.public_argv(given) == kept
 
 

@@ -205,7 +205,8 @@ def public_argv(argv: list[str]) -> list[str]:
 
 
 def _public(word: str) -> str:
-    head, equals, tail = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    """One argument; the path in `--out=PATH` and `trace:PATH` is looked at too."""
+    head, equals, tail = word.rpartition("=") if word.startswith("--") else word.rpartition(":")
     path = Path(tail)
     if path.is_absolute() or tail.startswith("~") or ".." in path.parts:
         tail = path.name
@@ -302,6 +303,8 @@ def load(path: Path) -> Record:
     Raises:
         RecordError: the file is missing or is not a record.
     """
+    if path.exists() and not path.is_file():
+        raise RecordError(f"{path}: not a regular file.", advice="Check the path.")
     try:
         text = path.read_bytes()
     except OSError as error:

@@ -104,6 +104,8 @@ def test_exports(run: Any, tmp_path: Path) -> None:
         (["--batch", "65"], "--batch '65' is no whole number from 1 to 64"),
         (["--context", "-1"], "--context"),
         (["--model", ","], "--model is empty"),
+        (["--routing", "zapf"], "unknown routing 'zapf'"),
+        (["--rung", "pdl", "--device", "cpu"], "--rung is for GPUs"),
         (["--model", "absent.json"], "absent.json: no such file"),
     ],
 )
@@ -184,7 +186,7 @@ def test_a_point_that_does_not_fit_costs_only_itself(run: Any, tmp_path: Path) -
     assert err.splitlines()[-1].startswith("moegauge: 1 of 3 points gave no time.")
     assert [c.model for c in load(tmp_path / "r.json").cases] == ["gpt-oss-20b", "qwen3-30b-a3b"]
     code, _, err = run("bench", "decode", "--model", "gpt-oss-120b")
-    assert (code, err.splitlines()[-1]) == (1, "moegauge: the arena needs 9 GB, 1 GB is free. Lower --arena.")
+    assert (code, err) == (1, "moegauge: the arena needs 9 GB, 1 GB is free. Lower --arena.\n")
 
 
 def test_compare_and_report_of_a_record(run: Any, tmp_path: Path) -> None:
@@ -238,6 +240,29 @@ def test_validate_runs_the_whole_way_whatever_the_error(run: Any, tmp_path: Path
     assert str(Path("here") / "report.html") in out
     assert (tmp_path / "here" / "report.html").is_file()
     assert len({c.model for c in load(tmp_path / "here" / "record.json").cases}) >= 3
+
+
+def test_validate_as_json_is_one_document(run: Any, tmp_path: Path) -> None:
+    code, out, _ = run("validate", "--quick", "--device", "cpu", "--out", "here", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["count"]["decoder"] == 20_914_757_184
+    assert document["compare"]["leave_one_model_out"]["n"] == 5
+    assert (tmp_path / document["report"]).is_file()
+    assert set(document["predict"]) == {"glm-4.7", "kimi-k2", "qwen3-235b-a22b"}
+
+
+def test_a_miscount_fails_the_main_job(run: Any, fakes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moegauge.bench import validate
+
+    counted = validate.count_release()
+    assert validate.miscount(counted) == []
+    wrong = validate.Counted(**{**{f: getattr(counted, f) for f in counted.__slots__}, "shape": fakes.tiny_shape()})
+    assert "counted" in str(validate.miscount(wrong)[0])
+    monkeypatch.setattr(validate, "count_release", lambda: wrong)
+    code, _, err = run("validate", "--quick", "--device", "cpu", "--out", "here")
+    assert code == 1
+    assert "its shipped shape says 20,914,757,184" in err
 
 
 def test_validate_with_a_wrong_kernel_reports_and_fails(run: Any, tmp_path: Path) -> None:

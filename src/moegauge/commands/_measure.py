@@ -76,6 +76,9 @@ class Session:
         self.left_out: list[Point] = []
         self.points, self.shapes = self._plan() if options.kind != "roof" else ([], {})
         self.device = resolve_device(options.device)
+        if options.rung and self.device != "cuda":
+            raise UsageError("--rung is for GPUs.", advice="On a CPU vary --threads.")
+        self._check_routing()
         from moegauge.kernels.backend import get_backend
 
         self.backend: Backend = get_backend(self.device, threads=options.threads, rung=options.rung)
@@ -136,6 +139,11 @@ class Session:
                 raise UsageError(
                     f"the {self.backend.name} backend has no kernel for format '{name}'.", advice=f"It has: {known}."
                 )
+
+    def _check_routing(self) -> None:
+        from moegauge.bench.routing import Routing
+
+        Routing(self.options.routing)
 
     def _draft(self) -> Record:
         return Record(

@@ -97,12 +97,7 @@ def command() -> None:
 @_shared
 def roof(as_json: bool, **options: Any) -> None:
     """How fast this device reads memory: the best read-only stream of several access patterns."""
-    with Session(Options(kind="roof", **options)) as session:
-        record = session.measure()
-    if as_json:
-        print_json(session.document(record))
-    else:
-        session.show(record)
+    _measure("roof", as_json, options)
 
 
 @command.command("decode", epilog=_EPILOG)
@@ -110,13 +105,7 @@ def roof(as_json: bool, **options: Any) -> None:
 @_shared
 def decode(as_json: bool, **options: Any) -> None:
     """Whole decode steps: every layer of a model at its true bytes, timed beside the roof."""
-    with Session(Options(kind="decode", **options)) as session:
-        record = session.measure()
-    if as_json:
-        print_json(session.document(record))
-    else:
-        session.show(record)
-    session.raise_failures()
+    _measure("decode", as_json, options)
 
 
 @command.command("kernels", epilog="Example: moegauge bench kernels --model deepseek-v3 --format fp8,mxfp4")
@@ -124,10 +113,16 @@ def decode(as_json: bool, **options: Any) -> None:
 @_shared
 def kernels(as_json: bool, **options: Any) -> None:
     """Each kind of kernel of a step alone, all layers of it: where the time of a step goes."""
-    with Session(Options(kind="kernel", **options)) as session:
+    _measure("kernel", as_json, options)
+
+
+def _measure(kind: str, as_json: bool, options: dict[str, Any]) -> None:
+    """Measure, then print the record or its table; nothing is printed where every point failed."""
+    with Session(Options(kind=kind, **options)) as session:
         record = session.measure()
-    if as_json:
-        print_json(session.document(record))
-    else:
-        session.show(record)
+    if record.cases or kind == "roof":
+        if as_json:
+            print_json(session.document(record))
+        else:
+            session.show(record)
     session.raise_failures()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from moegauge.commands._output import print_json
+from moegauge.commands._output import json_option, print_json
 from moegauge.errors import UsageError
 from moegauge.record import json_schema, load, pool
 from moegauge.recordfile import write_text
@@ -24,7 +24,8 @@ _EPILOG = """Examples:
 @click.option("--out", type=FILE, help="Where the page goes.  [default: moegauge-report.html]")
 @click.option("--markdown", is_flag=True, help="Print a Markdown table of measured and predicted instead.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a record instead.")
-def command(records: tuple[Path, ...], out: Path | None, markdown: bool, schema: bool) -> None:
+@json_option
+def command(records: tuple[Path, ...], out: Path | None, markdown: bool, schema: bool, as_json: bool) -> None:
     """One self-contained HTML page from RECORDS of one machine: plots, tables, machine, commands."""
     if schema:
         print_json(json_schema())
@@ -44,4 +45,7 @@ def command(records: tuple[Path, ...], out: Path | None, markdown: bool, schema:
     from moegauge.bench.report import page
 
     write_text(target, page(loaded, names))
-    click.echo(str(target))
+    if as_json:
+        print_json({"schema": "moegauge.report/1", "report": str(target), "records": names})
+    else:
+        click.echo(str(target))

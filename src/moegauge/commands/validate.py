@@ -6,17 +6,21 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from moegauge import machine, models
 from moegauge.commands._measure import Options, Session, resolve_device
-from moegauge.commands._output import warn
+from moegauge.commands._output import json_option, print_json, warn
 from moegauge.commands._tables import machine_line, roof_line, show_record
-from moegauge.errors import DeviceError, MoegaugeError, NumericsError
+from moegauge.errors import DeviceError, NumericsError
 from moegauge.record import pool
 from moegauge.recordfile import write_text
-from moegauge.units import human_bytes, human_count
+from moegauge.units import human_bytes
+
+if TYPE_CHECKING:
+    from moegauge.estimator.predict import Forecast
 
 # Models worth predicting from the record though they were not measured.
 PREDICTED = ("glm-4.7", "kimi-k2", "qwen3-235b-a22b")
@@ -31,73 +35,85 @@ PREDICTED = ("glm-4.7", "kimi-k2", "qwen3-235b-a22b")
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for record.json and report.html.  [default: report/<machine>-<time>]",
 )
-def command(quick: bool, device: str, threads: int | None, out: Path | None) -> None:
+@json_option
+def command(quick: bool, device: str, threads: int | None, out: Path | None, as_json: bool) -> None:
     """Count, measure, predict, compare and report, here and now, within three minutes.
 
     The headers of gpt-oss-20b are laid out as released and counted; the read roof and decode steps of several models
     are measured; every model is predicted from the others; the page says how far off that was."""
+    from moegauge.bench.compare import compare
+    from moegauge.bench.report import page
+    from moegauge.bench.validate import count_release, miscount
+    from moegauge.commands.compare import show_comparison
+
     start = time.monotonic()
     device = resolve_device(device)
     here = machine.describe(device)
     folder = out or Path("report") / f"{here['id']}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    say = _Teller(silent=as_json)
 
-    _head("count", "the headers of a released model, without its weights")
-    counted = _count()
-    _head("measure", machine_line(here))
+    say.head("count", "the headers of a released model, without its weights")
+    counted = count_release()
+    for line in counted.lines():
+        say(line)
+    say.head("measure", machine_line(here))
     session = _session(quick, device, threads, folder / "record.json")
     with session:
         record = session.measure()
-    click.echo(roof_line(record))
     if not record.cases:
         raise session.failures[0].error if session.failures else DeviceError("nothing could be measured.")
-    show_record(record, head=False)
+    say(roof_line(record))
+    if not as_json:
+        show_record(record, head=False)
     for failure in session.failures:
         warn(f"{failure.point.label}: {failure.error}")
     if session.left_out:
         names = ", ".join(point.label for point in session.left_out)
         warn(f"left out for lack of time: {names}; run moegauge bench decode for them")
-
-    _head("predict", "models that were not measured, from this record")
-    _predict(folder / "record.json", {case.model for case in record.cases})
-    _head("compare", "each model predicted from the others")
-    from moegauge.bench.compare import compare
-    from moegauge.bench.report import page
-    from moegauge.commands.compare import show_comparison
-
-    show_comparison(compare(pool([record], ["record.json"])))
-    _head("report", f"after {time.monotonic() - start:.0f} s")
+    say.head("predict", "models that were not measured, from this record")
+    forecasts = _predict(folder / "record.json", {case.model for case in record.cases})
+    for name, forecast in forecasts.items():
+        low, high = forecast.interval
+        size = human_bytes(forecast.traffic.total_bytes)
+        say(f"{name:<16} {forecast.tokens_per_s:8.3g} tokens/s (80 %: {low:.3g} to {high:.3g}), {size} a step")
+    say.head("compare", "each model predicted from the others")
+    found = compare(pool([record], ["record.json"]))
+    if not as_json:
+        show_comparison(found)
     write_text(folder / "report.html", page([record], ["record.json"]))
-    click.echo(f"record  {folder / 'record.json'}")
-    click.echo(f"report  {folder / 'report.html'}")
-    wrong = [failure for failure in session.failures if isinstance(failure.error, NumericsError)]
+    say.head("report", f"after {time.monotonic() - start:.0f} s")
+    say(f"record  {folder / 'record.json'}")
+    say(f"report  {folder / 'report.html'}")
+    if as_json:
+        print_json(
+            {
+                "schema": "moegauge.validate/1",
+                "count": counted.to_json(),
+                "roof": {"gb_per_s": record.roof.gb_per_s if record.roof else None},
+                "predict": {name: forecast.to_json() for name, forecast in forecasts.items()},
+                "compare": found.to_json(),
+                "record": str(folder / "record.json"),
+                "report": str(folder / "report.html"),
+                "seconds": round(time.monotonic() - start, 1),
+            }
+        )
+    wrong = [*miscount(counted), *(f.error for f in session.failures if isinstance(f.error, NumericsError))]
     if wrong:
-        raise wrong[0].error
-    if counted is not None:
-        raise counted
+        raise wrong[0]
 
 
-def _head(step: str, text: str) -> None:
-    click.echo(f"\n== {step}: {text}")
+class _Teller:
+    """Prints lines and headings for people; nothing under --json."""
 
+    def __init__(self, *, silent: bool) -> None:
+        self._silent = silent
 
-def _count() -> MoegaugeError | None:
-    """Count the laid-out release and hold it against the shape that ships; returns what is wrong, if anything."""
-    from moegauge.bench.validate import COUNTED, count_release
+    def __call__(self, line: str) -> None:
+        if not self._silent:
+            click.echo(line)
 
-    c = count_release()
-    click.echo(
-        f"{c.repo}: {human_count(c.decoder)} parameters ({c.decoder:,}), {human_count(c.active)} active, "
-        f"{human_bytes(c.shape.bytes_per_token)} per token"
-    )
-    claimed = human_bytes(c.claimed_bytes)
-    click.echo(f"{c.tensors} tensors in {c.files} files that claim {claimed}, counted in {c.seconds:.2f} s")
-    shipped = models.load(COUNTED)
-    if (c.shape.total_parameters, c.shape.bytes_per_token) == (shipped.total_parameters, shipped.bytes_per_token):
-        return None
-    return MoegaugeError(
-        f"{COUNTED}: counted {c.shape.total_parameters:,} parameters, its shape says {shipped.total_parameters:,}.",
-        advice="Report this as a bug.",
-    )
+    def head(self, step: str, text: str) -> None:
+        self(f"\n== {step}: {text}")
 
 
 def _session(quick: bool, device: str, threads: int | None, record: Path) -> Session:
@@ -119,15 +135,7 @@ def _session(quick: bool, device: str, threads: int | None, record: Path) -> Ses
     )
 
 
-def _predict(record: Path, measured: set[str]) -> None:
-    from moegauge.estimator import predict
+def _predict(record: Path, measured: set[str]) -> dict[str, Forecast]:
+    from moegauge.estimator.predict import by_record
 
-    for name in PREDICTED:
-        if name in measured:
-            continue
-        forecast = predict.by_record(models.load(name), record)
-        low, high = forecast.interval
-        click.echo(
-            f"{name:<16} {forecast.tokens_per_s:8.3g} tokens/s (80 %: {low:.3g} to {high:.3g}), "
-            f"{human_bytes(forecast.traffic.total_bytes)} a step"
-        )
+    return {name: by_record(models.load(name), record) for name in PREDICTED if name not in measured}
