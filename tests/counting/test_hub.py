@@ -112,10 +112,12 @@ def test_header_sizes_around_the_first_range(hub: Any, client: Any, size: int) -
     assert len(ranges(hub)) == (1 if size + 8 <= 65_536 else 2)
 
 
-def test_tiny_tensors_are_read_by_range(hub: Any, client: Any) -> None:
+def test_tiny_tensors_are_read_by_range_and_cached(hub: Any, client: Any) -> None:
     hub.add("org/tiny", {"model.safetensors": single()})
-    answer = client.open("org/tiny", reads=[[0, 0]])
-    assert answer["reads"] == [list(range(16))]
+    for asked in (2, 0):
+        hub.log.clear()
+        assert client.open("org/tiny", reads=[[0, 0], [0, 0]])["reads"] == [list(range(16))] * 2
+        assert len(ranges(hub)) == asked
 
 
 def test_branch_with_a_slash(hub: Any, client: Any) -> None:
@@ -244,6 +246,22 @@ def test_broken_one_request_answer_is_refused(hub: Any, client: Any, loopback: A
     hub.add("org/odd", sharded(loopback))
     hub.fail("org/odd/safetensors-metadata", lambda h: h.answer(200, b'{"headers": []}') or True)
     assert client.open("org/odd")["error"] == "TransferError"
+
+
+def test_shards_the_one_request_leaves_out_are_asked_for(hub: Any, client: Any, loopback: Any) -> None:
+    files = sharded(loopback)
+    hub.add("org/partial", files)
+
+    def partial(handler: Any) -> bool:
+        shard = "model-00001-of-00003.safetensors"
+        document = {"index": {}, "headers": {shard: json.loads(files[shard].head[8:])}}
+        handler.answer(200, json.dumps(document).encode())
+        return True
+
+    hub.fail("org/partial/safetensors-metadata", partial)
+    answer = client.open("org/partial")
+    assert (answer["tensors"], answer["warnings"]) == (120, [])
+    assert len(ranges(hub)) == 3
 
 
 def test_hostile_one_request_answer_is_validated(hub: Any, client: Any, loopback: Any) -> None:
