@@ -73,6 +73,14 @@ def test_ours_beats_the_formula_on_systems_it_never_saw(default: backtest.Backte
     assert unseen.measured.p80 < 1 + 0.8 * (unseen.published.p80 - 1)
 
 
+def test_ours_beats_the_formula_on_readings_gathered_later() -> None:
+    result = backtest.run(Path(__file__).parents[2] / "estimator" / "data" / "unseen.csv")
+    assert len(result.trials) == 63
+    assert result.measured.median < 1 + 0.6 * (result.published.median - 1)
+    assert result.measured.p80 < 1 + 0.5 * (result.published.p80 - 1)
+    assert result.coverage(80) > 0.75
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_ours_beats_the_formula_in_a_made_up_world(readings_csv: Writer, seed: int) -> None:
     result = backtest.run(readings_csv(*world(seed)))
