@@ -194,7 +194,7 @@ class TritonBackend:
     def _interpreter(self) -> None:
         if os.environ.get("TRITON_INTERPRET") != "1":
             raise DeviceError("the Triton interpreter is off.", advice="Set TRITON_INTERPRET=1 before starting Python.")
-        self.description, self.capability, self.processors = "Triton interpreter", (9, 0), 2
+        self.description, self.capability, self.processors = "Triton interpreter", (9, 0), 1
         self.last_level_cache, self.memory = 1 << 20, 1 << 30
 
     def _gpu(self) -> None:

@@ -19,25 +19,57 @@ def unpack(pair):
 
 
 @triton.jit
-def fma_pair(a, B: tl.constexpr, c, ASM: tl.constexpr):
-    """a * B + c in each half, rounded once; `c` is a tensor or a constant. Subnormal inputs are kept (PTX ISA, fma).
+def halves_of(a):
+    """The two bfloat16 of every word as float32."""
+    return (a << 16).to(tl.float32, bitcast=True), (a & 0xFFFF0000).to(tl.float32, bitcast=True)
 
-    The form without ASM is for the interpreter; tests hold the two together over every code point.
+
+@triton.jit
+def words_of(low, high):
+    """Inverse of `halves_of` for numbers bfloat16 holds exactly."""
+    return (low.to(tl.uint32, bitcast=True) >> 16) | (high.to(tl.uint32, bitcast=True) & 0xFFFF0000)
+
+
+@triton.jit
+def times_pair(a, BITS: tl.constexpr, VALUE: tl.constexpr, ASM: tl.constexpr):
+    """a * VALUE in each half; BITS is VALUE as two bfloat16. Subnormal inputs are kept (PTX ISA, fma).
+
+    The form without ASM is for the interpreter: every product here is exact, so there is nothing to round.
     """
-    c = tl.zeros_like(a) + c
-    b = tl.zeros_like(a) + B
     if ASM:
         out = tl.inline_asm_elementwise(
-            "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.uint32, is_pure=True, pack=1
+            "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r", [a, BITS, 0x80008000], dtype=tl.uint32, is_pure=True, pack=1
         )
     else:
-        low = (a << 16).to(tl.float32, bitcast=True) * (b << 16).to(tl.float32, bitcast=True)
-        low += (c << 16).to(tl.float32, bitcast=True)
-        high = (a & 0xFFFF0000).to(tl.float32, bitcast=True) * (b & 0xFFFF0000).to(tl.float32, bitcast=True)
-        high += (c & 0xFFFF0000).to(tl.float32, bitcast=True)
-        low = low.to(tl.bfloat16).to(tl.uint16, bitcast=True).to(tl.uint32)
-        high = high.to(tl.bfloat16).to(tl.uint16, bitcast=True).to(tl.uint32)
-        out = low | (high << 16)
+        low, high = halves_of(a)
+        out = words_of(low * VALUE, high * VALUE)
+    return out
+
+
+@triton.jit
+def plus_pair(a, BITS: tl.constexpr, VALUE: tl.constexpr, ASM: tl.constexpr):
+    """a + VALUE in each half, exact for the small integers used."""
+    if ASM:
+        out = tl.inline_asm_elementwise(
+            "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r", [a, 0x3F803F80, BITS], dtype=tl.uint32, is_pure=True, pack=1
+        )
+    else:
+        low, high = halves_of(a)
+        out = words_of(low + VALUE, high + VALUE)
+    return out
+
+
+@triton.jit
+def minus_pair(a, b, ASM: tl.constexpr):
+    """a - b in each half, exact for the small integers used."""
+    if ASM:
+        out = tl.inline_asm_elementwise(
+            "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r", [b, 0xBF80BF80, a], dtype=tl.uint32, is_pure=True, pack=1
+        )
+    else:
+        low, high = halves_of(a)
+        less_low, less_high = halves_of(b)
+        out = words_of(low - less_low, high - less_high)
     return out
 
 
@@ -51,10 +83,10 @@ def pairs_fp4(w, ASM: tl.constexpr):
     c = ((w << 10) | (w >> 22)) & m
     d = ((w << 6) & 0x80C080C0) | ((w >> 2) & 0x01000100)
     return (
-        fma_pair(a, 0x7E807E80, 0x80008000, ASM),
-        fma_pair(b, 0x7E807E80, 0x80008000, ASM),
-        fma_pair(c, 0x7E807E80, 0x80008000, ASM),
-        fma_pair(d, 0x7E807E80, 0x80008000, ASM),
+        times_pair(a, 0x7E807E80, 8.507059173023462e37, ASM),
+        times_pair(b, 0x7E807E80, 8.507059173023462e37, ASM),
+        times_pair(c, 0x7E807E80, 8.507059173023462e37, ASM),
+        times_pair(d, 0x7E807E80, 8.507059173023462e37, ASM),
     )
 
 
@@ -62,10 +94,10 @@ def pairs_fp4(w, ASM: tl.constexpr):
 def pairs_int4(w, ASM: tl.constexpr):
     """Eight int4 stored as u = v + 8 -> four pairs: the bits of 128 + u are 0x4300 | u; then subtract 136 (0xC308)."""
     return (
-        fma_pair((w & 0x000F000F) | 0x43004300, 0x3F803F80, 0xC308C308, ASM),
-        fma_pair(((w >> 4) & 0x000F000F) | 0x43004300, 0x3F803F80, 0xC308C308, ASM),
-        fma_pair(((w >> 8) & 0x000F000F) | 0x43004300, 0x3F803F80, 0xC308C308, ASM),
-        fma_pair(((w >> 12) & 0x000F000F) | 0x43004300, 0x3F803F80, 0xC308C308, ASM),
+        plus_pair((w & 0x000F000F) | 0x43004300, 0xC308C308, -136.0, ASM),
+        plus_pair(((w >> 4) & 0x000F000F) | 0x43004300, 0xC308C308, -136.0, ASM),
+        plus_pair(((w >> 8) & 0x000F000F) | 0x43004300, 0xC308C308, -136.0, ASM),
+        plus_pair(((w >> 12) & 0x000F000F) | 0x43004300, 0xC308C308, -136.0, ASM),
     )
 
 
@@ -74,14 +106,14 @@ def pairs_fp8(w, ASM: tl.constexpr):
     """Four e4m3 -> two pairs: 5 integer operations and 2 multiplies by 2^120 (0x7B80)."""
     a = w & 0x87F087F0
     b = ((w << 4) & 0x80F080F0) | ((w >> 4) & 0x07000700)
-    return fma_pair(a, 0x7B807B80, 0x80008000, ASM), fma_pair(b, 0x7B807B80, 0x80008000, ASM)
+    return times_pair(a, 0x7B807B80, 1.329227995784916e36, ASM), times_pair(b, 0x7B807B80, 1.329227995784916e36, ASM)
 
 
 @triton.jit
 def pair_int8(q, ASM: tl.constexpr):
     """Bytes 0 and 2 of `q` as two's complement: (128 + low 7 bits) - (128 or 256), both exact in bfloat16."""
     low = (q & 0x007F007F) | 0x43004300
-    return fma_pair((q & 0x00800080) | 0x43004300, 0xBF80BF80, low, ASM)
+    return minus_pair(low, (q & 0x00800080) | 0x43004300, ASM)
 
 
 @triton.jit

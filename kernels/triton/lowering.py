@@ -146,18 +146,21 @@ class Lowering:
     # -- dense products
 
     def _biases(self, biases: tuple[ir.Vector, ...], width: int) -> dict[str, Any]:
-        if len(biases) > 3 or len({v.dtype for v in biases}) > 1:
+        narrow = [v for v in biases if v.dtype == "bf16"]
+        wide = [v for v in biases if v.dtype == "f32"]
+        if len(narrow) > 2 or len(wide) > 1:
             raise DeviceError(
-                f"{self._program.name}: a product with {len(biases)} biases of mixed types.",
-                advice="The Triton backend adds at most three of one type.",
+                f"{self._program.name}: a product with {len(narrow)} bf16 and {len(wide)} f32 biases.",
+                advice="The Triton backend adds two and one; use --device cpu.",
             )
-        size = 4 if biases and biases[0].dtype == "f32" else 2
-        kind = biases[0].dtype if biases else "bf16"
-        arguments: dict[str, Any] = {"bias": self._pool(biases[0].place.pool if biases else None, kind), "width": width}
-        for i in range(3):
-            here = i < len(biases)
-            arguments[f"bias{i}"] = biases[i].place.offset // size if here else 0
-            arguments[f"length{i}"] = biases[i].length if here else 0
+        arguments: dict[str, Any] = {
+            "bias": self._pool(narrow[0].place.pool if narrow else None, "bf16"),
+            "bias_f32": self._pool(wide[0].place.pool if wide else None, "f32"),
+            "width": width,
+        }
+        for i, vector in enumerate([*(narrow + [None, None])[:2], *(wide + [None])[:1]]):
+            arguments[f"bias{i}"] = vector.place.offset // (2 if i < 2 else 4) if vector else 0
+            arguments[f"length{i}"] = vector.length if vector else 0
         return arguments
 
     def _product(self, op: ir.Product) -> list[Launch]:

@@ -12,14 +12,15 @@ from moegauge.kernels.triton.span import wait_for_producers
 
 @triton.jit
 def finish_product(
-    part, out, shadow, bias, rows_first, rows, column, width, splits, batch, out_stride,
+    part, out, shadow, bias, bias_f32, rows_first, rows, column, width, splits, batch, out_stride,
     bias0, length0, bias1, length1, bias2, length2,
     NT: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
     ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
 ):  # fmt: skip
     """Add up the parts of 16 rows, bias them, gate them, and write them to columns `column` + row of `out`.
 
-    part: [splits or 2 splits, batch, rows] float32. width: columns of the output view, for biases that wrap.
+    part: [splits or 2 splits, batch, rows] float32. width: columns of the output view, for biases that wrap; biases
+    0 and 1 are bfloat16, 2 is float32.
     """
     row = rows_first + tl.arange(0, 16)
     token = tl.arange(0, NT)
@@ -37,7 +38,7 @@ def finish_product(
         acc = silu(acc)
     acc = add_bias(acc, bias + bias0, length0, column + row, width)
     acc = add_bias(acc, bias + bias1, length1, column + row, width)
-    acc = add_bias(acc, bias + bias2, length2, column + row, width)
+    acc = add_bias(acc, bias_f32 + bias2, length2, column + row, width)
     target = token[None, :] * out_stride + (column + row)[:, None]
     if ACCUMULATE:
         acc += tl.load(out + target, mask=there, other=0.0)
@@ -55,7 +56,7 @@ _INTEGERS = [
 
 @triton.jit(do_not_specialize=_INTEGERS)
 def product(
-    w_pool, s_pool, t_pool, x, out, shadow, part, counters, bias,
+    w_pool, s_pool, t_pool, x, out, shadow, part, counters, bias, bias_f32,
     w0, w1, w2, w3, s0, s1, s2, s3, t0, t1, t2, t3, end0, end1, end2,
     rows, column, width, tiles, tiles_per_split, splits, batch, x_stride8, out_stride, row_tiles_per_block,
     bias0, length0, bias1, length1, bias2, length2,
@@ -102,7 +103,7 @@ def product(
     tl.store(part + at, acc, mask=(tokens < batch)[None, :])
     if arrive(counters + row_tile, 2 * splits if GATED else splits):
         finish_product(
-            part, out, shadow, bias, row_tile * 16, rows, column, width, splits, batch, out_stride,
+            part, out, shadow, bias, bias_f32, row_tile * 16, rows, column, width, splits, batch, out_stride,
             bias0, length0, bias1, length1, bias2, length2, NT, GATED, SILU, ACCUMULATE, SHADOW,
         )  # fmt: skip
 
@@ -114,7 +115,7 @@ def product(
     ]
 )  # fmt: skip
 def product_finish(
-    part, out, shadow, bias, rows, column, width, splits, batch, out_stride,
+    part, out, shadow, bias, bias_f32, rows, column, width, splits, batch, out_stride,
     bias0, length0, bias1, length1, bias2, length2,
     NT: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
     ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
@@ -123,6 +124,6 @@ def product_finish(
     if PDL:
         wait_for_producers()
     finish_product(
-        part, out, shadow, bias, tl.program_id(0) * 16, rows, column, width, splits, batch, out_stride,
+        part, out, shadow, bias, bias_f32, tl.program_id(0) * 16, rows, column, width, splits, batch, out_stride,
         bias0, length0, bias1, length1, bias2, length2, NT, GATED, SILU, ACCUMULATE, SHADOW,
     )  # fmt: skip

@@ -11,7 +11,7 @@ The tensor core multiplies bfloat16 exactly and adds in float32. Scales touch th
 import triton
 import triton.language as tl
 
-from moegauge.kernels.triton.decode import fma_pair, pairs_fp4, pairs_fp8, pairs_int4, pairs_int8, unpack
+from moegauge.kernels.triton.decode import pairs_fp4, pairs_fp8, pairs_int4, pairs_int8, times_pair, unpack
 
 
 @triton.jit
@@ -89,7 +89,7 @@ def e4m3_rows(s, ODD: tl.constexpr, NT: tl.constexpr, ASM: tl.constexpr):
         pair = ((s >> 4) & 0x07F007F0) | (s & 0x80008000)
     else:
         pair = ((s << 4) & 0x07F007F0) | ((s << 8) & 0x80008000)
-    return bf16_rows(fma_pair(pair, 0x7B807B80, 0x80008000, ASM), NT)
+    return bf16_rows(times_pair(pair, 0x7B807B80, 1.329227995784916e36, ASM), NT)
 
 
 @triton.jit
