@@ -18,8 +18,16 @@ from moegauge.units import human_bytes, human_count
 @click.option("--observations", type=click.Path(dir_okay=False, path_type=Path), help="CSV of served speeds.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the random points.")
 @click.option("--assume", multiple=True, metavar="NAME=VALUE", help="Hold an assumption at a value; may be repeated.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Also write one self-contained page.")
 @json_option
-def command(preset: str | None, observations: Path | None, seed: int, assume: tuple[str, ...], as_json: bool) -> None:
+def command(
+    preset: str | None,
+    observations: Path | None,
+    seed: int,
+    assume: tuple[str, ...],
+    html: Path | None,
+    as_json: bool,
+) -> None:
     """Estimate active and total parameters of closed models from the speeds they and open models are served at."""
     one_blas_thread()
     from moegauge.estimator.assumptions import parse
@@ -28,10 +36,22 @@ def command(preset: str | None, observations: Path | None, seed: int, assume: tu
     if (preset is None) == (observations is None):
         raise UsageError("give exactly one of --preset and --observations.")
     document = estimate(preset=preset, path=observations, seed=seed, fixed=parse(assume))
+    if html is not None:
+        _write_page(document, html)
     if as_json:
         print_json(document)
         return
     _print(document)
+
+
+def _write_page(document: dict[str, Any], target: Path) -> None:
+    if target.exists() and b'content="moegauge ' not in target.read_bytes()[:2000]:
+        raise UsageError(f"{target}: exists and is no page of ours.", advice="Give another --html.")
+    from moegauge.bench.estimates import page
+    from moegauge.estimator.backtest import run
+    from moegauge.recordfile import write_text
+
+    write_text(target, page(document, run()))
 
 
 def _span(values: list[float], unit: float, digits: int) -> str:
