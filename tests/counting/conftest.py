@@ -13,7 +13,7 @@ import pytest
 
 
 def _module(name: str) -> ModuleType:
-    """A helper module that lies beside this file; pytest's importlib mode puts no folder on the path."""
+    """A module that lies beside this file; pytest's importlib mode puts no folder on the path."""
     full = f"moegauge_tests_{name}"
     if full not in sys.modules:
         spec = importlib.util.spec_from_file_location(full, Path(__file__).with_name(f"{name}.py"))

@@ -172,6 +172,24 @@ def test_command_counts_a_list(checkpoints: tuple[str, str], tmp_path: Path) -> 
     assert "1 failed with TargetNotFoundError" in result.stderr
 
 
+def test_interrupted_command_says_how_to_go_on(checkpoints: tuple[str, str], tmp_path: Path, monkeypatch: Any) -> None:
+    from moegauge import counting
+
+    whole = counting.count
+
+    def interrupted(target: str, *arguments: Any, **options: Any) -> Any:
+        if target == checkpoints[1]:
+            raise KeyboardInterrupt
+        return whole(target, *arguments, **options)
+
+    monkeypatch.setattr(counting, "count", interrupted)
+    out = tmp_path / "counts.jsonl"
+    result = invoke("--from", "-", "--out", str(out), "--jobs", "1", stdin="\n".join(checkpoints))
+    assert result.exit_code != 0
+    assert "the same command goes on" in result.stderr
+    assert names(out) == [checkpoints[0]]
+
+
 def test_command_writes_parquet(checkpoints: tuple[str, str], tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow (the parquet extra) is not installed")
     (tmp_path / "list").write_text("\n".join([checkpoints[1], str(tmp_path / "nowhere")]))

@@ -33,12 +33,16 @@ def count_many(
     if not targets:
         raise UsageError(f"{source}: no targets.", advice="Write one org/name per line.")
     start, fresh, failed = time.perf_counter(), 0, Counter[str]()
-    for line in many.run(targets, out, count, jobs=jobs, retry_failed=retry_failed):
-        fresh += 1
-        if line["error"]:
-            failed[line["error"]] += 1
-        if progress_wanted():
-            click.echo(f"\r{fresh:,} counted now, {printable(line['target'])[:60]:60}", err=True, nl=False)
+    try:
+        for line in many.run(targets, out, count, jobs=jobs, retry_failed=retry_failed):
+            fresh += 1
+            if line["error"]:
+                failed[line["error"]] += 1
+            if progress_wanted():
+                click.echo(f"\r{fresh:,} counted now, {printable(line['target'])[:60]:60}", err=True, nl=False)
+    except KeyboardInterrupt:
+        warn(f"{fresh:,} counted now; {out} is whole so far, the same command goes on from there.")
+        raise
     seconds = time.perf_counter() - start
     if progress_wanted():
         click.echo(err=True)
