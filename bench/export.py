@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 from moegauge.bench.compare import Comparison, Summary
+from moegauge.bench.verdict import Verdict
 from moegauge.record import Case, Record
 
 # Columns of the CSV: name -> how it is read off a case.
@@ -134,6 +135,18 @@ def _judgement(name: str, summary: Summary) -> str:
     if summary.median is None or summary.worst is None:
         return f"{name}: nothing to judge by."
     return f"{name}: median error {100 * summary.median:.1f} %, worst {100 * summary.worst:.1f} %, {summary.n} points."
+
+
+def verdict_markdown(verdicts: Sequence[Verdict]) -> str:
+    """One record against another, one row per point, counts below."""
+    lines = ["| point | verdict | speed ratio | 95 % interval |", "|---|---|--:|--:|"]
+    lines += [
+        f"| {escape(v.before.label)} | {v.verdict} | {v.ratio:.3f} | {v.low:.3f} to {v.high:.3f} |" for v in verdicts
+    ]
+    counts = ", ".join(
+        f"{sum(v.verdict == name for v in verdicts)} {name}" for name in ("same", "faster", "slower", "undecided")
+    )
+    return "\n".join([*lines, "", f"{len(verdicts)} points: {counts}."]) + "\n"
 
 
 def _percent(value: float | None) -> str:

@@ -83,7 +83,7 @@ SUITES: dict[str, Suite] = {
             Row(("gpt-oss-20b", "qwen3-30b-a3b"), (NATIVE, "mxfp4"), (2, 4, 8)),
             Row(("gpt-oss-20b", "qwen3-30b-a3b", "deepseek-v3"), ("fp8",), (1,), (4096, 32768)),
         ),
-        20.0,
+        10.0,
         "eight models, all formats, short batch and context curves: half an hour on two cores",
     ),
     "full": Suite(

@@ -1,10 +1,10 @@
-"""Write the tables of README.md and results/README.md from the committed records.
+"""Write the tables of README.md, results/README.md and docs/measuring.md from the committed records.
 
     python scripts/readme_table.py            rewrites what stands between the markers
     python scripts/readme_table.py --check    exits 1 when a page is out of step
 
-README.md gets the released formats, results/README.md every format; both between
-`<!-- results:begin -->` and `<!-- results:end -->`. README.md also gets a real count between `<!-- count:begin -->` and
+README.md gets the released formats, results/README.md every format, docs/measuring.md the agreement of two runs of one
+suite; each between `<!-- results:begin -->` and `<!-- results:end -->`. README.md also gets a real count between `<!-- count:begin -->` and
 `<!-- count:end -->`.
 """
 
@@ -14,10 +14,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from moegauge.bench.compare import compare
-from moegauge.bench.export import comparison_markdown
+from moegauge.bench.export import comparison_markdown, verdict_markdown
+from moegauge.bench.verdict import against
 from moegauge.record import load, pool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +40,21 @@ def tables(root: Path, formats: tuple[str, ...]) -> str:
             comparison_markdown(found, latest, formats=formats)
             + f"\nPrinted by `moegauge report results/{folder.name}/*.json --markdown`.\n"
         )
+    return "\n".join(parts)
+
+
+def agreement(root: Path) -> str:
+    """Per machine and suite measured twice: the latest run against the one before, point by point."""
+    parts = []
+    for folder in sorted(p for p in (root / "results").iterdir() if p.is_dir()):
+        runs: dict[str, list[Path]] = {}
+        for path in sorted(folder.glob("*.json"), key=lambda p: load(p).created):
+            runs.setdefault(load(path).suite or "", []).append(path)
+        for suite, paths in runs.items():
+            if suite and len(paths) > 1:
+                names = [f"results/{folder.name}/{path.name}" for path in paths[-2:]]
+                text = verdict_markdown(against(load(paths[-2]), load(paths[-1])))
+                parts.append(f"{text}\nPrinted by `moegauge compare {names[0]} --against {names[1]}`.\n")
     return "\n".join(parts)
 
 
@@ -73,13 +90,20 @@ def renew(text: str, mark: str, table: str) -> str:
     return f"{before}{first}\n\n{table}\n{last}{after}"
 
 
+PAGES: dict[str, Callable[[Path], str]] = {
+    "README.md": lambda root: tables(root, ("native",)),
+    "results/README.md": lambda root: tables(root, ()),
+    "docs/measuring.md": agreement,
+}
+
+
 def main(root: Path = ROOT) -> int:
-    """Rewrite or check both pages; the exit code."""
+    """Rewrite or check every page; the exit code."""
     stale = []
-    for page, formats in (("README.md", ("native",)), ("results/README.md", ())):
+    for page, make in PAGES.items():
         path = root / page
         old = path.read_text(encoding="utf-8")
-        new = renew(old, "results", tables(root, formats))
+        new = renew(old, "results", make(root))
         if "<!-- count:begin -->" in old:
             new = renew(new, "count", counted())
         if new != old:

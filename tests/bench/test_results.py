@@ -47,6 +47,17 @@ def test_pages_are_in_step_with_the_records_and_the_counter(script: Any, monkeyp
     assert script.main(ROOT) == 0, "run: python scripts/readme_table.py"
 
 
+def test_two_runs_of_one_suite_are_held_against_each_other(script: Any, fakes: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "made-up-2c"
+    folder.mkdir(parents=True)
+    for name, time, created in (("b", 9.0, "2026-01-02"), ("a", 8.0, "2026-01-03"), ("c", 9.9, "2026-01-04")):
+        record = fakes.make_record([fakes.make_case("m", time)], created=created, suite="quick")
+        (folder / f"{name}.json").write_text(to_json(record))
+    text = script.agreement(tmp_path)
+    assert "| m fp8 | slower | 0.808 |" in text  # the latest two, in the order they were measured: 8.0 / 9.9
+    assert text.endswith("`moegauge compare results/made-up-2c/a.json --against results/made-up-2c/c.json`.\n")
+
+
 def test_the_script_writes_between_the_markers_alone(
     script: Any, fakes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +69,8 @@ def test_the_script_writes_between_the_markers_alone(
     (folder / "r.json").write_text(to_json(fakes.make_record(cases)))
     (tmp_path / "README.md").write_text("top\n<!-- results:begin -->\nold\n<!-- results:end -->\nbottom\n")
     (tmp_path / "results" / "README.md").write_text("<!-- results:begin --><!-- results:end -->")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "measuring.md").write_text("<!-- results:begin --><!-- results:end -->")
     monkeypatch.setattr("sys.argv", ["x", "--check"])
     assert script.main(tmp_path) == 1
     assert "old" in (tmp_path / "README.md").read_text()
