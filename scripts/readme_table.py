@@ -4,8 +4,8 @@
     python scripts/readme_table.py --check    exits 1 when a page is out of step
 
 README.md gets the released formats, results/README.md every format, docs/measuring.md the agreement of two runs of one
-suite; each between `<!-- results:begin -->` and `<!-- results:end -->`. README.md also gets a real count between `<!-- count:begin -->` and
-`<!-- count:end -->`.
+suite; each between `<!-- results:begin -->` and `<!-- results:end -->`. README.md also gets a real count between
+`<!-- count:begin -->` and `<!-- count:end -->`.
 """
 
 from __future__ import annotations
