@@ -10,7 +10,7 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from hypothesis import settings  # noqa: E402 - may import numpy
+from hypothesis import settings
 
 settings.register_profile("same-for-everyone", derandomize=True, deadline=None)
 settings.load_profile("same-for-everyone")
