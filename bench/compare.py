@@ -181,6 +181,7 @@ def observe(case: Case) -> Observation:
         format=weight_format(case),
         batch=case.batch,
         context=case.context,
+        parts=tuple((name, float(size)) for name, size in case.formats.items()),
     )
 
 

@@ -8,10 +8,10 @@ from typing import Protocol
 from moegauge.bench import statistics
 from moegauge.bench.suites import Point
 from moegauge.bench.timing import Limits, Measurement, telemetry
-from moegauge.estimator.traffic import step_traffic
+from moegauge.estimator.traffic import format_bytes, step_traffic
 from moegauge.kernels.backend import Backend
 from moegauge.record import Case, CaseBytes, public_argv
-from moegauge.shape import Matrix, ModelShape
+from moegauge.shape import ModelShape
 from moegauge.units import GB
 
 # A step faster than the roof beside it by more than noise read some of its bytes from a cache.
@@ -82,6 +82,10 @@ def make_case(
     low, high = statistics.interval(result.seconds)
     fraction = statistics.median(fractions)
     cast = shape.with_format(point.format)
+    distinct = statistics.mean(traffic.distinct_experts for traffic in seen)
+    parts = format_bytes(
+        cast, batch=point.batch, context=point.context, kv_format=settings.kv_format, distinct=distinct
+    )
     work = step_traffic(shape, batch=point.batch, context=point.context, kv_format=settings.kv_format)
     return Case(
         kind="kernel" if kernel else "decode",
@@ -93,7 +97,7 @@ def make_case(
         context=point.context,
         layers=len(shape.layers),
         bytes=CaseBytes(weights=weights, scales=scales, kv=total - weights - scales, total=total),
-        distinct_experts=statistics.mean(traffic.distinct_experts for traffic in seen),
+        distinct_experts=distinct,
         kernels_per_step=kernels,
         samples_ms=[1e3 * s for s in result.seconds],
         median_ms=1e3 * seconds,
@@ -116,7 +120,7 @@ def make_case(
         threads=backend.threads or None,
         seed=settings.seed,
         formula_bytes=formula_bytes(cast),
-        formats=format_bytes(cast),
+        formats={} if kernel else {name: int(size) for name, size in parts.items()},
         macs=round(work.macs),
         arena_bytes=settings.arena_bytes,
         telemetry=telemetry(result.states),
@@ -128,23 +132,6 @@ def formula_bytes(shape: ModelShape) -> int:
     included, no KV, batch 1."""
     row = shape.embedding.bytes // shape.embedding.rows
     return shape.bytes_per_token + (shape.embedding.bytes - row if shape.head else -row)
-
-
-def format_bytes(shape: ModelShape) -> dict[str, int]:
-    """Bytes of matrices one token reads at batch 1, by format, the most first."""
-    found: dict[str, int] = {}
-
-    def add(matrix: Matrix, times: int = 1) -> None:
-        found[matrix.format] = found.get(matrix.format, 0) + times * matrix.bytes
-
-    for layer in shape.layers:
-        for matrix in layer.dense_matrices:
-            add(matrix)
-        for pool in layer.experts:
-            for matrix in pool.matrices:
-                add(matrix, pool.top_k)
-    add(shape.head_matrix)
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def _warnings(result: Measurement, fractions: list[float], limits: Limits, small: bool) -> list[str]:

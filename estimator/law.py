@@ -4,11 +4,11 @@ One decode step is a chain of kernels. Each boundary costs a fixed time (launch 
 thread), each layer may cost a little more, and the bytes stream at a fraction of the read roof measured beside them:
 
     seconds = floor_per_kernel * kernels + floor_per_layer * layers
-            + seconds_per_mac * macs + bytes / (bandwidth_fraction * efficiency(format) * roof)
+            + seconds_per_mac * macs + sum over formats of bytes / (bandwidth_fraction * efficiency(format) * roof)
 
-`efficiency(format)` is 1 unless the observations demand otherwise: its logarithm is shrunk towards 0 with a standard
-deviation of `FORMAT_SPREAD`. `macs` is used only when observations state it (batches on a device that computes
-slowly). Residuals are relative, because a 1 ms step and a 100 ms step are measured equally well in per cent.
+A step reads several formats: FP4 experts beside a BF16 head, and the cache. `efficiency(format)` is 1 unless the
+observations demand otherwise: its logarithm is shrunk towards 0 with a standard deviation of `FORMAT_SPREAD`. `macs` is
+used only when observations state it (batches on a device that computes slowly). Residuals are relative, because a 1 ms step and a 100 ms step are measured equally well in per cent.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Observation:
         kernels: kernel boundaries of the step.
         layers: decoder layers of the step.
         macs: multiply-accumulates of the step; 0 when not stated.
-        format, batch, context: labels; `format` also selects the efficiency.
+        format, batch, context: labels.
+        parts: bytes by format, e.g. (("mxfp4", 2.0e9), ("bf16", 1.2e9)); what `bytes` has beyond them streams at
+            efficiency 1. Empty means all of `bytes` in `format`.
     """
 
     model: str
@@ -64,6 +66,12 @@ class Observation:
     format: str = ""
     batch: int = 1
     context: int = 0
+    parts: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def by_format(self) -> dict[str, float]:
+        """Bytes by format."""
+        return dict(self.parts) if self.parts else {self.format: self.bytes}
 
     def check(self, where: str) -> None:
         """Refuse zero, negative, NaN and absurd values.
@@ -80,6 +88,11 @@ class Observation:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ObservationError(f"{where}: {name} is {value!r}, not a count.")
+        sizes = self.by_format.values()
+        if not (all(math.isfinite(v) and v >= 0 for v in sizes) and sum(sizes) <= 1.01 * self.bytes):
+            raise ObservationError(
+                f"{where}: bytes by format {self.by_format} are more than its {self.bytes:.6g} bytes."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,23 +159,25 @@ class Law:
             "kernels": self.floor_per_kernel_s * o.kernels,
             "layers": self.floor_per_layer_s * o.layers,
             "compute": self.seconds_per_mac * o.macs,
-            "bytes": o.bytes
-            / (self.bandwidth_fraction * self.format_efficiency.get(o.format, 1.0) * o.roof_bytes_per_s),
         }
+        rate = self.bandwidth_fraction * o.roof_bytes_per_s
+        streams = {name: size / (rate * self.format_efficiency.get(name, 1.0)) for name, size in o.by_format.items()}
+        terms["bytes"] = sum(streams.values()) + max(0.0, o.bytes - sum(o.by_format.values())) / rate
         seconds = sum(terms.values())
         gradient = {
             "log_bandwidth_fraction": -terms["bytes"] / seconds,
             "floor_per_kernel_s": o.kernels / seconds,
             "floor_per_layer_s": o.layers / seconds,
             "seconds_per_mac": o.macs / seconds,
-            f"format:{o.format}": -terms["bytes"] / seconds,
+            **{f"format:{name}": -stream / seconds for name, stream in streams.items()},
         }
         slope = [gradient.get(name, 0.0) for name in self.parameters]
         variance = sum(
             slope[i] * slope[j] * self.covariance[i][j] for i in range(len(slope)) for j in range(len(slope))
         )
-        if o.format not in self.format_efficiency:
-            variance += (FORMAT_SPREAD * terms["bytes"] / seconds) ** 2 if self.format_efficiency else 0.0
+        if self.format_efficiency:
+            unseen = (stream for name, stream in streams.items() if name not in self.format_efficiency)
+            variance += sum((FORMAT_SPREAD * stream / seconds) ** 2 for stream in unseen)
         return Prediction(seconds, math.sqrt(max(variance, 0.0) + self.spread**2), terms)
 
     def predict_seconds(self, o: Observation) -> float:
@@ -188,9 +203,11 @@ def fit(observations: Iterable[Observation]) -> Law:
         row.check(f"observation {i} ({row.model})")
 
     seconds = np.array([o.seconds for o in rows])
+    formats = sorted({name for o in rows for name in o.by_format})
+    columns = [_stream_column(rows, name) for name in formats] if len(formats) > 1 else []
     stream = np.array([o.bytes / o.roof_bytes_per_s for o in rows])
-    formats = sorted({o.format for o in rows})
-    columns = [_format_column(rows, name) for name in formats] if len(formats) > 1 else []
+    if columns:
+        stream = np.maximum(stream - np.sum(columns, axis=0), 0.0)
     counts = {
         "floor_per_kernel_s": np.array([float(o.kernels) for o in rows]),
         "floor_per_layer_s": np.array([float(o.layers) for o in rows]),
@@ -204,8 +221,8 @@ def fit(observations: Iterable[Observation]) -> Law:
     n_floor = len(floors)
 
     def times(x: Array) -> Array:
-        rate = np.exp(x[0] + picks @ x[1 + n_floor :])
-        return np.asarray(design @ x[1 : 1 + n_floor] + stream / rate)
+        slowed = stream + picks @ np.exp(-x[1 + n_floor :])
+        return np.asarray(design @ x[1 : 1 + n_floor] + slowed / np.exp(x[0]))
 
     def residuals(x: Array) -> Array:
         data = np.log(times(x) / seconds) / RESIDUAL_SCALE
@@ -244,11 +261,11 @@ def fit(observations: Iterable[Observation]) -> Law:
     )
 
 
-def _format_column(rows: Sequence[Observation], name: str) -> Array:
-    """1 where an observation is of format `name`, else 0; shape [observations]."""
+def _stream_column(rows: Sequence[Observation], name: str) -> Array:
+    """Seconds the bytes of format `name` take at the roof; shape [observations]."""
     import numpy as np
 
-    return np.array([1.0 if o.format == name else 0.0 for o in rows])
+    return np.array([o.by_format.get(name, 0.0) / o.roof_bytes_per_s for o in rows])
 
 
 def _unit(count: Array, seconds: Array) -> float:

@@ -17,7 +17,7 @@ from moegauge import models
 from moegauge.errors import MoegaugeError, RecordError, UsageError
 from moegauge.estimator import datasheet, law
 from moegauge.estimator.efficiency import load_calibration
-from moegauge.estimator.traffic import Traffic, step_traffic
+from moegauge.estimator.traffic import Traffic, format_bytes, step_traffic
 from moegauge.shape import ModelShape
 from moegauge.units import GB, MICROSECOND
 
@@ -165,6 +165,9 @@ def by_record(
         weight_format,
         batch,
         context,
+        tuple(
+            format_bytes(shape, weight_format=weight_format, batch=batch, context=context, kv_format=kv_format).items()
+        ),
     )
     guess = fitted.predict(told)
     weights = guess.terms_s["bytes"] * traffic.weight_bytes / traffic.total_bytes
@@ -221,7 +224,8 @@ def _observation(path: Path, index: int, case: dict[str, Any]) -> law.Observatio
         kernels, macs = known.kernels, known.macs
     except MoegaugeError:
         pass  # a model of the user's own: the record's own counts stand
-    row = law.Observation(name, size, seconds, roof, kernels, layers, macs, weight_format, batch, context)
+    parts = tuple((str(key), float(value)) for key, value in dict(case.get("formats") or {}).items())
+    row = law.Observation(name, size, seconds, roof, kernels, layers, macs, weight_format, batch, context, parts)
     row.check(where)
     return row
 

@@ -106,6 +106,38 @@ def step_traffic(
     )
 
 
+def format_bytes(
+    shape: ModelShape,
+    *,
+    weight_format: str = "native",
+    batch: int = 1,
+    context: int = 0,
+    kv_format: str = "bf16",
+    distinct: float | None = None,
+) -> dict[str, float]:
+    """Bytes of one step's matrices by format, and of its cache under `kv:` and its format, the most first.
+
+    Args:
+        distinct: distinct experts read per routed pool, where that was measured; None expects uniform routing.
+        shape, weight_format, batch, context, kv_format: as `step_traffic`.
+    """
+    shape = shape.with_format(weight_format)
+    found: dict[str, float] = {}
+    for layer in shape.layers:
+        for matrix in layer.dense_matrices:
+            found[matrix.format] = found.get(matrix.format, 0.0) + matrix.bytes
+        for pool in layer.experts:
+            times = pool.coverage(batch) if distinct is None else distinct
+            for matrix in pool.matrices:
+                found[matrix.format] = found.get(matrix.format, 0.0) + times * matrix.bytes
+    head = shape.head_matrix
+    found[head.format] = found.get(head.format, 0.0) + head.bytes
+    cache = sum(layer_traffic(layer, batch, context, kv_format).kv_bytes for layer in shape.layers)
+    if cache:
+        found[f"kv:{kv_format}"] = float(cache)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
 def check_counts(batch: int, context: int) -> None:
     """Refuse a batch or context no step can have.
 

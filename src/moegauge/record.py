@@ -71,7 +71,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         kind: `decode` (a whole step) or `kernel` (one kernel boundary, named by `kernel`).
         format: weight format of the run, `native` for the released one.
-        formats: bytes of matrices one token reads at batch 1, by format, the most first.
+        formats: bytes of one step's matrices by format, its cache under `kv:` and its format, the most first.
         layers: layers of the model (kernel cases: how many times a step runs it).
         distinct_experts: distinct routed experts read per MoE layer, averaged over layers and samples.
         kernels_per_step: kernel boundaries of one step.

@@ -8,7 +8,7 @@ import pytest
 
 from moegauge.bench.roof import find_roof
 from moegauge.bench.suites import Point
-from moegauge.bench.summary import Settings, format_bytes, formula_bytes
+from moegauge.bench.summary import Settings, formula_bytes
 from moegauge.bench.sweep import Bench, run_sweep
 from moegauge.errors import NumericsError, RecordError
 
@@ -117,9 +117,15 @@ def test_formula_bytes_count_the_whole_embedding_once(fakes: Any) -> None:
     assert formula_bytes(shape) == 2 * layer + 2 * 100 * 64 * 2
 
 
-def test_formats_are_ranked_by_what_a_token_reads_of_them(fakes: Any) -> None:
-    assert list(format_bytes(fakes.tiny_shape())) == ["bf16", "f32"]
-    assert format_bytes(fakes.tiny_shape())["f32"] == 2 * 4 * 4 * 64
+def test_a_case_gives_its_bytes_by_format(device: Any, fakes: Any) -> None:
+    case = measured(device, fakes, Point("tiny", batch=2, context=10), fakes.FakeStep(device, 10**8))
+    expert, dense, head = 3 * 64 * 64 * 2, 64 * 64 * 2, 100 * 64 * 2
+    # two distinct experts a layer, as the fake step says; two layers of 64 cached elements, ten tokens, two sequences
+    assert case.formats == {
+        "bf16": 2 * (2 * expert + dense) + head,
+        "kv:bf16": 2 * 2 * 10 * 64 * 2,
+        "f32": 2 * 4 * 64 * 4,
+    }
 
 
 def test_kernels_are_timed_one_kind_at_a_time(device: Any, fakes: Any) -> None:

@@ -44,6 +44,25 @@ def test_recovers_format_efficiency() -> None:
     assert law.format_efficiency["int4"] / law.format_efficiency["bf16"] == pytest.approx(0.8, rel=0.03)
 
 
+def test_a_step_of_several_formats_is_told_apart() -> None:
+    # Experts in int4 at 0.8 of the rate of the bf16 rest; how much of a step is int4 differs from model to model.
+    rows = []
+    for i, (name, layers, size) in enumerate(MODELS):
+        for narrow in (0.0, 0.2 + 0.1 * i, 0.95):
+            seconds = 8 * layers * 5e-6 + size * ((1 - narrow) + narrow / 0.8) / (0.9 * ROOF)
+            parts = (("bf16", size * (1 - narrow)), ("int4", size * narrow))
+            rows.append(Observation(name, size, seconds, ROOF, 8 * layers, layers, format="native", parts=parts))
+    law = fit(rows)
+    assert law.format_efficiency["int4"] / law.format_efficiency["bf16"] == pytest.approx(0.8, rel=0.02)
+    assert max(abs(held.error) for held in leave_one_model_out(rows)) < 0.02
+    assert law.predict(rows[0]).terms_s["bytes"] == pytest.approx(rows[0].bytes / (0.9 * ROOF), rel=0.02)
+
+
+def test_more_bytes_by_format_than_bytes_is_refused() -> None:
+    with pytest.raises(ObservationError, match="by format"):
+        fit([Observation("a", 1e9, 1.0, ROOF, parts=(("bf16", 9e8), ("int4", 3e8)))])
+
+
 def test_standard_errors_hold() -> None:
     law = fit(observations(noise=0.01))
     off = abs(math.log(law.bandwidth_fraction / 0.9))
