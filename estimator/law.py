@@ -8,7 +8,8 @@ thread), each layer may cost a little more, and the bytes stream at a fraction o
 
 A step reads several formats: FP4 experts beside a BF16 head, and the cache. `efficiency(format)` is 1 unless the
 observations demand otherwise: its logarithm is shrunk towards 0 with a standard deviation of `FORMAT_SPREAD`. `macs` is
-used only when observations state it (batches on a device that computes slowly). Residuals are relative, because a 1 ms step and a 100 ms step are measured equally well in per cent.
+used only when observations state it (batches on a device that computes slowly). Residuals are relative,
+because a 1 ms step and a 100 ms step are measured equally well in per cent.
 """
 
 from __future__ import annotations
