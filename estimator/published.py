@@ -163,7 +163,7 @@ def _invert(row: dict[str, Any], preset: dict[str, Any], counts: dict[str, Count
         "bytes_per_token": sizes,
         "active": {
             "fp8": [oneterm.active_parameters(s, 1.0) for s in sizes],
-            "bf16": [oneterm.active_parameters(s, 2.0) for s in sizes],
+            "bf16": [oneterm.active_parameters(s, 2.0) for s in carried],
             "fp8_fp4": [mixed[0][0], mixed[1][1]],
         },
         "active_fp8_fp4_at": {str(most): mixed[0], str(least): mixed[1]},

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,3 +42,11 @@ def printable(text: str) -> str:
 def progress_wanted() -> bool:
     """True when stderr is a terminal: progress is drawn nowhere else."""
     return sys.stderr.isatty()
+
+
+def wide_console() -> Console:
+    """A console for tables on stdout: as wide as the terminal, and wide enough to cut nothing (240 columns) where
+    there is none. COLUMNS decides when it is set."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 240)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json, printable
+from moegauge.commands._output import json_option, print_json, printable, wide_console
 from moegauge.commands._threads import one_blas_thread
 
 if TYPE_CHECKING:
@@ -112,13 +112,12 @@ def _case(trial: Trial) -> dict[str, Any]:
 
 
 def _print(result: Backtest, untold: Backtest) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from moegauge.estimator.backtest import Backtest, Z
 
-    console = Console()
+    console = wide_console()
     console.print(result.sentence)
     table = Table(box=None, pad_edge=False)
     table.add_column("fold error", no_wrap=True)

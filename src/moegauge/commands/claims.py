@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json
+from moegauge.commands._output import json_option, print_json, wide_console
 from moegauge.commands._threads import one_blas_thread
 from moegauge.units import human_count
 
@@ -31,7 +31,6 @@ def command(claim: str | None, seed: int, as_json: bool) -> None:
     if claim is not None:
         _print_one(verdicts[0])
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -45,7 +44,7 @@ def command(claim: str | None, seed: int, as_json: bool) -> None:
             *(_range(verdict.region, name) for name in ("expansion", "batch")),
             "" if verdict.possible else escape(_miss(verdict.nearest_miss or {})),
         )
-    Console().print(table)
+    wide_console().print(table)
     click.echo("moegauge claims NAME says what one of them needs.")
 
 

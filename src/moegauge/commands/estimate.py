@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json, printable
+from moegauge.commands._output import json_option, print_json, printable, wide_console
 from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 from moegauge.units import human_bytes, human_count
@@ -59,11 +59,10 @@ def _span(values: list[float], unit: float, digits: int) -> str:
 
 
 def _print(document: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    console = wide_console()
     trusted = document["backtest"]
     console.print(trusted["sentence"])
     served = trusted["served"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from moegauge import models
-from moegauge.commands._output import json_option, print_json
+from moegauge.commands._output import json_option, print_json, wide_console
 from moegauge.errors import UsageError
 from moegauge.units import human_bytes, human_count
 
@@ -68,7 +68,6 @@ def command(name: str | None, folder: Path | None, as_json: bool) -> None:
             }
         )
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -86,4 +85,4 @@ def command(name: str | None, folder: Path | None, as_json: bool) -> None:
             human_count(s.active_parameters),
             human_bytes(s.bytes_per_token),
         )
-    Console().print(table)
+    wide_console().print(table)
