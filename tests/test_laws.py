@@ -24,7 +24,7 @@ ALLOWED = {
     "bench": {"kernels", "estimator", "counting"},
     "root": {"counting", "estimator", "kernels", "bench"},  # lazily: see test_root_imports_rooms_inside_functions
 }
-HEAVY = {"torch", "triton", "scipy", "matplotlib", "pyarrow"}
+HEAVY = {"torch", "triton", "scipy", "pyarrow"}
 COMPARE_AND_VALIDATE = {"compare.py", "validate.py"}
 
 
