@@ -19,6 +19,7 @@ from moegauge.counting import errors
 # huggingface_hub: five times, 1 s to 8 s apart or as Retry-After says.
 RETRIES = 3
 FIRST_WAIT_S = 0.5
+RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 T = TypeVar("T")
 
@@ -93,6 +94,7 @@ class Transfer:
                     headers={**self._headers, **headers},
                     timeout=self._timeout,
                     retry_on_exceptions=(),
+                    retry_on_status_codes=RETRIED_STATUSES,
                 ) as response:
                     try:
                         if response.status_code >= 400:
