@@ -101,6 +101,13 @@ def test_a_batch_counts_against_total_parameters() -> None:
     assert sparse < 0.5 * dense
 
 
+def test_the_cache_takes_its_share() -> None:
+    """With long contexts a fatter cache leaves fewer bytes for weights at the same speed."""
+    held = {**MIDDLE, "batch": 32.0, "context": 16_000.0}
+    thin, fat = (one(fixed={**held, "kv": kv}).active["median"] for kv in (100.0, 4000.0))
+    assert fat < 0.9 * thin
+
+
 def test_open_models_are_found_again() -> None:
     """Each open model within its 80 % interval when it is estimated from the others."""
     for i, row in enumerate(KNOWN):
