@@ -7,7 +7,7 @@ error: predicted tokens/s over measured tokens/s, minus 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,6 +133,21 @@ class Comparison:
         """Errors of the one-term formula, calibrated without the point's own model."""
         return Summary.of(p.simple_error for p in self.points)
 
+    def by_question(self) -> dict[str, tuple[Summary, Summary]]:
+        """Errors of (the law, the one-term formula) by what a point varies: where the formula fails."""
+        groups: dict[str, Callable[[Case], bool]] = {
+            "one stream, no context": lambda case: case.batch == 1 and case.context == 0,
+            "batches": lambda case: case.batch > 1 and case.context == 0,
+            "contexts": lambda case: case.batch == 1 and case.context > 0,
+            "batches with context": lambda case: case.batch > 1 and case.context > 0,
+        }
+        found = {}
+        for name, belongs in groups.items():
+            points = [p for p in self.points if belongs(p.case)]
+            if points:
+                found[name] = (Summary.of(p.error for p in points), Summary.of(p.simple_error for p in points))
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """The document of `moegauge compare --json`."""
         law = self.law
@@ -144,6 +159,10 @@ class Comparison:
             "leave_one_format_out": self.by_format.to_json(),
             "small_to_large": self.small_to_large.to_json(),
             "simple_formula": self.simple.to_json(),
+            "by_question": {
+                name: {"law": law_errors.to_json(), "simple_formula": simple.to_json()}
+                for name, (law_errors, simple) in self.by_question().items()
+            },
             "device": {
                 "bandwidth_gb_per_s": law.bandwidth_fraction * self.roof_gb_per_s,
                 "floor_us": law.floor_per_kernel_s / MICROSECOND,

@@ -13,7 +13,7 @@ from string import Template
 
 from moegauge import __version__
 from moegauge.bench import curves, figures
-from moegauge.bench.compare import Compared, Comparison, compare
+from moegauge.bench.compare import Compared, Comparison, Summary, compare
 from moegauge.bench.ladder import setup, setup_name
 from moegauge.record import Case, Record, pool
 from moegauge.units import human_bytes
@@ -183,21 +183,22 @@ def _points_table(caption: str, points: Sequence[Compared], wide: bool) -> str:
 
 def _summary_table(found: Comparison) -> str:
     rows = []
-    for name, summary in (
-        ("law, model left out", found.by_model),
-        ("law, model left out, batch 1 without context", found.batch_one),
-        ("law, weight format left out", found.by_format),
-        ("law, small models predict large ones", found.small_to_large),
-        ("one-term formula, model left out", found.simple),
-    ):
-        if summary.median is not None and summary.worst is not None:
-            worst = f"{'!' if summary.worst > LARGE_ERROR else ''}{100 * summary.worst:.1f} %"
-            rows.append((name, str(summary.n), f"{100 * summary.median:.1f} %", worst))
-    return (
-        table("Absolute errors by what was left out", ("predicted by", "points", "median", "worst"), rows)
-        if rows
-        else ""
-    )
+    for name, (law, simple) in found.by_question().items():
+        rows += [_summary_row(f"law, model left out: {name}", law)]
+        rows += [_summary_row(f"one-term formula, model left out: {name}", simple)]
+    rows.append(_summary_row("law, weight format left out", found.by_format))
+    rows.append(_summary_row("law, small models predict large ones", found.small_to_large))
+    shown = [row for row in rows if row]
+    if not shown:
+        return ""
+    return table("Absolute errors by what was left out", ("predicted by", "points", "median", "worst"), shown)
+
+
+def _summary_row(name: str, summary: Summary) -> tuple[str, ...]:
+    if summary.median is None or summary.worst is None:
+        return ()
+    worst = f"{'!' if summary.worst > LARGE_ERROR else ''}{100 * summary.worst:.1f} %"
+    return name, str(summary.n), f"{100 * summary.median:.1f} %", worst
 
 
 def _ladder_table(found: Comparison) -> str:

@@ -79,6 +79,7 @@ SUITES: dict[str, Suite] = {
     "standard": Suite(
         (
             Row(MODELS, (NATIVE, "fp8", "int4", "mxfp4")),
+            Row(("kimi-k2-thinking",)),
             Row(SMALL, ("bf16", "int8", "nvfp4")),
             Row(("gpt-oss-20b", "qwen3-30b-a3b"), (NATIVE, "mxfp4"), (2, 4, 8)),
             Row(("gpt-oss-20b", "qwen3-30b-a3b", "deepseek-v3"), ("fp8",), (1,), (4096, 32768)),
@@ -89,6 +90,7 @@ SUITES: dict[str, Suite] = {
     "full": Suite(
         (
             Row(MODELS, (NATIVE, "bf16", "fp8", "int8", "int4", "mxfp4", "nvfp4")),
+            Row(("kimi-k2-thinking",)),
             Row(SMALL, (NATIVE, "fp8", "mxfp4"), (2, 4, 8, 16, 32, 64)),
             Row(SMALL, (NATIVE,), (1,), (1024, 4096, 16384, 32768, 131072)),
             Row(("deepseek-v3", "glm-4.7"), ("fp8",), (1,), (4096, 32768)),

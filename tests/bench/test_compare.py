@@ -64,6 +64,19 @@ def test_the_one_term_formula_is_calibrated_without_the_model_on_the_plainest_po
     assert found.points[4].simple_error == pytest.approx(expected / batched.tokens_per_s - 1)
 
 
+def test_errors_are_told_apart_by_what_a_point_varies(fakes: Any) -> None:
+    batched = lawful(fakes, "a", 3 * 10**8, 140, batch=4, formula_bytes=10**8)
+    long = lawful(fakes, "a", 2 * 10**8, 140, context=4096, formula_bytes=10**8)
+    found = compare(pool([fakes.make_record([*models(fakes), batched, long])], ["r"]))
+    parts = found.to_json()["by_question"]
+    assert {name: part["law"]["n"] for name, part in parts.items()} == {
+        "one stream, no context": 4,
+        "batches": 1,
+        "contexts": 1,
+    }
+    assert parts["batches"]["simple_formula"]["max_abs_error"] > 1 > parts["batches"]["law"]["max_abs_error"]
+
+
 def test_a_drifting_machine_is_divided_out(fakes: Any) -> None:
     steady = compare(pool([fakes.make_record(models(fakes))], ["r"]))
     slow = [

@@ -70,14 +70,16 @@ def show_comparison(found: Comparison) -> None:
         2,
     )
     click.echo("")
+    parts = found.by_question() if len(found.by_question()) > 1 else {}
     print_table(
         ["predicted by", "points", "median error", "worst"],
         [
             _summary("the law, leaving the model out", found.by_model),
-            _summary("  batch 1 without context only", found.batch_one),
+            *(_summary(f"  {name}", law) for name, (law, _) in parts.items()),
             _summary("the law, leaving the format out", found.by_format),
             _summary("the law, small models to large", found.small_to_large),
             _summary("the one-term formula, leaving the model out", found.simple),
+            *(_summary(f"  {name}", simple) for name, (_, simple) in parts.items()),
         ],
     )
     if found.ladder:
