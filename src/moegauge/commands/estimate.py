@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,6 @@ def _span(values: list[float], unit: float, digits: int) -> str:
 
 def _print(document: dict[str, Any]) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     console = wide_console()
     trusted = document["backtest"]
@@ -75,59 +75,65 @@ def _print(document: dict[str, Any]) -> None:
         console.print(f"not identifiable: {escape(printable(document['why']))}")
     for row in document["skipped_rows"]:
         console.print(f"line {row['line']} not used: {escape(printable(row['reason']))}")
-    published = document["published"]
-    if published:
-        low, high = published["bandwidth"]
-        console.print(f"\nPublished formula, effective bandwidth {human_bytes(low)}/s to {human_bytes(high)}/s")
-        table = Table(box=None, pad_edge=False)
-        table.add_column("calibration", no_wrap=True)
-        for title in ("tokens/s", "bytes/token", "bandwidth, bytes/s"):
-            table.add_column(title, justify="right", no_wrap=True)
-        for row in published["calibration"]:
-            table.add_row(
-                escape(printable(row["model"])),
-                f"{row['tokens_per_s']:g}",
-                f"{row['bytes_per_token']:,.0f}",
-                f"{row['bandwidth']:,.0f}",
-            )
-        console.print(table)
-        table = Table(box=None, pad_edge=False)
-        table.add_column("model", no_wrap=True)
-        for title in ("tokens/s", "GB/token", "FP8, B", "BF16, B", "FP8+FP4, B"):
-            table.add_column(title, justify="right", no_wrap=True)
-        names = list(published["models"][0]["total"]) if published["models"] else []
-        for name in names:
-            table.add_column(f"total as {name}, T", justify="right")
-        for row in published["models"]:
-            active = row["active"]
-            table.add_row(
-                escape(printable(row["model"])),
-                f"{row['tokens_per_s']:g}",
-                _span(row["bytes_per_token"], 1e9, 1),
-                _span(active["fp8"], 1e9, 1),
-                _span(active["bf16"], 1e9, 1),
-                _span(active["fp8_fp4"], 1e9, 1),
-                *(_span(row["total"][name], 1e12, 2) for name in names),
-            )
-        console.print(table)
-        for variant in published.get("variants", []):
-            console.print(f"variant: {variant['name']}: {variant['note']}")
-        for item in published["inputs_not_derived"]:
-            console.print(f"assumed: {item}")
+    if document["published"]:
+        _print_published(console, document["published"])
     _print_measured(console, document["measured"]["models"])
+
+
+def _print_published(console: Any, published: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    low, high = published["bandwidth"]
+    console.print(f"\nPublished formula, effective bandwidth {human_bytes(low)}/s to {human_bytes(high)}/s")
+    table = _table("calibration", ("tokens/s", "bytes/token", "bandwidth, bytes/s"))
+    for row in published["calibration"]:
+        table.add_row(
+            escape(printable(row["model"])),
+            f"{row['tokens_per_s']:g}",
+            f"{row['bytes_per_token']:,.0f}",
+            f"{row['bandwidth']:,.0f}",
+        )
+    console.print(table)
+    console.print("\nactive parameters, billions")
+    table = _table("model", ("tokens/s", "GB/token", "FP8", "BF16", "FP8+FP4"))
+    for row in published["models"]:
+        active = row["active"]
+        table.add_row(
+            escape(printable(row["model"])),
+            f"{row['tokens_per_s']:g}",
+            _span(row["bytes_per_token"], 1e9, 1),
+            *(_span(active[name], 1e9, 1) for name in ("fp8", "bf16", "fp8_fp4")),
+        )
+    console.print(table)
+    names = list(published["models"][0]["total"]) if published["models"] else []
+    console.print("\ntotal parameters at FP8, trillions, with the sparsity of")
+    table = _table("model", names)
+    for row in published["models"]:
+        table.add_row(escape(printable(row["model"])), *(_span(row["total"][name], 1e12, 2) for name in names))
+    console.print(table)
+    for variant in published.get("variants", []):
+        console.print(f"variant: {variant['name']}: {variant['note']}")
+    for item in published["inputs_not_derived"]:
+        console.print(f"assumed: {item}")
+
+
+def _table(first: str, others: Iterable[str]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for title in others:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
 
 
 def _print_measured(console: Any, models: list[dict[str, Any]]) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     if not models:
         return
     console.print("\nOurs: floors, depth, batch, precision, speculation and replica size left open")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    for title in ("active", "50 %", "80 %", "95 %", "total", "80 %"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = _table("model", ("active", "50 %", "80 %", "95 %", "total", "80 %"))
     for row in models:
         active, total = row["active"], row["total"]
         table.add_row(
