@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -131,6 +132,18 @@ def test_a_gpu_is_named_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_the_datasheet_figure_is_that_of_the_right_product(gpu: dict[str, object], gb_per_s: float | None) -> None:
     assert machine.datasheet_gb_per_s(gpu) == (gb_per_s if gb_per_s is None else pytest.approx(gb_per_s, rel=0.03))
+
+
+def test_without_nvml_a_loaded_torch_describes_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(
+        name="AMD Instinct MI300X", major=9, minor=4, total_memory=192 << 30, L2_cache_size=4 << 20
+    )
+    cuda = SimpleNamespace(is_available=lambda: True, get_device_properties=lambda _: properties)
+    monkeypatch.setattr(nvml, "first_gpu", lambda: None)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))  # type: ignore[arg-type]
+    found = machine.describe("cuda")
+    assert found["id"] == "amd-instinct-mi300x"
+    assert found["last_level_cache_bytes"] == 4 << 20
 
 
 class FakeNvml:

@@ -104,8 +104,7 @@ def machine_id(machine: dict[str, Any]) -> str:
     Records of equal ids may be pooled; the number of cores is those this process may use.
     """
     if machine["device"] == "cuda":
-        name = machine["gpu"]["name"]
-        return _slug(name if "nvidia" in name.lower() else f"nvidia {name}")
+        return _slug(machine["gpu"]["name"])
     cpu = machine["cpu"]
     model = re.sub(r"\((R|TM|C)\)|CPU|Processor|@.*$|\d+-Core", " ", cpu["model"], flags=re.IGNORECASE)
     parts = [model]

@@ -80,7 +80,7 @@ class Gpu:
             "name": self._text("nvmlDeviceGetName") or "NVIDIA GPU",
             "compute_capability": capability,
             "memory_bytes": int(memory.total) if has_memory else None,
-            "l2_bytes": _l2_bytes(capability),
+            "l2_bytes": _l2_bytes(),
             "cuda_cores": self._number("nvmlDeviceGetNumGpuCores"),
             "max_sm_clock_mhz": self._number("nvmlDeviceGetMaxClockInfo", _CLOCK_SM),
             "max_memory_clock_mhz": self._number("nvmlDeviceGetMaxClockInfo", _CLOCK_MEM),
@@ -108,13 +108,30 @@ class Gpu:
         }
 
 
-def _l2_bytes(capability: str | None) -> int | None:
-    """NVML does not tell the L2 size; CUDA does. Only asked where torch is already loaded."""
+def _torch_properties() -> Any:
+    """CUDA's own description of device 0; None unless torch is loaded already and sees a GPU."""
     torch = sys.modules.get("torch")
-    if torch is None or capability is None or not torch.cuda.is_available():
+    if torch is None or not torch.cuda.is_available():
         return None
-    size = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0)
-    return int(size) or None
+    return torch.cuda.get_device_properties(0)
+
+
+def _l2_bytes() -> int | None:
+    """NVML does not tell the L2 size; CUDA does."""
+    return int(getattr(_torch_properties(), "L2_cache_size", 0)) or None
+
+
+def _from_torch() -> dict[str, Any] | None:
+    """The little that torch tells of a GPU where NVML is not there (a container without it, ROCm)."""
+    properties = _torch_properties()
+    if properties is None:
+        return None
+    return {
+        "name": properties.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "memory_bytes": properties.total_memory,
+        "l2_bytes": _l2_bytes(),
+    }
 
 
 @cache
@@ -138,6 +155,6 @@ def first_gpu() -> Gpu | None:
 
 
 def describe_gpu() -> dict[str, Any] | None:
-    """`Gpu.describe()` of the first visible GPU; None where there is none."""
+    """`Gpu.describe()` of the first visible GPU, else what a loaded torch tells of it; None where there is none."""
     gpu = first_gpu()
-    return None if gpu is None else gpu.describe()
+    return _from_torch() if gpu is None else gpu.describe()
