@@ -47,5 +47,8 @@ fuzz: $(STAMP) ## the header reader against safetensors, 60 s of atheris (skips 
 models: $(STAMP) ## regenerate the shipped ModelShapes
 	$(BIN)/python scripts/make_models.py
 
+ptx: $(STAMP) ## compile every Triton kernel for four GPUs; registers, spills, instructions
+	$(BIN)/python scripts/ptx.py
+
 clean: ## remove what was built
 	rm -rf build dist *.egg-info $(VENV)

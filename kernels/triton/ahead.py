@@ -1,0 +1,297 @@
+"""Ahead-of-time compilation without a GPU: every kernel for a target, and what its machine code shows.
+
+Registers, stack and shared memory are the assembler's own report; instructions are counted in the disassembly between
+a loop's label and its backward branch. Triton ships the assembler and both disassemblers.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moegauge.kernels.triton import layout
+from moegauge.kernels.triton.configuration import cut
+
+TARGETS = (80, 89, 90, 100)
+# Lane instructions per weight that still keep up with 4.25 TB/s on 132 multiprocessors at 1.98 GHz: 16.3 bytes a
+# clock each against 128 lanes, for two weights a byte, one, and half of one.
+BUDGETS = {4: 3.9, 8: 7.8, 16: 15.7}
+
+_POINTERS = {
+    "*u32": ("w_pool", "s_pool", "shared_w_pool", "shared_s_pool"),
+    "*bf16": ("x", "shadow", "bias", "gate_bias", "up_bias", "gain", "keys", "values"),
+    "*i32": (
+        "counters", "slots", "counts", "members", "distinct", "slot_of", "ids", "choices", "firsts", "numbers", "buffer",
+    ),
+    "*fp32": (
+        "t_pool", "shared_t_pool", "out", "part", "bias_f32", "share", "logits", "prior", "pool", "q", "q_rope", "k",
+        "v", "stats",
+    ),
+}  # fmt: skip
+_TYPES = {name: kind for kind, names in _POINTERS.items() for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kernel with its constants.
+
+    Attributes:
+        name: for the table.
+        kernel: `module.function` under `moegauge.kernels.triton`.
+        constants: every constexpr.
+        types: parameters whose type is not the usual one of their name.
+        warps, stages: `num_warps`, `num_stages`.
+        loops: formats of its weight loops; empty for kernels that stream no tiles.
+        chunk: tiles one turn of a weight loop multiplies.
+    """
+
+    name: str
+    kernel: str
+    constants: dict[str, Any]
+    types: dict[str, str] = field(default_factory=dict)
+    warps: int = 1
+    stages: int = 1
+    loops: tuple[str, ...] = ()
+    chunk: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a case compiled to.
+
+    Attributes:
+        case, target: what was compiled.
+        registers, shared, stack: per thread, bytes per program, bytes per thread.
+        wide_loads: bytes that 16-byte loads bring per byte of weights in the weight loops; 1 means all weights.
+        per_weight: most lane instructions per weight of any weight loop; 0 without one.
+        budget: what `per_weight` may be; 0 without one.
+    """
+
+    case: str
+    target: int
+    registers: int
+    shared: int
+    stack: int
+    wide_loads: float
+    per_weight: float
+    budget: float
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with it, in words; empty when nothing is."""
+        if self.stack:
+            return f"spills {self.stack} bytes"
+        if self.budget and self.wide_loads < 1:
+            return "loads weights narrower than 16 bytes"
+        if self.per_weight > self.budget:
+            return f"{self.per_weight:.2f} instructions per weight, over {self.budget}"
+        return ""
+
+
+def _common(quad: bool) -> dict[str, Any]:
+    return {"QUAD": quad, "ASM": True}
+
+
+def product_case(format: str, quad: bool, columns: int = 7168, tokens: int = 8, dependent: bool = False) -> Case:
+    """The dense product of one format."""
+    plan = cut(format, columns, 1, 1, 1)
+    constants = {
+        "FORMAT": format, "NT": tokens, "TILES": plan.chunk, "EVEN": plan.even, "PDL": dependent, "GATED": False,
+        "SILU": False, "ACCUMULATE": False, "SHADOW": True, **_common(quad),
+    }  # fmt: skip
+    name = f"product {format}, {columns} columns, {tokens} tokens" + (", pdl" if dependent else "")
+    loops = (format,) if tokens == 8 else ()  # more tokens add work per weight, not per byte: no budget
+    return Case(name, "product.product", constants, loops=loops, chunk=plan.chunk)
+
+
+def expert_cases(format: str, shared: str, columns: int, top_k: int, quad: bool, dependent: bool) -> Iterator[Case]:
+    """The two expert kernels of a model."""
+    plan = cut(format, columns, 1, 1, 1)
+    constants = {
+        "FORMAT": format, "SHARED": shared, "TOPK": top_k, "NT": 8, "TILES": plan.chunk, "EVEN": plan.even,
+        "SHARED_TILES": 4, "SHARED_EVEN": True, "PDL": dependent, "SHADOW": True, **_common(quad),
+    }  # fmt: skip
+    loops = (format, shared) if shared else (format,)
+    tail = f" {format}" + (f" + {shared}" if shared else "") + f", {columns} columns" + (", pdl" if dependent else "")
+    up = {**constants, "GATED": True}
+    yield Case("experts up" + tail, "experts_up.experts_up", up, loops=loops, chunk=plan.chunk)
+    yield Case("experts down" + tail, "experts_down.experts_down", constants, loops=loops, chunk=plan.chunk)
+
+
+def small_cases(dependent: bool) -> Iterator[Case]:
+    """Everything that streams no weight tiles."""
+    d = {"PDL": dependent}
+    tail = ", pdl" if dependent else ""
+    finish = {"NT": 8, "GATED": True, "SILU": False, "ACCUMULATE": False, "SHADOW": True, **d}
+    yield Case("product finish" + tail, "product.product_finish", finish)
+    yield Case("experts up finish" + tail, "experts_up.experts_up_finish", {"TOPK": 8, "GATED": True, "SHADOW": True, **d})
+    down = {"TOPK": 8, "SHARED": True, "SHADOW": True, **d}
+    yield Case("experts down finish" + tail, "experts_down.experts_down_finish", down)
+    choose = {"TOPK": 8, "E2": 512, **d}
+    yield Case("choose, one token" + tail, "route.choose", {**choose, "ALONE": True}, {"gain": "fp32"})
+    yield Case("choose" + tail, "route.choose", {**choose, "ALONE": False}, {"gain": "fp32"})
+    yield Case("group" + tail, "route.group", {"TOPK": 8, "E2": 512, "P2": 512, **d}, warps=4)
+    types = {"x": "*fp32", "out": "*bf16"}
+    yield Case("prepare" + tail, "prepare.prepare", {"NORM": True, "BLOCK": 2048, **d}, types, warps=8)
+    bytes_ = {"w_pool": "*u8", "s_pool": "*u8"}
+    yield Case("embed bf16" + tail, "prepare.embed", {"FORMAT": "bf16", "BLOCK": 512, **d}, bytes_, warps=4)
+    yield Case("state" + tail, "prepare.state", {"BLOCK": 128, **d}, {"x": "*fp32"}, warps=4)
+    for format in ("f32", "bf16", "mxfp4"):
+        plain = {"FORMAT": format, "CHOICES": 1, "ROUTED": False, "BLOCK": 1024, **d}
+        yield Case(f"plain {format}" + tail, "plain.plain", plain, bytes_, warps=4)
+    for fp8 in (False, True):
+        cache = {"keys": "*u8", "values": "*u8"} if fp8 else {}
+        kind = "fp8" if fp8 else "bf16"
+        attend = {"FP8": fp8, "ASM": True, "SHADOW": True, **d}
+        gqa = {
+            "MLA": False, "HEADS": 16, "KEY": 128, "KEY2": 128, "VALUE": 128, "VALUE2": 128, "ROPE": 0, "ROPE2": 16,
+            "BLOCK": 64, **attend,
+        }  # fmt: skip
+        mla = {
+            "MLA": True, "HEADS": 32, "KEY": 512, "KEY2": 512, "VALUE": 512, "VALUE2": 512, "ROPE": 64, "ROPE2": 64,
+            "BLOCK": 32, **attend,
+        }  # fmt: skip
+        types = {"scale": "fp32", **cache}
+        yield Case(f"attention gqa {kind}" + tail, "attention.attention", gqa, types, warps=4)
+        yield Case(f"attention mla {kind}" + tail, "attention.attention", mla, types, warps=8)
+    if not dependent:
+        wide = {"out": "*i32", "words": "i64"}
+        for unroll in (4, 8):
+            stream = {"BLOCK": 1024, "UNROLL": unroll, **d}
+            yield Case(f"stream, {unroll} loads", "stream.stream", stream, wide, warps=8)
+
+
+def cases(target: int, quad: bool) -> Iterator[Case]:
+    """Every kernel a step of the shipped models launches on `target`; dependent launches from 9.0 on."""
+    rungs = (False, True) if target >= 90 else (False,)
+    for format in sorted(layout.TILED_FORMATS):
+        yield product_case(format, quad)
+    for tokens in (16, 32, 64):
+        yield product_case("bf16", quad, tokens=tokens)
+    yield product_case("mxfp4", quad, columns=2880)
+    for dependent in rungs:
+        if dependent:
+            yield product_case("bf16", quad, dependent=True)
+            yield product_case("fp8", quad, dependent=True)
+        yield from expert_cases("mxfp4", "", 2880, 4, quad, dependent)
+        yield from expert_cases("fp8", "fp8", 7168, 8, quad, dependent)
+        yield from small_cases(dependent)
+    yield from expert_cases("int4", "bf16", 7168, 8, quad, False)
+    yield from expert_cases("nvfp4", "", 7168, 8, quad, False)
+
+
+def _kernel(path: str) -> Any:
+    import importlib
+
+    module, name = path.split(".")
+    return getattr(importlib.import_module(f"moegauge.kernels.triton.{module}"), name)
+
+
+def compile_case(case: Case, target: int) -> bytes:
+    """The machine code (cubin) of a case."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = _kernel(case.kernel)
+    signature, attributes = {}, {}
+    for i, name in enumerate(kernel.arg_names):
+        kind = "constexpr" if name in case.constants else case.types.get(name, _TYPES.get(name, "i32"))
+        signature[name] = kind
+        if kind.startswith("*"):
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    constants = {k: v for k, v in case.constants.items() if k in kernel.arg_names}
+    source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
+    options: dict[str, Any] = {"num_warps": case.warps, "num_stages": case.stages}
+    if case.constants.get("PDL"):
+        options["launch_pdl"] = True
+    compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+    return bytes(compiled.asm["cubin"])
+
+
+def _tool(name: str, *arguments: str) -> str:
+    import triton
+
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    return subprocess.run([str(path), *arguments], check=True, capture_output=True, text=True).stdout  # noqa: S603
+
+
+def instructions(listing: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """(instructions, loops) of a disassembly; a loop is [first, last) between a label and its backward branch."""
+    labels: dict[str, int] = {}
+    found: list[str] = []
+    loops = []
+    for line in listing.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(found)
+        elif instruction := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?)\s*;", line):
+            found.append(instruction[1])
+            branch = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", instruction[1])
+            if branch and branch[1] in labels:
+                loops.append((labels[branch[1]], len(found)))
+    return found, loops
+
+
+def _innermost(loops: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+
+
+def report(case: Case, target: int) -> Report:
+    """Compile a case and read its machine code."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(compile_case(case, target))
+        usage = dict(re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", _tool("cuobjdump", "-res-usage", str(path))))
+        found, loops = instructions(_tool("nvdisasm", "-c", str(path)))
+    stack = int(usage["STACK"]) + int(usage["LOCAL"]) + sum(bool(re.search(r"\b(LDL|STL)\b", i)) for i in found)
+    # Each innermost loop with tensor-core products is a weight loop; its format is the one that its weights per turn
+    # fit: a kernel of two formats is judged by the sum over its loops of each format's own weights.
+    weight_loops = [(a, b) for a, b in _innermost(loops) if any("HMMA" in i for i in found[a:b])] if case.loops else []
+    per_weight, wide, budget = 0.0, 0.0, 0.0
+    if case.loops:
+        budget, worst = BUDGETS[min(_bits(f) for f in case.loops)], 0.0
+        wide = 1.0 if weight_loops else 0.0
+        for a, b in weight_loops:
+            body = found[a:b]
+            chunk, format = _identify(body, case)
+            weights = chunk * layout.TILE_BYTES * 8 // _bits(format) / 32
+            allowed = BUDGETS[_bits(format)]
+            if (b - a) / weights / allowed > worst:
+                worst, per_weight, budget = (b - a) / weights / allowed, (b - a) / weights, allowed
+            loads = sum(bool(re.search(r"\bLDG\S*\.128\b", i)) for i in body)
+            wide = min(wide, loads / chunk)
+    return Report(
+        case.name, target, int(usage["REG"]), int(usage["SHARED"]), stack, wide, round(per_weight, 2), budget
+    )
+
+
+def _identify(body: list[str], case: Case) -> tuple[int, str]:
+    """(chunk, format) of a weight loop by its tensor-core products: one per step of 16 columns."""
+    products = sum("HMMA" in i for i in body)
+    for format, chunk in ((case.loops[0], case.chunk), *((f, 4) for f in case.loops[1:])):
+        if products == chunk * layout.tile_columns(format) // 16:
+            return chunk, format
+    raise AssertionError(f"{case.name}: a loop of {products} tensor-core products fits none of its formats")
+
+
+def _bits(format: str) -> int:
+    from moegauge.formats import get_format
+
+    return get_format(format).element_bits
+
+
+def fingerprint() -> str:
+    """A hash of the kernels' sources and the compiler's version: reports with it may be kept."""
+    import hashlib
+
+    import triton
+
+    digest = hashlib.sha256(triton.__version__.encode())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,77 @@
+"""Compile every Triton kernel ahead of time, no GPU needed, and print what the machine code shows.
+
+    python scripts/ptx.py                   every kernel, every target
+    python scripts/ptx.py --target 90       one target
+    python scripts/ptx.py --match product   cases whose name contains a word
+
+Exit 1 on a spill, on weights loaded narrower than 16 bytes, or over the instruction budget. Reports are kept in the
+user's cache by the hash of the sources and the compiler's version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from moegauge.kernels.triton import ahead
+from moegauge.kernels.triton_backend import column_order
+
+HEAD = f"{'sm':>4} {'registers':>9} {'stack':>6} {'shared':>6} {'16 B':>5} {'instr./weight':>13} {'budget':>6}  kernel"
+
+
+def _one(job: tuple[ahead.Case, int]) -> ahead.Report:
+    return ahead.report(*job)
+
+
+def line(report: ahead.Report) -> str:
+    """One row of the table."""
+    rate = f"{report.per_weight:.2f}" if report.budget else "-"
+    budget = f"{report.budget}" if report.budget else "-"
+    wide = f"{report.wide_loads:.2f}" if report.budget else "-"
+    return (
+        f"{report.target:>4} {report.registers:>9} {report.stack:>6} {report.shared:>6} {wide:>5} {rate:>13} "
+        f"{budget:>6}  {report.case}" + (f"  FAULT: {report.fault}" if report.fault else "")
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", type=int, action="append", choices=ahead.TARGETS)
+    parser.add_argument("--match", default="")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    if os.environ.pop("TRITON_INTERPRET", None):
+        print("TRITON_INTERPRET was set; compiling needs it unset.", file=sys.stderr)
+        return 2
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "moegauge"
+    kept = home / f"ptx-{ahead.fingerprint()}.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    jobs = [
+        (case, target)
+        for target in options.target or ahead.TARGETS
+        for case in ahead.cases(target, column_order())
+        if options.match in case.name
+    ]
+    missing = [job for job in jobs if f"{job[1]} {job[0].name}" not in known]
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for done in pool.map(_one, missing):
+            known[f"{done.target} {done.case}"] = dataclasses.asdict(done)
+    if missing:
+        home.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(known, indent=1))
+    reports = [ahead.Report(**known[f"{target} {case.name}"]) for case, target in jobs]
+    print(HEAD)
+    for report in reports:
+        print(line(report))
+    faults = sum(bool(report.fault) for report in reports)
+    print(f"{len(reports)} kernels, {faults} with a fault")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
