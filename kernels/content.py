@@ -92,18 +92,19 @@ _CONTENT: dict[str, Callable[[_Generator, int], _Bytes]] = {
 }
 
 
-def block(pool: str, seed: int) -> _Bytes:
-    """BLOCK_BYTES of pool `pool`'s content, a function of the name and the seed alone."""
+def block(pool: str, seed: int, size: int = BLOCK_BYTES) -> _Bytes:
+    """`size` bytes (a multiple of 64) of pool `pool`'s content, a function of the arguments alone."""
     rng = np.random.default_rng([seed, zlib.crc32(pool.encode())])
-    return _CONTENT[pool](rng, BLOCK_BYTES)
+    return _CONTENT[pool](rng, size)
 
 
 def fill(out: _Bytes, pool: str, seed: int) -> None:
     """Fill `out` with pool content: the block again and again, each time turned by another multiple of 64 bytes."""
-    content = block(pool, seed)
-    for i, start in enumerate(range(0, out.size, BLOCK_BYTES)):
-        turn = i * 7919 * 64 % BLOCK_BYTES
-        part = out[start : start + BLOCK_BYTES]
-        head = min(part.size, BLOCK_BYTES - turn)
+    size = min(BLOCK_BYTES, -(-out.size // 64) * 64)
+    content = block(pool, seed, size)
+    for i, start in enumerate(range(0, out.size, size)):
+        turn = i * 7919 * 64 % size
+        part = out[start : start + size]
+        head = min(part.size, size - turn)
         part[:head] = content[turn : turn + head]
         part[head:] = content[: part.size - head]

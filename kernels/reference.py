@@ -135,7 +135,7 @@ class Reference:
 
     def _embed(self, op: Embed) -> list[Value]:
         out = []
-        for b, c in self._pairs(op.table.rows, op.out.width):
+        for b, c in self._pairs(len(self._view(op.out)), op.out.width):
             value = float(read_row(self._arena, op.table, b)[c])
             out.append(Value(op.out.register, b, op.out.offset + c, value, abs(value) * EPSILON))
         return out
