@@ -44,11 +44,27 @@ def tell(p: Compared) -> str:
     return f"{p.case.label}: {p.case.tokens_per_s:.4g} tokens/s{predicted}, {human_bytes(p.case.bytes.total)} a step"
 
 
-def _median_step(points: Sequence[Compared]) -> Observation:
-    """A step of middling depth: what the drawn law line assumes for kernels, layers and work per byte."""
-    kernels = sorted(p.observation.kernels for p in points)[len(points) // 2]
-    layers = sorted(p.observation.layers for p in points)[len(points) // 2]
-    return replace(points[0].observation, kernels=kernels, layers=layers, macs=0.0, format="")
+def _middle(points: Sequence[Compared]) -> Observation:
+    """A step of middling depth and work per byte, one byte large, in no particular format: what the drawn law assumes."""
+
+    def median(values: Iterable[float]) -> float:
+        return statistics.median(list(values))
+
+    return replace(
+        points[0].observation,
+        bytes=1.0,
+        kernels=round(median(p.observation.kernels for p in points)),
+        layers=round(median(p.observation.layers for p in points)),
+        macs=median(p.observation.macs / p.observation.bytes for p in points),
+        format="",
+        parts=(),
+    )
+
+
+def _law_seconds(found: Comparison, middle: Observation, size: float) -> float:
+    """Seconds of a step like `middle` that reads `size` bytes, at the record's roof."""
+    step = replace(middle, bytes=size, macs=middle.macs * size, roof_bytes_per_s=found.roof_gb_per_s * GB)
+    return found.law.predict_seconds(step)
 
 
 def _grid(scale: Scale, steps: int = 60) -> list[float]:
@@ -73,11 +89,9 @@ def speed(found: Comparison) -> str:
         460,
     )
     roof = found.roof_gb_per_s
-    middle = _median_step(points)
+    middle = _middle(points)
     chart.line([(v, roof / v) for v in _grid(x)], "roofline", "the roof: bandwidth divided by bytes")
-    law = [
-        (v, 1 / found.law.predict_seconds(replace(middle, bytes=v * GB, roof_bytes_per_s=roof * GB))) for v in _grid(x)
-    ]
+    law = [(v, 1 / _law_seconds(found, middle, v * GB)) for v in _grid(x)]
     chart.line(law, "law", f"the law at {middle.kernels} kernels and {middle.layers} layers a step")
     for p, at in zip(points, per_token, strict=True):
         if p.predicted_tokens_per_s is not None:
@@ -121,9 +135,8 @@ def share(found: Comparison) -> str:
         percent_y=True,
     )
     chart.line([(x.low, 1.0), (x.high, 1.0)], "roofline", "the roof")
-    middle = _median_step(points)
-    one = replace(middle, roof_bytes_per_s=found.roof_gb_per_s * GB)
-    curve = [(v, v / found.roof_gb_per_s / found.law.predict_seconds(replace(one, bytes=v * GB))) for v in _grid(x)]
+    middle = _middle(points)
+    curve = [(v, v / found.roof_gb_per_s / _law_seconds(found, middle, v * GB)) for v in _grid(x)]
     chart.line(curve, "law", f"the law at {middle.kernels} kernels a step")
     constant = statistics.median([p.case.roof_fraction for p in points])
     chart.line(

@@ -95,6 +95,22 @@ def test_every_point_and_its_prediction_is_in_the_table(fakes: Any) -> None:
         assert f"<td>{p.case.tokens_per_s:.4g}</td><td>{p.predicted_tokens_per_s:.4g}</td>" in text
 
 
+def test_the_drawn_law_runs_through_points_that_obey_it(fakes: Any) -> None:
+    from moegauge.bench import figures
+
+    cases = [
+        fakes.make_case(
+            m, 70 * 0.01 + size / 18e6, size, kernels_per_step=70, layers=10, macs=size // 2, formats={"fp8": size}
+        )
+        for m, size in (("a", 10**8), ("b", 10**9), ("c", 5 * 10**9))
+    ]
+    found = compare(pool([fakes.make_record(cases)], ["r"]))
+    middle = figures._middle(found.points)
+    for p in found.points:
+        drawn = figures._law_seconds(found, middle, p.case.bytes.total)
+        assert drawn == pytest.approx(p.observation.seconds, rel=0.02)
+
+
 @pytest.mark.parametrize("where", ["model", "argv", "machine", "warning", "name", "commit", "format", "pattern"])
 def test_every_string_is_escaped(fakes: Any, where: str) -> None:
     cases = points(fakes, EVIL if where == "model" else "a")
