@@ -45,7 +45,7 @@ def tell(p: Compared) -> str:
 
 
 def _middle(points: Sequence[Compared]) -> Observation:
-    """A step of middling depth and work per byte, one byte large, in no particular format: what the drawn law assumes."""
+    """A step of middling depth and work per byte, one byte large, in no format: what the drawn law assumes."""
 
     def median(values: Iterable[float]) -> float:
         return statistics.median(list(values))
