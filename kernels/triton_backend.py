@@ -53,7 +53,8 @@ class TritonRunnable:
         if program.batch > MAX_BATCH:
             raise DeviceError(f"{program.name}: batch {program.batch}.", advice=f"Triton decodes at most {MAX_BATCH}.")
         self.program = program
-        self._backend, self._rung, self._graph = backend, rung, None
+        self._backend, self._rung = backend, rung
+        self._graph: Any = None
         self._registers = Registers(program, backend.device)
         lowering = Lowering(
             program,
@@ -75,7 +76,7 @@ class TritonRunnable:
             return
         if self._graph is None:
             self._capture()
-        self._graph.replay()  # type: ignore[attr-defined]
+        self._graph.replay()
 
     def _enqueue(self) -> None:
         from moegauge.kernels.triton.launch import run_all
@@ -86,7 +87,8 @@ class TritonRunnable:
     def _capture(self) -> None:
         import torch
 
-        side = torch.cuda.Stream()
+        cuda: Any = torch.cuda  # its classes are not typed
+        side = cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             self._enqueue()  # compiles every kernel outside the capture
@@ -266,7 +268,8 @@ class TritonBackend:
             return time.perf_counter() - start
         import torch
 
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        cuda: Any = torch.cuda  # its classes are not typed
+        begin, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
         begin.record()
         function()
         end.record()

@@ -26,7 +26,8 @@ _POINTERS = {
     "*u32": ("w_pool", "s_pool", "shared_w_pool", "shared_s_pool"),
     "*bf16": ("x", "shadow", "bias", "gate_bias", "up_bias", "gain", "keys", "values"),
     "*i32": (
-        "counters", "slots", "counts", "members", "distinct", "slot_of", "ids", "choices", "firsts", "numbers", "buffer",
+        "counters", "slots", "counts", "members", "distinct", "slot_of", "ids", "choices", "firsts", "numbers",
+        "buffer",
     ),
     "*fp32": (
         "t_pool", "shared_t_pool", "out", "part", "bias_f32", "share", "logits", "prior", "pool", "q", "q_rope", "k",
@@ -129,7 +130,9 @@ def small_cases(dependent: bool) -> Iterator[Case]:
     tail = ", pdl" if dependent else ""
     finish = {"NT": 8, "GATED": True, "SILU": False, "ACCUMULATE": False, "SHADOW": True, **d}
     yield Case("product finish" + tail, "product.product_finish", finish)
-    yield Case("experts up finish" + tail, "experts_up.experts_up_finish", {"TOPK": 8, "GATED": True, "SHADOW": True, **d})
+    yield Case(
+        "experts up finish" + tail, "experts_up.experts_up_finish", {"TOPK": 8, "GATED": True, "SHADOW": True, **d}
+    )
     down = {"TOPK": 8, "SHARED": True, "SHADOW": True, **d}
     yield Case("experts down finish" + tail, "experts_down.experts_down_finish", down)
     choose = {"TOPK": 8, "E2": 512, **d}
@@ -141,9 +144,9 @@ def small_cases(dependent: bool) -> Iterator[Case]:
     bytes_ = {"w_pool": "*u8", "s_pool": "*u8"}
     yield Case("embed bf16" + tail, "prepare.embed", {"FORMAT": "bf16", "BLOCK": 512, **d}, bytes_, warps=4)
     yield Case("state" + tail, "prepare.state", {"BLOCK": 128, **d}, {"x": "*fp32"}, warps=4)
-    for format in ("f32", "bf16", "mxfp4"):
-        plain = {"FORMAT": format, "CHOICES": 1, "ROUTED": False, "BLOCK": 1024, **d}
-        yield Case(f"plain {format}" + tail, "plain.plain", plain, bytes_, warps=4)
+    for name in ("f32", "bf16", "mxfp4"):
+        plain = {"FORMAT": name, "CHOICES": 1, "ROUTED": False, "BLOCK": 1024, **d}
+        yield Case(f"plain {name}" + tail, "plain.plain", plain, bytes_, warps=4)
     for fp8 in (False, True):
         cache = {"keys": "*u8", "values": "*u8"} if fp8 else {}
         kind = "fp8" if fp8 else "bf16"
@@ -169,8 +172,8 @@ def small_cases(dependent: bool) -> Iterator[Case]:
 def cases(target: int, quad: bool) -> Iterator[Case]:
     """Every kernel a step of the shipped models launches on `target`; dependent launches from 9.0 on."""
     rungs = (False, True) if target >= 90 else (False,)
-    for format in sorted(layout.TILED_FORMATS):
-        yield product_case(format, quad)
+    for name in sorted(layout.TILED_FORMATS):
+        yield product_case(name, quad)
     for tokens in (16, 32, 64):
         yield product_case("bf16", quad, tokens=tokens)
     yield product_case("mxfp4", quad, columns=2880)
@@ -249,8 +252,7 @@ def report(case: Case, target: int) -> Report:
         usage = dict(re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", _tool("cuobjdump", "-res-usage", str(path))))
         found, loops = instructions(_tool("nvdisasm", "-c", str(path)))
     stack = int(usage["STACK"]) + int(usage["LOCAL"]) + sum(bool(re.search(r"\b(LDL|STL)\b", i)) for i in found)
-    # Each innermost loop with tensor-core products is a weight loop; its format is the one that its weights per turn
-    # fit: a kernel of two formats is judged by the sum over its loops of each format's own weights.
+    # Each innermost loop with tensor-core products is a weight loop; the one nearest to its own budget is reported.
     weight_loops = [(a, b) for a, b in _innermost(loops) if any("HMMA" in i for i in found[a:b])] if case.loops else []
     per_weight, wide, budget = 0.0, 0.0, 0.0
     if case.loops:
@@ -258,24 +260,22 @@ def report(case: Case, target: int) -> Report:
         wide = 1.0 if weight_loops else 0.0
         for a, b in weight_loops:
             body = found[a:b]
-            chunk, format = _identify(body, case)
-            weights = chunk * layout.TILE_BYTES * 8 // _bits(format) / 32
-            allowed = BUDGETS[_bits(format)]
+            chunk, found_format = _identify(body, case)
+            weights = chunk * layout.TILE_BYTES * 8 // _bits(found_format) / 32
+            allowed = BUDGETS[_bits(found_format)]
             if (b - a) / weights / allowed > worst:
                 worst, per_weight, budget = (b - a) / weights / allowed, (b - a) / weights, allowed
             loads = sum(bool(re.search(r"\bLDG\S*\.128\b", i)) for i in body)
             wide = min(wide, loads / chunk)
-    return Report(
-        case.name, target, int(usage["REG"]), int(usage["SHARED"]), stack, wide, round(per_weight, 2), budget
-    )
+    return Report(case.name, target, int(usage["REG"]), int(usage["SHARED"]), stack, wide, round(per_weight, 2), budget)
 
 
 def _identify(body: list[str], case: Case) -> tuple[int, str]:
     """(chunk, format) of a weight loop by its tensor-core products: one per step of 16 columns."""
     products = sum("HMMA" in i for i in body)
-    for format, chunk in ((case.loops[0], case.chunk), *((f, 4) for f in case.loops[1:])):
-        if products == chunk * layout.tile_columns(format) // 16:
-            return chunk, format
+    for name, chunk in ((case.loops[0], case.chunk), *((f, 4) for f in case.loops[1:])):
+        if products == chunk * layout.tile_columns(name) // 16:
+            return chunk, name
     raise AssertionError(f"{case.name}: a loop of {products} tensor-core products fits none of its formats")
 
 

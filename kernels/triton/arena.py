@@ -46,7 +46,7 @@ def _words_of(marked: NDArray[np.bool_], words: int) -> NDArray[np.bool_]:
     """Which packed words hold a marked element of an fp8 matrix of 16 rows."""
     packed = layout.encode(np.where(marked, 0xFF, 0).astype(np.uint16), "fp8").view(np.uint32)
     assert packed.size == words
-    return packed != 0
+    return np.asarray(packed != 0)
 
 
 class TritonArena:
@@ -77,7 +77,9 @@ class TritonArena:
         import torch
 
         # Slack: a kernel may ask for up to one tile behind the last matrix and not use it.
-        memory = torch.empty(-(-size // ALIGNMENT) * ALIGNMENT + 4 * layout.TILE_BYTES, dtype=torch.uint8, device=device)
+        memory = torch.empty(
+            -(-size // ALIGNMENT) * ALIGNMENT + 4 * layout.TILE_BYTES, dtype=torch.uint8, device=device
+        )
         block = torch.from_numpy(_block(name, seed)).to(device)
         for i, start in enumerate(range(0, memory.numel(), content.BLOCK_BYTES)):
             part = memory[start : start + content.BLOCK_BYTES]
@@ -134,9 +136,9 @@ def _canonical_bytes(elements: NDArray[np.uint16], bits: int) -> Bytes:
     """Codes [rows, columns] -> canonical packed bytes: row-major, lower nibble first."""
     if bits == 16:
         return np.ascontiguousarray(elements).reshape(-1).view(np.uint8)
-    narrow = elements.astype(np.uint8)
+    narrow: Bytes = elements.astype(np.uint8)
     if bits == 4:
-        narrow = narrow[:, ::2] | (narrow[:, 1::2] << 4)
+        narrow = np.asarray(narrow[:, ::2] | (narrow[:, 1::2] << 4), np.uint8)
     return np.ascontiguousarray(narrow).reshape(-1)
 
 

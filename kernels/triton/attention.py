@@ -66,7 +66,9 @@ def attention(
     e = tl.arange(0, VALUE2)
     r = tl.arange(0, ROPE2)
     WIDE: tl.constexpr = KEY + ROPE
-    query = tl.load(q + b * q_stride + head[:, None] * KEY + d[None, :], mask=live[:, None] & (d < KEY)[None, :], other=0.0)
+    query = tl.load(
+        q + b * q_stride + head[:, None] * KEY + d[None, :], mask=live[:, None] & (d < KEY)[None, :], other=0.0
+    )
     own_key = tl.load(k + b * k_stride + (0 if MLA else h * KEY) + d, mask=d < KEY, other=0.0)
     own = tl.sum(query * own_key[None, :], 1)
     query = operand(query, ASM)
@@ -128,7 +130,9 @@ def attention(
             stat = stats + (block * splits + i) * HEADS * 2 + row * 2
             weight = tl.exp(tl.load(stat, cache_modifier=".cg") - most)
             total += weight * tl.load(stat + 1, cache_modifier=".cg")
-            piece = tl.load(part + (block * splits + i) * HEADS * VALUE + at, mask=there, other=0.0, cache_modifier=".cg")
+            piece = tl.load(
+                part + (block * splits + i) * HEADS * VALUE + at, mask=there, other=0.0, cache_modifier=".cg"
+            )
             acc += weight[:, None] * piece
         acc = acc / total[:, None]
         target = b * out_stride + head[:, None] * VALUE + e[None, :]

@@ -99,8 +99,8 @@ def experts_down(
         t = shared_t_pool + tl.cast(shared_t, tl.int64) * 64
         for q in range(0, batch, NT):
             acc = rows_of_tile(
-                w, s, t, x + (q + token) * (x_stride8 * 8) + TOPK * (width8 * 8) + k, q + token < batch, row_tile, shared_tiles,
-                first, tl.minimum(first + shared_tiles_per_split, shared_tiles),
+                w, s, t, x + (q + token) * (x_stride8 * 8) + TOPK * (width8 * 8) + k, q + token < batch,
+                row_tile, shared_tiles, first, tl.minimum(first + shared_tiles_per_split, shared_tiles),
                 SHARED, NT, SHARED_TILES, SHARED_EVEN, QUAD, ASM, PDL,
             )  # fmt: skip
             there = q + lane < batch

@@ -5,7 +5,7 @@ where one is needed and not at hand.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moegauge.errors import DeviceError
 from moegauge.kernels import program as ir
@@ -14,9 +14,6 @@ from moegauge.kernels.triton.arena import TritonArena, typed
 from moegauge.kernels.triton.configuration import Configuration, Cut, cut
 from moegauge.kernels.triton.launch import Launch
 from moegauge.kernels.triton.registers import Registers, RouteTables
-
-if TYPE_CHECKING:
-    import torch
 
 MAX_BATCH = 64
 UNIT = ir.ALIGNMENT
@@ -80,7 +77,7 @@ class Lowering:
 
     # -- inputs and places
 
-    def _pool(self, name: str | None, kind: str) -> torch.Tensor:
+    def _pool(self, name: str | None, kind: str) -> Any:
         return typed(self._arena.memory(name), kind) if name else self._registers.nothing(kind)
 
     def _matrix_pools(self, weight: ir.Weight, prefix: str = "", words: str = "u32") -> dict[str, Any]:
@@ -98,7 +95,7 @@ class Lowering:
         self._arena.tiled.update(present)
         return True
 
-    def _input(self, view: ir.View, gain: ir.Vector | None) -> tuple[torch.Tensor, int, list[Launch]]:
+    def _input(self, view: ir.View, gain: ir.Vector | None) -> tuple[Any, int, list[Launch]]:
         """A bfloat16 input: (first element, row stride / 8, launches that make it)."""
         shadow = self._registers.shadow(view.register) if gain is None else None
         if shadow is not None and view.offset % 8 == 0 and shadow.shape[1] % 8 == 0:
@@ -122,7 +119,7 @@ class Lowering:
         self._fresh.add((view, gain))
         return out, out.shape[1] // 8, [launch]
 
-    def _vector(self, vector: ir.Vector | None) -> torch.Tensor:
+    def _vector(self, vector: ir.Vector | None) -> Any:
         if vector is None:
             return self._registers.nothing("bf16")
         size = 4 if vector.dtype == "f32" else 2
@@ -186,7 +183,9 @@ class Lowering:
     def _dense(self, op: ir.Product, matrices: list[ir.Weight], x: Any, stride8: int, column: int) -> Launch:
         rows = sum(w.rows for w in matrices)
         plan = self._cut(matrices[0], rows // 16)
-        return self._tiled_product(matrices, plan, rows, x, stride8, op.out, column, op.biases, op.blocks, op.accumulate)
+        return self._tiled_product(
+            matrices, plan, rows, x, stride8, op.out, column, op.biases, op.blocks, op.accumulate
+        )
 
     def _tiled_product(
         self,
@@ -361,7 +360,9 @@ class Lowering:
         shared_gate, shared_up = own[0] if own else (None, None)
         gated = op.gate is not None
         if own and gated != (shared_gate is not None):
-            raise DeviceError(f"{op.label}: routed and shared experts differ in having a gate.", advice="Use --device cpu.")
+            raise DeviceError(
+                f"{op.label}: routed and shared experts differ in having a gate.", advice="Use --device cpu."
+            )
         like = op.gate or op.up
         alike = (like.format, like.weights.stride) == (op.up.format, op.up.weights.stride)
         if not (alike and self._tiled(op.gate, op.up, shared_gate, shared_up)):
@@ -453,9 +454,16 @@ class Lowering:
         for i, weight in enumerate(w for w in (op.up, op.gate) if w):
             launches.append(
                 self._plain_rows(
-                    weight, x, stride8 * 8, pairs, height, part=part, part_first=i * total,
-                    choices=op.top_k, slot_of=tables.slot_of,
-                )  # fmt: skip
+                    weight,
+                    x,
+                    stride8 * 8,
+                    pairs,
+                    height,
+                    part=part,
+                    part_first=i * total,
+                    choices=op.top_k,
+                    slot_of=tables.slot_of,
+                )
             )
         if shared:
             for i, matrix in enumerate(w for w in (shared[1], shared[0]) if w):
@@ -545,9 +553,16 @@ class Lowering:
         part = self._registers.part(self._batch * (op.top_k + 1) * rows)
         launches = [
             self._plain_rows(
-                op.down, x, stride8 * 8, pairs, rows, part=part, choices=op.top_k, inner=op.down.columns,
+                op.down,
+                x,
+                stride8 * 8,
+                pairs,
+                rows,
+                part=part,
+                choices=op.top_k,
+                inner=op.down.columns,
                 slot_of=tables.slot_of,
-            )  # fmt: skip
+            )
         ]
         if shared:
             behind = x[:, op.top_k * op.down.columns :]
@@ -644,7 +659,11 @@ class Lowering:
         kept = self._batch * blocks * splits * heads
 
         def cached(place: ir.Place | None) -> Any:
-            return self._registers.nothing(cache) if place is None else self._pool(place.pool, cache)[place.offset // size :]
+            return (
+                self._registers.nothing(cache)
+                if place is None
+                else self._pool(place.pool, cache)[place.offset // size :]
+            )
 
         arguments = {
             **self._output(op.out),

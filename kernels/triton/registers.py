@@ -10,7 +10,8 @@ from moegauge.kernels import program as ir
 def shadowed(program: ir.Program) -> set[str]:
     """Registers a product reads without a norm and only products, experts and attention write: their kernels write a
     bfloat16 copy besides, which the product reads as it is."""
-    read, unfit = set(), set()
+    read: set[str] = set()
+    unfit: set[str] = set()
     for op in program.operations:
         if isinstance(op, (ir.Product, ir.GatedProduct, ir.ExpertsUp)) and op.gain is None:
             read.add(op.x.register)
@@ -40,7 +41,13 @@ class Registers:
         self._prepared: dict[Any, torch.Tensor] = {}
         self._scratch: dict[str, torch.Tensor] = {}
         self._retired: list[torch.Tensor] = []
-        kinds = {"u32": torch.uint32, "f32": torch.float32, "bf16": torch.bfloat16, "u8": torch.uint8, "i32": torch.int32}
+        kinds = {
+            "u32": torch.uint32,
+            "f32": torch.float32,
+            "bf16": torch.bfloat16,
+            "u8": torch.uint8,
+            "i32": torch.int32,
+        }
         self._nothing = {kind: torch.zeros(256, dtype=torch.uint8, device=device).view(t) for kind, t in kinds.items()}
 
     def __getitem__(self, name: str) -> Any:

@@ -56,7 +56,8 @@ def wait_for_producers():
 @triton.jit
 def span(
     w, s, x, live, first, last,
-    FORMAT: tl.constexpr, NT: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr, QUAD: tl.constexpr, ASM: tl.constexpr, WAIT: tl.constexpr,
+    FORMAT: tl.constexpr, NT: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr, QUAD: tl.constexpr,
+    ASM: tl.constexpr, WAIT: tl.constexpr,
 ):  # fmt: skip
     """Sum over tiles [first, last) of W x, [16, NT].
 
