@@ -15,6 +15,7 @@ from moegauge.counting.shapes import read_shapes
 from moegauge.counting.storage import MAIN_LEAVES, UNREAD_LEAVES, Unpacked, split_leaf, unpack
 
 NO_LAYER = -1
+MOST_MODULES = 10_000  # distinct module names of one checkpoint; the largest known has some hundred
 
 
 @dataclass(slots=True)
@@ -118,6 +119,20 @@ def collect(
     return found
 
 
+def _beside(part: Part, listed: tuple[Part, ...]) -> dict[str, Part]:
+    """The tensors beside `part`, by leaf. Where experts of one module come in several sizes, every leaf has as many
+    groups, and the sizes go together in order."""
+    if len(listed) == 1:
+        return {part.leaf: part}
+    alike = sorted((other for other in listed if other.leaf == part.leaf), key=lambda other: other.shape)
+    rank = alike.index(part)
+    found: dict[str, Part] = {}
+    for leaf in {other.leaf for other in listed}:
+        group = sorted((other for other in listed if other.leaf == leaf), key=lambda other: other.shape)
+        found[leaf] = group[rank] if len(group) == len(alike) else group[0]
+    return {**found, part.leaf: part}
+
+
 class _Resolver:
     """Gives the groups of one module their roles and formats; modules alike in all but the layer are solved once."""
 
@@ -125,6 +140,14 @@ class _Resolver:
         self.hints = hints
         self.layers = layers
         self.known: dict[tuple[str, tuple[Part, ...]], list[Unpacked | None]] = {}
+        self.roles: dict[str, str] = {}
+
+    def role(self, module: str) -> str:
+        """The role of a module's template. Past MOST_MODULES nothing is matched any more: no model has as many, and
+        matching a hostile file's 500,000 would take minutes."""
+        if module not in self.roles:
+            self.roles[module] = role_of(module) if len(self.roles) < MOST_MODULES else "unclassified"
+        return self.roles[module]
 
     def resolve(self, groups: list[Group]) -> None:
         """Fill in role, owner, format, rule and logical shape of the groups of one module in one layer."""
@@ -132,8 +155,7 @@ class _Resolver:
         listed = tuple(Part(g.leaf, g.dtype, g.shape) for g in groups)
         answers = self.known.get((module, listed))
         if answers is None:
-            beside = {part.leaf: part for part in listed}
-            answers = [unpack(part, {**beside, part.leaf: part}, self.hints(module)) for part in listed]
+            answers = [unpack(part, _beside(part, listed), self.hints(module)) for part in listed]
             claimed = {leaf for answer in answers if answer for leaf in answer.claimed}
             # A tensor that looks like a scale but describes no sibling (`router.scale`) is a weight of its own.
             answers = [
@@ -148,7 +170,7 @@ class _Resolver:
                     claims.setdefault(leaf, (group, answer))
         for group, answer in zip(groups, answers, strict=True):
             claim = claims.get(group.leaf)
-            role = self.place(group, role_of(module if claim or group.leaf in MAIN_LEAVES else group.template))
+            role = self.place(group, self.role(module if claim or group.leaf in MAIN_LEAVES else group.template))
             group.owner = role
             if claim is not None:
                 group.role, group.format, group.rule = "quant_meta", claim[1].format, f"describes {claim[0].leaf}"

@@ -47,7 +47,7 @@ def template_of(name: str) -> str:
     return _NUMBER.sub(".#", name)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def role_of(module: str) -> str:
     """The role of a module's template, e.g. `model.layers.#.mlp.gate` -> `router`; `unclassified` when no row of
     `families.RULES` matches. Layers of multi-token prediction are told apart by their number, not here."""

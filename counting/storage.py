@@ -128,6 +128,7 @@ LAYOUTS: tuple[Layout, ...] = (
 
 # Leaves whose role is their module's; any other leaf that describes no sibling is a name of its own.
 MAIN_LEAVES = frozenset(row.main for row in LAYOUTS)
+_BY_LEAF = {leaf: tuple(row for row in LAYOUTS if row.main == leaf) for leaf in MAIN_LEAVES}
 # Every leaf a module's tensors may end in, longest first.
 LEAVES: tuple[str, ...] = tuple(
     sorted(
@@ -139,9 +140,10 @@ LEAVES: tuple[str, ...] = tuple(
 
 def split_leaf(template: str) -> tuple[str, str]:
     """(module, leaf) of a tensor's template: `a.b.weight_scale` -> (`a.b`, `.weight_scale`)."""
-    for leaf in LEAVES:
-        if template.endswith(leaf) and len(template) > len(leaf):
-            return template[: -len(leaf)], leaf
+    if template.endswith(LEAVES):
+        for leaf in LEAVES:
+            if template.endswith(leaf) and len(template) > len(leaf):
+                return template[: -len(leaf)], leaf
     return template, ""
 
 
@@ -153,8 +155,8 @@ def unpack(main: Part, parts: Parts, hints: Hints) -> Unpacked | None:
         parts: every tensor of its module by leaf, itself included.
         hints: what the config says of the module.
     """
-    for row in LAYOUTS:
-        if row.main != main.leaf or main.dtype not in row.dtypes or not all(leaf in parts for leaf in row.needs):
+    for row in _BY_LEAF.get(main.leaf, ()):
+        if main.dtype not in row.dtypes or not all(leaf in parts for leaf in row.needs):
             continue
         try:
             answer = row.unpack(main, parts, hints)

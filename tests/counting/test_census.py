@@ -127,6 +127,13 @@ def test_hostile_names_cost_no_time_and_are_unclassified(synthetic):
     assert len(census.unclassified()) == len(names)
 
 
+def test_endless_distinct_names_are_not_all_matched(synthetic, monkeypatch):
+    monkeypatch.setattr("moegauge.counting.groups.MOST_MODULES", 50)
+    census = synthetic.census([(f"norm{n}.weight", "F32", (2,)) for n in range(200)])
+    assert census.parameters("norm") == 2 * 50
+    assert len(census.unclassified()) == 150
+
+
 def test_per_layer_rows_add_up(synthetic):
     census = synthetic.census(rows(), CONFIG)
     table = census.to_json(per_layer=True)["per_layer"]

@@ -285,6 +285,23 @@ def test_what_no_packer_makes_is_not_guessed(parts):
     assert solve(parts) is None
 
 
+def test_experts_of_two_sizes_keep_their_own_scales(synthetic):
+    """Two widths under one name, packed in words that round up: each takes the scales of its own size."""
+    sizes = {0: 96, 1: 32}
+    rows = []
+    for expert, width in sizes.items():
+        name = f"model.layers.0.mlp.experts.{expert}.down_proj"
+        rows.append((f"{name}.weight_packed", "I32", (64, width * 3 // 32)))
+        rows.append((f"{name}.weight_scale", "BF16", (64, width // 32)))
+    section = {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"a": {"targets": ["Linear"], "weights": {"num_bits": 3, "group_size": 32}}},
+    }
+    census = synthetic.census(rows, {"quantization_config": section}, kind="file")
+    assert census.total == 64 * (96 + 32)
+    assert all(group.exact for group in census.groups)
+
+
 def test_mixed_widths_of_one_config():
     """compressed-tensors' groups name modules by pattern; each gets its own width."""
     section = {
