@@ -108,7 +108,10 @@ def test_local_transformers_on_meta(benchmark: Any, checkpoint: tuple[str, Path]
     torch = pytest.importorskip("torch", reason="transformers on meta needs torch")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     name, folder = checkpoint
-    config = transformers.AutoConfig.from_pretrained(folder)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+    except ValueError as error:
+        pytest.skip(f"transformers does not know this model: {str(error)[:80]}")
 
     def build() -> int:
         with torch.device("meta"):
