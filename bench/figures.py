@@ -78,7 +78,8 @@ def speed(found: Comparison) -> str:
     styles = _styles(points)
     per_token = [p.case.bytes.total / p.case.batch / GB for p in points]
     speeds = [p.case.tokens_per_s for p in points]
-    x, y = Scale.around(per_token, log=True), Scale.around(speeds, log=True)
+    predicted = [p.predicted_tokens_per_s for p in points if p.predicted_tokens_per_s is not None]
+    x, y = Scale.around(per_token, log=True), Scale.around([*speeds, *predicted], log=True)
     chart = Chart(
         "Tokens per second against bytes per token",
         "Measured points fall just below the dashed line, the roof divided by the bytes.",

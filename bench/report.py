@@ -86,7 +86,9 @@ def _tiles(records: Sequence[Record], found: Comparison | None) -> str:
     if found:
         law = found.law
         tiles.append((f"{100 * law.bandwidth_fraction:.1f} %", "of the roof, while weights stream"))
-        tiles.append((f"{1e6 * law.floor_per_kernel_s:.2f} µs", "floor per kernel boundary"))
+        kernels = sum(p.observation.kernels for p in found.points) / sum(p.observation.layers for p in found.points)
+        floor = law.floor_per_layer_s + kernels * law.floor_per_kernel_s
+        tiles.append((f"{1e6 * floor:.3g} µs", f"fixed per layer of {kernels:.1f} kernels"))
         for summary, text in ((found.by_model, "the law"), (found.simple, "the one-term formula")):
             if summary.median is not None and summary.worst is not None:
                 tiles.append(
