@@ -38,7 +38,7 @@ class Limits:
     time_limit_s: float = 20.0
     warmup_s: float = 0.5
     sample_s: float = 0.02
-    max_roof_s: float = 0.3
+    max_roof_s: float = 1.0
     backoff_s: float = 0.05
 
 
