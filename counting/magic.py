@@ -28,4 +28,7 @@ def identify(prefix: bytes) -> tuple[str, str] | None:
     # empty dict, a GLOBAL or a LONG1 (the magic number of torch's legacy format).
     if len(prefix) > 2 and prefix[0] == 0x80 and 2 <= prefix[1] <= 5 and prefix[2:3] in b"\x95}c\x8a(]":
         return "a Python pickle (a PyTorch .bin file?)", "Convert it to safetensors; a pickle is never opened here."
+    # Eight printable characters would be a length of 2 * 10^18 bytes.
+    if len(prefix) >= 8 and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in prefix):
+        return "a text file", "Give a .safetensors file, or the folder it lies in."
     return None

@@ -223,6 +223,24 @@ def test_fast_and_strict_readers_agree(row: Row) -> None:
         assert getattr(slow, key) == getattr(header, key)
 
 
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (b"\x1f\x8b\x08\x00" + bytes(60), "gzip"),  # its first 8 bytes are a believable length: 559,903
+        (b"\x28\xb5\x2f\xfd" + bytes(60), "zstd"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'", "NumPy"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(8), "HDF5"),
+        (b'{"model_type": "gpt_oss"}', "text"),
+        (b"<?xml version='1.0'?><Error>", "HTML"),
+        (b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}", "pickle"),
+    ],
+)
+def test_other_formats_are_named(raw: bytes, kind: str) -> None:
+    with pytest.raises(errors.NotSafetensorsError) as caught:
+        parse(raw)
+    assert kind in caught.value.kind
+
+
 def test_scalars_and_zeros_are_counted_right() -> None:
     assert parse(next(r.raw for r in ROWS if r.number == "59")).elements == [1]
     assert parse(next(r.raw for r in ROWS if r.number == "57")).elements == [0]
