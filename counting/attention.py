@@ -65,8 +65,10 @@ def describe(mixer: Mixer, layer: int, facts: Facts) -> Attention | None:
     make them. A kind no row names is described as `none`: its matrices are read all the same.
     """
     kind = kind_of(mixer)
-    if kind in ("none", "linear", UNKNOWN):
-        return Attention("linear" if kind == "linear" else "none")
+    if kind == "linear":
+        return Attention("linear", state_elements=facts.state_elements)
+    if kind in ("none", UNKNOWN):
+        return Attention("none")
     heads = facts.heads
     if heads is None:
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from moegauge.counting.errors import BadConfigError, shown
@@ -45,6 +46,15 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "expert_widths": ("moe_intermediate_size",),
 }
 
+# Elements of recurrent state of one linear-attention or state-space layer: the product of the first row that is whole.
+STATE_FIELDS: tuple[tuple[str, ...], ...] = (
+    ("linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim"),  # Qwen3-Next, Qwen3.5: gated delta rule
+    ("mamba_num_heads", "mamba_head_dim", "ssm_state_size"),  # Nemotron-H: Mamba-2
+    ("mamba_n_heads", "mamba_d_head", "mamba_d_state"),  # Granite: Mamba-2
+    ("linear_num_heads", "linear_head_dim", "linear_head_dim"),  # GLM-5-Next, Kimi Linear: delta attention
+    ("mamba_expand", "hidden_size", "mamba_d_state"),  # Jamba: Mamba-1
+)
+
 # Where multimodal and composite configs keep the text decoder's, outermost first.
 TEXT_SECTIONS = ("thinker_config", "text_config", "language_config", "llm_config")
 # Where DBRX and Mistral's params.json keep part of them; the config's own fields win over these.
@@ -80,6 +90,7 @@ class Facts:
         expert_widths: width of the experts of each modality, [text, vision], where the config gives two.
         windows: per layer, the tokens a step looks back at most; None is all of them; empty when not said.
         kinds: per layer, the config's word for it (`layer_types` and its like); empty when not said.
+        state_elements: elements of recurrent state of one linear layer; 0 when not said.
         tied: input embedding and LM head are one table; None when the config does not say.
         names: our name -> the field it was read from, for messages.
     """
@@ -100,6 +111,7 @@ class Facts:
     expert_widths: tuple[int, ...] = ()
     windows: tuple[int | None, ...] = ()
     kinds: tuple[str, ...] = ()
+    state_elements: int = 0
     tied: bool | None = None
     names: Mapping[str, str] | None = None
 
@@ -147,6 +159,7 @@ def read_facts(config: Mapping[str, Any] | None) -> Facts:
         expert_widths=values["expert_widths"] if isinstance(values.get("expert_widths"), tuple) else (),
         windows=_windows(sections, values, kinds, layers),
         kinds=kinds,
+        state_elements=_state(sections),
         tied=tied,
         names=names,
     )
@@ -213,6 +226,16 @@ def _strings(sections: Iterable[Mapping[str, Any]], keys: Iterable[str]) -> tupl
             if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
                 return tuple(value)
     return ()
+
+
+def _state(sections: Iterable[Mapping[str, Any]]) -> int:
+    """The product of the first row of STATE_FIELDS that some section holds whole."""
+    for section in sections:
+        for row in STATE_FIELDS:
+            values = [section.get(name) for name in row]
+            if all(type(value) is int and 0 < value <= LARGEST for value in values):
+                return prod(values)  # type: ignore[arg-type]  # all are int, as the line above says
+    return 0
 
 
 def _windows(

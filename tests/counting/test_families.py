@@ -21,8 +21,8 @@ from moegauge.errors import ShapeError
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = sorted((ROOT / "tests" / "data" / "families").glob("*.json"))
-# Two stacks, so there is no single decode step to describe; and rows transformers pads gate and up with, which no expert
-# of the released LongCat-Flash has.
+# Two stacks, so there is no single decode step to describe; and rows transformers pads gate and up with, which no
+# expert of the released LongCat-Flash has.
 NO_SHAPE = {
     "nllb-moe": "no single decode step",
     "switch_transformers": "no single decode step",

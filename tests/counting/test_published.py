@@ -134,6 +134,20 @@ def test_kv_cache(document, counted):
         assert 2 * counted(document).model_shape().cache_elements(1) == found[0]
 
 
+@pytest.mark.parametrize(
+    ("repo", "layers", "elements"),
+    [
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", 36, 32 * 128 * 128),
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 23, 64 * 64 * 128),
+        ("ai21labs/Jamba-v0.1", 28, 2 * 4096 * 16),
+    ],
+)
+def test_recurrent_state(repo, layers, elements, counted):
+    shape = counted(next(d for d in DOCUMENTS if d["repo"] == repo)).model_shape()
+    linear = [layer.attention for layer in shape.layers if layer.attention.kind == "linear"]
+    assert [a.state_elements for a in linear] == [elements] * layers
+
+
 def test_longcat_s_active_count_is_a_mean(counted):
     """12 choices among 512 experts and 256 without weights: 8 real ones on average."""
     census = counted(next(d for d in DOCUMENTS if "LongCat" in d["repo"]))

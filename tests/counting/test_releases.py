@@ -117,7 +117,7 @@ def test_shipped_shape_is_this_one(release):
 def test_bytes_per_token_by_hand(release):
     """An independent sum: every tensor's bytes, experts' times top_k / experts, prediction layers and packing
     integers left out, one row of the embedding."""
-    name, facts, census = release
+    _, facts, census = release
     config = facts["config"]
     share = (config["num_experts_per_tok"], census.common("count"))
     total = 0
