@@ -70,7 +70,12 @@ def _served(good: list[Fleet], seed: int) -> dict[str, Any]:
             rows = [row for row in fleet.open if row.shape and row.shape.name == name]
             others = [row for row in fleet.open if row.shape and row.shape.name != name]
             truth = rows[0].shape.active_without_embedding if rows[0].shape else 0
-            for result in inversion.estimate(others, rows, seed=seed, points=1 << 12):
+            if len({row.shape.name for row in others if row.shape}) < 2:
+                continue  # what is not identifiable for a closed model is not for an open one
+            # As in the back-test, the method is told whether the model is an MoE, and nothing else of it.
+            moe = any(row.shape.moe_layers for row in rows if row.shape)
+            told = {} if moe else {"dense_share": 1.0, "expansion": 1.0}
+            for result in inversion.estimate(others, rows, seed=seed, fixed=told, points=1 << 12):
                 folds.append(math.exp(abs(math.log(result.active["median"] / truth))))
                 low, high = result.active["80"]
                 inside.append(low <= truth <= high)

@@ -94,10 +94,11 @@ def estimate(
     }
     condition = Condition.on(known, drawn["batch"], drawn["context"], u[:, first:])
     noise = assumed.normal(u[:, len(names)])
+    moe = fixed.get("expansion") != 1.0
     results = []
     for row in wanted:
         seconds = drawn["speculation"] / row.tokens_per_s
-        allowed, deviation = condition.allowed_bytes(seconds, drawn["layers"])
+        allowed, deviation = condition.allowed_bytes(seconds, drawn["layers"], moe)
         size = allowed * np.exp(deviation * noise) * drawn["replica"] ** REPLICA_EXPONENT
         active = _solve(size, drawn)
         total = active * (drawn["dense_share"] + (1 - drawn["dense_share"]) * drawn["expansion"])

@@ -8,6 +8,7 @@ known. What cannot be compared is refused: see `Fleet.why_not`.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import defaultdict
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from moegauge import models
 from moegauge.errors import MoegaugeError, ObservationError
-from moegauge.estimator.readings import Skipped, packaged, table, text_of
+from moegauge.estimator.readings import Skipped, has_packaged, packaged, table, text_of
 from moegauge.shape import ModelShape
 
 COLUMNS = ("model", "provider", "tokens_per_s", "date", "metric")
@@ -35,6 +36,7 @@ ALIASES = {
     "gpt-oss-120b": "gpt-oss-120b",
     "gpt-oss-20b": "gpt-oss-20b",
     "mixtral 8x7b": "mixtral-8x7b",
+    "llama 3.3 70b": "llama-3.3-70b",
 }
 _FAST = re.compile(r"\bfast\b|latency[- ]optimi[sz]ed|lightning|turbo mode", re.IGNORECASE)
 _WHOLE = re.compile(r"whole request|end[- ]to[- ]end|router average|latency|wall", re.IGNORECASE)
@@ -153,10 +155,18 @@ def _served(where: str, line: int, row: dict[str, str], day: date) -> Served:
     tier = row.get("tier", "").lower() or ("fast" if _FAST.search(f"{row['model']} {row['provider']}") else "standard")
     name = row.get("shape", "") or ALIASES.get(row["model"].lower(), "")
     try:
-        shape = models.resolve(name) if name else None
+        shape = _shape(name) if name else None
     except MoegaugeError as error:
         raise ObservationError(f"{where}: line {line}, column shape: {error}") from None
     return Served(line, row["model"], row["provider"], speed, day, kind, tier, shape)
+
+
+def _shape(name: str) -> ModelShape:
+    """A shipped shape, one packaged beside the readings, or whatever else names one."""
+    beside = f"{name}.shape.json"
+    if has_packaged(beside):
+        return ModelShape.from_json(json.loads(packaged(beside)), name)
+    return models.resolve(name)
 
 
 def _day(text: str) -> date | None:

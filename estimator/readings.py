@@ -153,6 +153,11 @@ def packaged(name: str) -> str:
     return (resources.files("moegauge.estimator") / "data" / name).read_text(encoding="utf-8")
 
 
+def has_packaged(name: str) -> bool:
+    """True when `estimator/data` has a file of that name."""
+    return "/" not in name and (resources.files("moegauge.estimator") / "data" / name).is_file()
+
+
 def read(path: Path | None = None) -> tuple[list[Reading], list[Skipped]]:
     """Readings of a CSV file; the packaged ones without a path.
 

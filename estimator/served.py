@@ -109,14 +109,14 @@ def coverage_of(expansion: float | Array, batch: Array) -> Array:
     return np.asarray(x * -np.expm1(batch * np.log1p(-1.0 / x)))
 
 
-def served_features(seconds: Array, layers: Array) -> Array:
-    """`FEATURES` of a served MoE step: 8-bit, its KV reckoned apart, device count apart; shape [points, features]."""
+def served_features(seconds: Array, layers: Array, moe: bool = True) -> Array:
+    """`FEATURES` of a served step: 8-bit, its KV reckoned apart, device count apart; shape [points, features]."""
     import numpy as np
 
     X = np.zeros((len(seconds), len(FEATURES)))
     X[:, FEATURES.index("constant")] = 1.0
     X[:, FEATURES.index("floor")] = np.log1p(FLOOR_PER_LAYER_S * layers / seconds)
-    X[:, FEATURES.index("moe")] = 1.0
+    X[:, FEATURES.index("moe")] = float(moe)
     return X
 
 
@@ -169,7 +169,7 @@ class Condition:
             coverage = coverage_of(model.expansion, batch)
             weights = np.choose(choice, [model.bytes(name, coverage) for name, _ in options])
             z[:, i] = np.log((weights + kv_bytes(model.cache_elements, batch, context)) / (seconds * REPLICA_BANDWIDTH))
-            X[:, i] = served_features(seconds, np.full(points, float(model.layers)))
+            X[:, i] = served_features(seconds, np.full(points, float(model.layers)), model.routed > 0)
         spreads, prior = packaged_coefficients()
         return cls._of(prior, spreads, X, z)
 
@@ -188,12 +188,12 @@ class Condition:
         log_weight = -0.5 * np.einsum("pi,pi->p", residual, solved) - 0.5 * np.linalg.slogdet(K)[1]
         return cls(prior, group, own, X, solved, inverse, np.exp(log_weight - log_weight.max()))
 
-    def allowed_bytes(self, seconds: Array, layers: Array) -> tuple[Array, Array]:
+    def allowed_bytes(self, seconds: Array, layers: Array, moe: bool = True) -> tuple[Array, Array]:
         """Bytes a step of `seconds` and `layers` reads on a replica like the open models', and the standard deviation
         of their logarithm; shapes [points]."""
         import numpy as np
 
-        x = served_features(seconds, layers)
+        x = served_features(seconds, layers, moe)
         cross = np.einsum("pf,fg,pmg->pm", x, self.group, self.X)
         mean = PRIOR_MEAN + x @ self.prior.mean + np.einsum("pm,pm->p", cross, self.solved)
         variance = np.einsum("pf,fg,pg->p", x, self.group, x) + self.own

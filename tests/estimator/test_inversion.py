@@ -219,6 +219,23 @@ def test_vague_dates_are_left_out(speeds: Callable[..., Path]) -> None:
     assert [(s.line, s.reason) for s in skipped] == [(4, "date '2026 undated' names no month")]
 
 
+def test_served_open_models_are_judged_only_when_two_are_left(speeds: Callable[..., Path]) -> None:
+    assert document(path=speeds(*OPEN, CLOSED))["backtest"]["served"] == {"n": 0}
+    kimi = ("Kimi K2 Thinking", "p", 187, "2026-03-12", "tps")
+    assert document(path=speeds(*OPEN, kimi, CLOSED))["backtest"]["served"]["n"] == 3
+
+
+def test_a_dense_open_model_calibrates_too() -> None:
+    """The packaged second reading: 70,553,706,496 parameters of Llama 3.3 70B, five readings of four models."""
+    path = Path(__file__).parents[2] / "estimator" / "data" / "vertex-2026-03.csv"
+    found, _ = fleets(path)
+    dense = [row.shape for row in found[0].open if row.shape and not row.shape.moe_layers]
+    assert [shape.total_parameters for shape in dense] == [70_553_706_496]
+    result = document(path=path)
+    assert result["identifiable"]
+    assert result["backtest"]["served"]["n"] == 5
+
+
 def test_preset_and_its_first_words() -> None:
     result = document(preset="opus-2026-03")
     assert result["backtest"]["sentence"].startswith("On 131 readings of open models")
