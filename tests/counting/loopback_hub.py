@@ -131,12 +131,16 @@ class Client:
 
     CODE = """
 import dataclasses, json, sys
+from moegauge.counting import count
 from moegauge.counting.source import open_checkpoint
 from moegauge.errors import MoegaugeError
 for line in sys.stdin:
     call = json.loads(line)
-    reads = call.pop("reads", [])
+    reads, whole = call.pop("reads", []), call.pop("whole", False)
     try:
+        if whole:
+            print(json.dumps(count(**call).to_json()), flush=True)
+            continue
         c = open_checkpoint(**call)
         answer = {"commit": c.commit, "tensors": c.tensors, "requests": c.requests, "warnings": c.warnings,
                   "wire_bytes": c.wire_bytes, "headers": [dataclasses.asdict(h) for h in c.headers],

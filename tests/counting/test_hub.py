@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from moegauge.counting import count, difference, layout
 from moegauge.counting.source import open_checkpoint
 
 
@@ -136,6 +137,17 @@ def test_same_headers_from_folder_and_hub(hub: Any, client: Any, tmp_path: Path)
     remote = client.open("org/folder")["headers"][0]
     assert (remote["names"], remote["shapes"]) == (local.names, [list(shape) for shape in local.shapes])
     assert (remote["header_bytes"], remote["data_bytes"]) == (local.header_bytes, local.data_bytes)
+
+
+@pytest.mark.parametrize("release", ["gpt-oss-20b", "deepseek-v3"])
+def test_same_count_from_folder_and_hub(hub: Any, client: Any, tmp_path: Path, release: str) -> None:
+    layout.write(tmp_path, layout.release(release)["config"], 5)
+    hub.add_folder(f"org/{release}", tmp_path)
+    local = count(str(tmp_path)).to_json()
+    for thorough in (False, True):
+        remote = client.open(f"org/{release}", whole=True, thorough=thorough)
+        assert difference.compare_documents(local, remote) == []
+        assert remote["target"]["header_bytes"] == local["target"]["header_bytes"]
 
 
 # Faults. Each is met by a repo of its own; the client's waits are 0.5 s to 2 s.
