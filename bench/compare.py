@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moegauge.bench import statistics
-from moegauge.bench.ladder import Ladder, ladders, main_setup, setup, setup_name
+from moegauge.bench.ladder import Ladder, ladders, setup_name
 from moegauge.errors import RecordError
 from moegauge.estimator.law import HeldOut, Law, Observation, fit, leave_one_model_out, one_term_leave_one_model_out
+from moegauge.estimator.observe import main_setup, observe, setup
 from moegauge.record import Case, Record
 from moegauge.units import GB, MICROSECOND
 
@@ -184,29 +185,6 @@ class Comparison:
 
 def _finite(value: float) -> float | None:
     return value if value == value and abs(value) != float("inf") else None  # noqa: PLR0124 - NaN is not itself
-
-
-def observe(case: Case) -> Observation:
-    """A point as the law sees it: median time, and the roof that makes its share of it the median paired ratio."""
-    seconds = case.median_ms / 1e3
-    return Observation(
-        model=case.model,
-        bytes=case.bytes.total,
-        seconds=seconds,
-        roof_bytes_per_s=case.bytes.total / (seconds * case.roof_fraction),
-        kernels=case.kernels_per_step,
-        layers=case.layers,
-        macs=float(case.macs or 0),
-        format=weight_format(case),
-        batch=case.batch,
-        context=case.context,
-        parts=tuple((name, float(size)) for name, size in case.formats.items()),
-    )
-
-
-def weight_format(case: Case) -> str:
-    """The format most of a point's bytes are in: `native` is not one format but the model's own mixture."""
-    return next(iter(case.formats), case.format) if case.format == "native" else case.format
 
 
 def compare(pooled: Sequence[tuple[Record, Case]]) -> Comparison:

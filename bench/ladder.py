@@ -5,19 +5,12 @@ What each rung gains is a result; the law is fitted to one setup alone.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from moegauge.estimator.observe import Setup, setup
 from moegauge.record import Case
-
-Setup = tuple[str, str, int]
-
-
-def setup(case: Case) -> Setup:
-    """(backend, rung, threads) of a point; 0 threads where the notion does not apply."""
-    return case.backend, case.rung, case.threads or 0
 
 
 def setup_name(key: Setup) -> str:
@@ -25,12 +18,6 @@ def setup_name(key: Setup) -> str:
     backend, rung, threads = key
     count = f"{threads} thread{'s' if threads > 1 else ''}" if threads else ""
     return ", ".join(part for part in (backend, rung, count) if part)
-
-
-def main_setup(cases: Sequence[Case]) -> Setup:
-    """The setup with the most points; of equals the one with the fastest point."""
-    counts = Counter(setup(case) for case in cases)
-    return max(counts, key=lambda key: (counts[key], max(c.tokens_per_s for c in cases if setup(c) == key)))
 
 
 @dataclass(frozen=True, slots=True)

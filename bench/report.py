@@ -14,7 +14,8 @@ from string import Template
 from moegauge import __version__
 from moegauge.bench import curves, figures
 from moegauge.bench.compare import Compared, Comparison, Summary, compare
-from moegauge.bench.ladder import setup, setup_name
+from moegauge.bench.ladder import setup_name
+from moegauge.estimator.observe import setup
 from moegauge.record import Case, Record, pool
 from moegauge.units import human_bytes
 

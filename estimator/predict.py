@@ -6,9 +6,8 @@ and floor given by hand, or a datasheet device (`estimator.datasheet`).
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +16,9 @@ from moegauge import models
 from moegauge.errors import MoegaugeError, RecordError, UsageError
 from moegauge.estimator import datasheet, law
 from moegauge.estimator.efficiency import load_calibration
+from moegauge.estimator.observe import decode_cases, observe
 from moegauge.estimator.traffic import Traffic, format_bytes, step_traffic
+from moegauge.record import Case
 from moegauge.shape import ModelShape
 from moegauge.units import GB, MICROSECOND
 
@@ -185,47 +186,27 @@ def by_record(
 
 
 def read_record(path: Path) -> list[law.Observation]:
-    """Decode cases of a `moegauge.record/1` file as observations of the law.
+    """Decode cases of a record as observations of the law.
 
-    Kernel boundaries are counted from the model's shape where it is known, so that the record and the model predicted
-    from it are counted alike; else they are the record's own.
+    Kernel boundaries and multiply-accumulates are counted from the model's shape where it ships, so that the record
+    and the model predicted from it are counted alike; else they are the record's own.
 
     Raises:
         RecordError: unreadable, not a record, or without decode cases.
+        ObservationError: a point no step could have.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: cannot be read as JSON ({error}).") from None
-    if not isinstance(document, dict) or document.get("schema") != "moegauge.record/1":
-        raise RecordError(
-            f"{path}: no moegauge.record/1 document.", advice="Make one with moegauge bench decode --out."
-        )
-    cases = document.get("cases")
-    chosen = [c for c in cases if isinstance(c, dict) and c.get("kind") == "decode"] if isinstance(cases, list) else []
-    observations = [_observation(path, i, c) for i, c in enumerate(chosen)]
-    if not observations:
-        raise RecordError(f"{path}: has no decode case.", advice="Run moegauge bench decode.")
-    return observations
+    return [_observation(f"{path}: {case.label}", case) for case in decode_cases(path)]
 
 
-def _observation(path: Path, index: int, case: dict[str, Any]) -> law.Observation:
-    where = f"{path}: decode case {index}"
+def _observation(where: str, case: Case) -> law.Observation:
+    if case.roof_fraction <= 0:
+        raise RecordError(f"{where}: roof_fraction is {case.roof_fraction:g}, not above 0.")
+    row = observe(case)
     try:
-        seconds = float(case["median_ms"]) / 1e3
-        size = float(case["bytes"]["total"])
-        name, layers, batch, context = str(case["model"]), int(case["layers"]), int(case["batch"]), int(case["context"])
-        roof = size / seconds / float(case["roof_fraction"])
-        weight_format, kernels, macs = str(case["format"]), int(case["kernels_per_step"]), float(case.get("macs") or 0)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise RecordError(f"{where}: {type(error).__name__} {error}.", advice="The file is damaged.") from None
-    try:
-        known = step_traffic(models.load(name), weight_format=weight_format, batch=batch, context=context)
-        kernels, macs = known.kernels, known.macs
+        known = step_traffic(models.load(case.model), weight_format=case.format, batch=case.batch, context=case.context)
+        row = replace(row, kernels=known.kernels, macs=known.macs)
     except MoegaugeError:
         pass  # a model of the user's own: the record's own counts stand
-    parts = tuple((str(key), float(value)) for key, value in dict(case.get("formats") or {}).items())
-    row = law.Observation(name, size, seconds, roof, kernels, layers, macs, weight_format, batch, context, parts)
     row.check(where)
     return row
 

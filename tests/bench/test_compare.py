@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from moegauge.bench.compare import compare, observe
+from moegauge.bench.compare import compare
 from moegauge.errors import RecordError
+from moegauge.estimator.observe import observe
 from moegauge.record import pool
 
 # A made-up device: 20 GB/s roof, of which 90 % is reached, 5 us per kernel.

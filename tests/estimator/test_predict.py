@@ -38,10 +38,17 @@ def write_record(path: Path, names: tuple[str, ...] = NAMES, *, share: float = 0
                     "batch": 1,
                     "context": 0,
                     "layers": traffic.layers,
-                    "bytes": {"weights": size, "scales": 0, "kv": 0, "total": size},
+                    "bytes": {"weights": round(size), "scales": 0, "kv": 0, "total": round(size)},
+                    "distinct_experts": 0.0,
                     "kernels_per_step": kernels,
+                    "samples_ms": [seconds * 1e3],
                     "median_ms": seconds * 1e3,
+                    "mad_ms": 0.0,
+                    "tokens_per_s": 1 / seconds,
+                    "gb_per_s": size / seconds / 1e9,
                     "roof_fraction": size / seconds / ROOF,
+                    "roof_fraction_samples": [size / seconds / ROOF],
+                    "max_relative_error": 0.0,
                 }
             )
     path.write_text(json.dumps({"schema": "moegauge.record/1", "created": "", "machine": {}, "cases": cases}))
@@ -87,9 +94,9 @@ def test_a_record_of_the_law_predicts_another_model(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("{", "JSON"),
-        ("[]", "no moegauge.record/1"),
-        ('{"schema": "moegauge.record/1", "cases": []}', "no decode case"),
-        ('{"schema": "moegauge.record/1", "cases": [{"kind": "decode"}]}', "decode case 0"),
+        ("[]", "moegauge.record/1"),
+        ('{"schema": "moegauge.record/1", "created": "", "machine": {}, "cases": []}', "no decode case"),
+        ('{"schema": "moegauge.record/1", "created": "", "machine": {}, "cases": [{"kind": "decode"}]}', "cases"),
     ],
 )
 def test_damaged_records(tmp_path: Path, text: str, words: str) -> None:
@@ -101,13 +108,24 @@ def test_damaged_records(tmp_path: Path, text: str, words: str) -> None:
         predict.read_record(tmp_path / "absent.json")
 
 
-def test_a_record_with_a_time_of_zero_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("field", "value"), [("median_ms", 0), ("roof_fraction", 0), ("roof_fraction", -1)])
+def test_a_record_with_nonsense_is_refused(tmp_path: Path, field: str, value: float) -> None:
     path = write_record(tmp_path / "r.json")
     document = json.loads(path.read_text())
-    document["cases"][3]["median_ms"] = 0
+    document["cases"][3][field] = value
     path.write_text(json.dumps(document))
-    with pytest.raises(RecordError, match="decode case 3"):
+    with pytest.raises(RecordError, match=r"r\.json"):
         predict.read_record(path)
+
+
+def test_only_the_main_setup_of_a_record_speaks(tmp_path: Path) -> None:
+    """A few points on one thread beside all of them on two: the law is that of two."""
+    path = write_record(tmp_path / "r.json")
+    document = json.loads(path.read_text())
+    slow = {**document["cases"][0], "threads": 1, "median_ms": 1e4, "samples_ms": [1e4]}
+    document["cases"] = [{**case, "threads": 2} for case in document["cases"]] + [slow]
+    path.write_text(json.dumps(document))
+    assert len(predict.read_record(path)) == 2 * len(NAMES)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, 1e12])

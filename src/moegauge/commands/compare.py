@@ -95,7 +95,8 @@ def show_comparison(found: Comparison) -> None:
 
 
 def _show_ladders(found: Comparison) -> None:
-    from moegauge.bench.ladder import setup, setup_name
+    from moegauge.bench.ladder import setup_name
+    from moegauge.estimator.observe import setup
 
     click.echo("")
     rows = [

@@ -1,0 +1,60 @@
+"""Records of `moegauge bench` as observations of the law."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from moegauge.errors import RecordError
+from moegauge.estimator.law import Observation
+from moegauge.record import Case, load
+
+Setup = tuple[str, str, int]
+
+
+def setup(case: Case) -> Setup:
+    """(backend, rung, threads) of a point; 0 threads where the notion does not apply."""
+    return case.backend, case.rung, case.threads or 0
+
+
+def main_setup(cases: Sequence[Case]) -> Setup:
+    """The setup with the most points; of equals the one with the fastest point."""
+    counts = Counter(setup(case) for case in cases)
+    return max(counts, key=lambda key: (counts[key], max(c.tokens_per_s for c in cases if setup(c) == key)))
+
+
+def weight_format(case: Case) -> str:
+    """The format most of a point's bytes are in: `native` is not one format but the model's own mixture."""
+    return next(iter(case.formats), case.format) if case.format == "native" else case.format
+
+
+def observe(case: Case) -> Observation:
+    """A point as the law sees it: median time, and the roof that makes its share of it the median paired ratio."""
+    seconds = case.median_ms / 1e3
+    return Observation(
+        model=case.model,
+        bytes=case.bytes.total,
+        seconds=seconds,
+        roof_bytes_per_s=case.bytes.total / (seconds * case.roof_fraction),
+        kernels=case.kernels_per_step,
+        layers=case.layers,
+        macs=float(case.macs or 0),
+        format=weight_format(case),
+        batch=case.batch,
+        context=case.context,
+        parts=tuple((name, float(size)) for name, size in case.formats.items()),
+    )
+
+
+def decode_cases(path: Path) -> list[Case]:
+    """The decode points of a record, of the setup (backend, rung, threads) with the most of them.
+
+    Raises:
+        RecordError: the file is no record, or has no decode point.
+    """
+    cases = [case for case in load(path).cases if case.kind == "decode"]
+    if not cases:
+        raise RecordError(f"{path}: has no decode case.", advice="Run moegauge bench decode.")
+    chosen = main_setup(cases)
+    return [case for case in cases if setup(case) == chosen]
