@@ -1,0 +1,134 @@
+"""Runs Triton kernels under the interpreter and prints one JSON line per case. Run by test_triton_interpreter.py in a
+process of its own, since TRITON_INTERPRET must be set before Triton is imported.
+
+    python interpreted.py product FORMAT COLUMNS TOKENS     the tiled product of a random matrix
+    python interpreted.py step FORMAT KIND BATCH CONTEXT    a whole made-up model, every operation gated
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+os.environ["TRITON_INTERPRET"] = "1"
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+
+import numpy as np
+import quick_interpreter
+import torch
+
+from moegauge.bench.step import build_step
+from moegauge.kernels import codes, content, packing
+from moegauge.kernels.program import Place, Product, Program, View, Weight
+from moegauge.kernels.triton import layout
+from moegauge.kernels.triton.arena import canonical_codes
+from moegauge.kernels.triton_backend import TritonBackend
+from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vectors
+
+quick_interpreter.install()
+BACKEND = TritonBackend("cpu")
+
+
+def matrix(fmt: str, rows: int, columns: int, rng: np.random.Generator) -> packing.Packed:
+    """A random packed matrix; its scales span many binades."""
+    values = rng.standard_normal((rows, columns)) * np.exp2(rng.integers(-6, 6, (rows, 1)))
+    return packing.quantise(values, fmt)
+
+
+def product(fmt: str, columns: int, tokens: int, rows: int = 16, wrong: str = "") -> None:
+    """out = W x for a known W, against float64. `wrong` breaks one thing on purpose."""
+    rng = np.random.default_rng([columns, tokens])
+    packed = matrix(fmt, rows, columns, rng)
+    raw, scales = packed.weights.reshape(-1), packed.scales.reshape(-1)
+    tiled = layout.is_tiled(fmt, rows, columns)
+    if tiled:
+        raw = layout.encode(canonical_codes(raw, packed.format.element_bits, rows, columns), fmt)
+        scales = layout.pack_scales(scales, fmt, rows, columns)
+    pools = {f"{fmt}.weight": 1 << 16, f"{fmt}.scale": 1 << 16, "nvfp4.tensor": 256}
+    if wrong == "scale":
+        scales = np.roll(scales, 4)
+    if wrong == "nibble":
+        raw = (raw << 4) | (raw >> 4)
+    pools = {name: size for name, size in pools.items() if name in content._CONTENT}
+    arena = BACKEND.arena(pools)
+    arena.memory(f"{fmt}.weight")[: raw.size] = torch.from_numpy(raw.copy())
+    if scales.size:
+        arena.memory(f"{fmt}.scale")[: scales.size] = torch.from_numpy(scales.copy())
+    if fmt == "nvfp4":
+        arena.memory("nvfp4.tensor").view(torch.float32)[0] = packed.tensor_scale
+    weight = Weight(
+        "w", "attention", rows, columns, fmt, Place(f"{fmt}.weight", 0, raw.size),
+        Place(f"{fmt}.scale", 0, scales.size) if scales.size else None,
+        Place("nvfp4.tensor", 0, 4) if fmt == "nvfp4" else None,
+    )  # fmt: skip
+    op = Product("product", View("x", 0, columns), View("y", 0, rows), (weight,))
+    program = Program("test", tokens, {"x": columns, "y": rows}, (op,))
+    runnable = BACKEND.compile(program, arena)
+    x = rng.standard_normal((tokens, columns)).astype(np.float32)
+    x = codes.decode_bf16(codes.encode_bf16(x)).astype(np.float32)  # so that only the sums round
+    runnable.write("x", x)
+    runnable.run_operation(0)
+    w = packing.unpack(packed)
+    error = np.abs(runnable.read("y") - x.astype(np.float64) @ w.T)
+    bound = (columns * 2.0**-23 + 2.0**-20) * (np.abs(x).astype(np.float64) @ np.abs(w).T)
+    back = arena.read(weight.weights.pool, 0, raw.size, weight)
+    same = bool((back == packed.weights.reshape(-1)).all())
+    if scales.size:
+        same &= bool((arena.read(weight.scales.pool, 0, scales.size, weight) == packed.scales.reshape(-1)).all())
+    sys.stdout.write(json.dumps({"worst": float((error / bound).max()), "same": same, "tiled": tiled}) + "\n")
+
+
+def shape(fmt: str, kind: str, hidden: int, inner: int) -> ModelShape:
+    """A made-up model of one dense and one MoE layer."""
+
+    def m(name: str, role: str, rows: int, columns: int, f: str = fmt) -> Matrix:
+        return Matrix(name, role, rows, columns, f)
+
+    if kind == "gqa":
+        mixer = Attention(
+            "gqa", 4, 2, 32, 32, 128, 4,
+            matrices=(
+                m("q_proj", "attention", 128, hidden), m("k_proj", "attention", 64, hidden),
+                m("v_proj", "attention", 64, hidden), m("o_proj", "attention", hidden, 128),
+            ),
+        )  # fmt: skip
+    else:
+        mixer = Attention(
+            "mla", 2, 1, 160, 128, 160,
+            matrices=(
+                m("q_a_proj", "attention", 192, hidden), m("q_b_proj", "attention", 2 * 96, 192),
+                m("kv_a_proj_with_mqa", "attention", 160, hidden), m("kv_b_proj", "attention", 2 * 128, 128),
+                m("o_proj", "attention", hidden, 2 * 64),
+            ),
+        )  # fmt: skip
+    expert = (("gate_proj", inner, hidden), ("up_proj", inner, hidden), ("down_proj", hidden, inner))
+    shared = tuple(m(name, "shared_expert", r, c, "bf16") for name, r, c in expert)
+    pool = Experts(
+        4, 2, tuple(m(name, "routed_expert", r, c) for name, r, c in expert),
+        Vectors(2 * inner + hidden, 2 * (2 * inner + hidden)),
+    )  # fmt: skip
+    router = m("gate", "router", 4, hidden, "bf16")
+    moe = Layer(mixer, (router, *shared), (pool,), Vectors(2 * hidden + 4, 4 * hidden + 16))
+    dense = tuple(m(name, "dense_mlp", r, c) for name, r, c in expert)
+    plain = Layer(mixer, dense, (), Vectors(2 * hidden, 4 * hidden))
+    table, head = m("embed", "embedding", 48, hidden, "bf16"), m("lm_head", "lm_head", 48, hidden, "bf16")
+    return ModelShape("made-up", "test", hidden, table, head, (plain, moe), Vectors(hidden, 2 * hidden), {})
+
+
+def step(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner: int = 128) -> None:
+    """Gate every operation of a made-up model's step."""
+    made = build_step(
+        shape(fmt, kind, hidden, inner), BACKEND, batch=batch, context=context, arena_bytes=1 << 24, reuse=0.0,
+        kv_format="fp8" if context % 2 else "bf16",
+    )  # fmt: skip
+    worst = made.check(8) if batch else 0.0
+    sys.stdout.write(json.dumps({"worst": worst, "operations": made.kernels, "batch": batch}) + "\n")
+    made.close()
+
+
+if __name__ == "__main__":
+    for job in " ".join(sys.argv[1:]).split(" , "):
+        command, *words = job.split()
+        numbers = [int(w) if w.isdigit() else w for w in words]
+        {"product": product, "step": step}[command](*numbers)

@@ -1,0 +1,72 @@
+"""The Triton kernels as Triton's interpreter runs them, against float64: no GPU, the compiled arithmetic apart.
+
+What inline assembly computes is held to the same numbers over every code point in test_triton_layout.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+SCRIPT = Path(__file__).with_name("interpreted.py")
+
+
+def run(*jobs: str) -> list[dict[str, float]]:
+    """The JSON lines of some jobs, all in one process."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *" , ".join(jobs).split()],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_products_of_every_format_are_within_the_rounding_of_their_sums():
+    # (format, columns, tokens): whole chunks of 4 and of 3 tiles, a ragged last chunk, fewer tiles than a chunk.
+    jobs = ["mxfp4 256 1", "nvfp4 192 3", "int4 320 9", "int4_g128 384 2", "fp8 160 5", "int8 96 2", "bf16 48 17"]
+    for job, got in zip(jobs, run(*(f"product {job}" for job in jobs)), strict=True):
+        assert got["tiled"], job
+        assert got["same"], f"{job}: arena.read does not give the canonical bytes back"
+        assert got["worst"] <= 1, job
+
+
+def test_shapes_that_do_not_fill_tiles_take_the_obvious_kernel():
+    jobs = ["mxfp4 100 2 5", "nvfp4 33 1 7", "int4 65 2 3", "fp8 130 1 3", "int8 9 2 5", "bf16 7 1 1", "f32 33 2 4"]
+    for job, got in zip(jobs, run(*(f"product {job}" for job in jobs)), strict=True):
+        assert not got["tiled"], job
+        assert got["same"] and got["worst"] <= 1, job  # noqa: PT018
+
+
+def test_a_wrong_scale_or_nibble_order_is_far_outside_the_bound():
+    jobs = ["mxfp4 256 1 16 scale", "int4 256 1 16 nibble", "fp8 256 2 16 scale", "nvfp4 256 1 16 scale"]
+    for job, got in zip(jobs, run(*(f"product {job}" for job in jobs)), strict=True):
+        assert got["worst"] > 10, job
+
+
+@pytest.mark.slow
+def test_a_whole_step_passes_the_numerical_gate():
+    (got,) = run("step mxfp4 gqa 1 3")
+    assert got["worst"] < 0.05
+
+
+@pytest.mark.slow
+def test_a_step_of_several_tokens_with_latent_attention_passes():
+    (got,) = run("step fp8 mla 3 2")
+    assert got["worst"] < 0.05
+
+
+def test_an_empty_batch_compiles_to_nothing():
+    (got,) = run("step bf16 gqa 0 0")
+    assert got["batch"] == 0
