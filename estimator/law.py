@@ -38,6 +38,7 @@ MIN_SPREAD = 0.003
 MAX_SECONDS = 1e5  # of one step: more than a day is a unit slip
 MAX_BYTES = 1e16  # 10 PB a step: likewise
 MAX_ROOF = 1e16  # bytes/s
+MAX_COUNT = 1e18  # of kernels, layers or multiply-accumulates of one step
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +88,10 @@ class Observation:
                 raise ObservationError(f"{where}: {name} is {value!r}, not above 0 and at most {limit:.0e}.")
         for name in ("kernels", "layers", "macs"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
+            if not 0 <= value <= MAX_COUNT:
                 raise ObservationError(f"{where}: {name} is {value!r}, not a count.")
         sizes = self.by_format.values()
-        if not (all(math.isfinite(v) and v >= 0 for v in sizes) and sum(sizes) <= 1.01 * self.bytes):
+        if not (all(0 <= v <= MAX_BYTES for v in sizes) and sum(sizes) <= 1.01 * self.bytes):
             raise ObservationError(
                 f"{where}: bytes by format {self.by_format} are more than its {self.bytes:.6g} bytes."
             )

@@ -39,11 +39,11 @@ def observe(case: Case) -> Observation:
         roof_bytes_per_s=case.bytes.total / (seconds * case.roof_fraction),
         kernels=case.kernels_per_step,
         layers=case.layers,
-        macs=float(case.macs or 0),
+        macs=case.macs or 0,
         format=weight_format(case),
         batch=case.batch,
         context=case.context,
-        parts=tuple((name, float(size)) for name, size in case.formats.items()),
+        parts=tuple(case.formats.items()),
     )
 
 
