@@ -146,3 +146,12 @@ def test_hostile_names_are_shown_harmless(run: Run, readings_csv: Callable[..., 
     assert code == 0
     assert "\x1b" not in out
     assert "[bold]" in out
+
+
+@pytest.mark.parametrize("argv", [("predict", "--judge"), ("batching", "deepseek-v3", "--calibrator", "mixtral-8x7b")])
+def test_the_document_prints_what_the_command_prints(run: Run, argv: tuple[str, ...]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "estimating.md").read_text(encoding="utf-8")
+    shown = {line.strip() for line in text.splitlines() if line.startswith("    ")}
+    _, out, _ = run(*argv)
+    figures = [line.strip() for line in out.splitlines() if not line.lstrip().startswith("batch")]
+    assert [line for line in figures if line not in shown] == []
