@@ -99,17 +99,21 @@ struct DecodeFp8 {
             }
         constexpr float FACTOR = V::DIRECT_FP8 ? 0x1p120f : 256.0f;
         for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) acc[r][t] = V::fma(V::add(part[r][t][0], part[r][t][1]), V::set(FACTOR * get_float(s[r])), acc[r][t]);
+            for (int t = 0; t < T; ++t) acc[r][t] = V::fma(V::mul(V::add(part[r][t][0], part[r][t][1]), V::set(FACTOR)), V::set(get_float(s[r])),
+                                   acc[r][t]);
     }
 };
 
 // Inputs as integers, one scale per run of `n`: x = scale * q, |q| <= steps. The error is at most half a step.
 inline float quantise(const float *x, int n, int steps, int16_t *q) {
-    float largest = 0;
-    for (int i = 0; i < n; ++i) largest = std::fmax(largest, std::fabs(x[i]));
-    if (!(largest > 0) || !std::isfinite(largest)) {  // zeros, or an input that must spoil the result
+    float largest = 0, spoilt = 0;
+    for (int i = 0; i < n; ++i) {
+        largest = std::fmax(largest, std::fabs(x[i]));
+        spoilt += 0 * x[i];  // NaN when any input is NaN or infinite, and then the result must be too
+    }
+    if (largest == 0 || spoilt != 0) {
         std::memset(q, 0, 2 * static_cast<size_t>(n));
-        return largest == 0 ? 0.0f : NAN;
+        return spoilt;
     }
     const float scale = largest / static_cast<float>(steps), inverse = static_cast<float>(steps) / largest;
     for (int i = 0; i < n; ++i) {

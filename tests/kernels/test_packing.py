@@ -1,0 +1,192 @@
+"""Packers against definitions that are not ours: ml_dtypes, the OCP tables written out, gpt-oss and compressed-tensors
+byte layouts written by hand."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moegauge.errors import NumericsError
+from moegauge.formats import FORMATS, get_format
+from moegauge.kernels import codes, content, packing
+
+# OCP MX 1.0, table of FP4 E2M1, codes 0 to 15.
+OCP_E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
+
+
+def one(format_name: str, weights: list[int], scales: list[int], columns: int, tensor: float = 1.0) -> np.ndarray:
+    packed = packing.from_bytes(
+        format_name, 1, columns, np.array(weights, np.uint8), np.array(scales, np.uint8), tensor
+    )
+    return packing.unpack(packed)[0]
+
+
+def test_every_e4m3_code_is_ml_dtypes() -> None:
+    theirs = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    np.testing.assert_array_equal(codes.E4M3, theirs)
+    np.testing.assert_array_equal(np.signbit(codes.E4M3[:255]), np.signbit(theirs[:255]))
+
+
+def test_every_e4m3_code_is_torch() -> None:
+    torch = pytest.importorskip("torch")
+    theirs = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).to(torch.float64).numpy()
+    np.testing.assert_array_equal(codes.E4M3, theirs)
+
+
+def test_every_e2m1_code_is_the_ocp_table() -> None:
+    np.testing.assert_array_equal(codes.E2M1, OCP_E2M1)
+    assert np.signbit(codes.E2M1[8])
+
+
+def test_every_e8m0_code() -> None:
+    theirs = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e8m0fnu).astype(np.float64)
+    np.testing.assert_array_equal(codes.E8M0, theirs)
+    assert codes.E8M0[0] == 2.0**-127
+    assert np.isnan(codes.E8M0[255])
+
+
+@pytest.mark.parametrize(
+    ("encode", "dtype", "limit"),
+    [(codes.encode_e4m3, ml_dtypes.float8_e4m3fn, 448.0), (codes.encode_e2m1, ml_dtypes.float4_e2m1fn, 6.0)],
+)
+def test_encoding_rounds_as_ml_dtypes_does(encode, dtype, limit: float) -> None:
+    table = np.arange(128 if limit > 6 else 8, dtype=np.uint8).view(dtype).astype(np.float64)
+    table = table[np.isfinite(table)]
+    middles = (table[1:] + table[:-1]) / 2
+    near = np.concatenate([table, middles, np.nextafter(middles, 0), np.nextafter(middles, 1e9)])
+    values = np.concatenate([near, -near, np.random.default_rng(0).uniform(-limit, limit, 1000)])
+    # ml_dtypes rounds through float32 for narrow types, where a double beside a midpoint is the midpoint.
+    values = values.astype(np.float32).astype(np.float64)
+    expected = values.astype(np.float32).astype(dtype).view(np.uint8)
+    np.testing.assert_array_equal(
+        encode(values) & (0xFF if limit > 6 else 0xF), expected & (0xFF if limit > 6 else 0xF)
+    )
+
+
+def test_bf16_rounds_as_ml_dtypes_does() -> None:
+    rng = np.random.default_rng(1)
+    bits = rng.integers(0, 2**32, 20_000, dtype=np.uint64).astype(np.uint32)
+    bits[:6] = [0x00000000, 0x80000000, 0x7F800000, 0x7F7FFFFF, 0x3F808000, 0x3F818000]
+    values = bits.view(np.float32)
+    finite = ~np.isnan(values)
+    expected = values[finite].astype(ml_dtypes.bfloat16).view(np.uint16)
+    np.testing.assert_array_equal(codes.encode_bf16(values[finite]), expected)
+    assert np.isnan(codes.decode_bf16(codes.encode_bf16(np.array([np.nan, -np.nan])))).all()
+
+
+def test_gpt_oss_blocks_layout() -> None:
+    """`_blocks` [.., 16] bytes of 32 weights, lower nibble first; `_scales` biased by 127."""
+    blocks = [0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE] + [0] * 8
+    values = one("mxfp4", blocks, [129], 32)
+    np.testing.assert_array_equal(values[:16], np.array(OCP_E2M1) * 4)
+
+
+def test_compressed_tensors_int4_layout() -> None:
+    """pack-quantized: eight values + 8 to an int32, the first in the lowest bits."""
+    values = [-8, -7, -1, 0, 1, 2, 6, 7]
+    word = sum((v + 8) << (4 * i) for i, v in enumerate(values))
+    raw = list(word.to_bytes(4, "little")) + [0x88] * 12
+    got = one("int4", raw, list(np.array([0.5], ml_dtypes.bfloat16).view(np.uint8)), 32)
+    np.testing.assert_array_equal(got, np.array(values + [0] * 24) * 0.5)
+
+
+def test_nvfp4_multiplies_both_scales() -> None:
+    got = one("nvfp4", [0x77] * 8, [0x38], 16, tensor=0.25)  # 6 * 1.0 * 0.25
+    np.testing.assert_array_equal(got, np.full(16, 1.5))
+
+
+def test_fp8_blocks_of_128_by_128() -> None:
+    v = np.ones((129, 129))
+    v[128, :] = 448 * 3
+    v[:128, 128] = 448 * 2
+    packed = packing.quantise(v, "fp8")
+    np.testing.assert_allclose(packed.scales.view(np.float32), [[1 / 448, 2], [3, 3]], rtol=1e-6)
+    np.testing.assert_allclose(packing.unpack(packed), v, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.integers(1, 150),
+    columns=st.integers(1, 300),
+    seed=st.integers(0, 99),
+    size=st.sampled_from([1e-30, 1.0, 1e30]),
+)
+def test_round_trip_is_within_half_a_step(name: str, rows: int, columns: int, seed: int, size: float) -> None:
+    fmt = get_format(name)
+    v = np.random.default_rng(seed).standard_normal((rows, columns)) * size
+    packed = packing.quantise(v, name)
+    assert packed.weights.nbytes == fmt.weight_bytes(rows, columns)
+    assert packed.bytes == fmt.bytes(rows, columns)
+    error = np.abs(packing.unpack(packed) - v)
+    # Half a step of the coarsest code, relative to the largest weight sharing a scale; clamped ends cost a little more.
+    share = {
+        "f32": 2.0**-24, "bf16": 2.0**-8, "fp8": 2.0**-4, "int8": 0.5 / 127 + 2e-3,
+        "int4": 0.5 / 7 + 0.03, "int4_g128": 0.5 / 7 + 0.03, "mxfp4": 1 / 3 + 1e-9, "nvfp4": 0.25,
+    }[name]  # fmt: skip
+    if name in ("mxfp4", "nvfp4") and size < 1e-20:  # scales at their smallest: e8m0 still reaches 2^-127
+        share = 0.5
+    assert error.max() <= share * np.abs(v).max() + 1e-44
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_zeros_stay_zeros(name: str) -> None:
+    assert not packing.unpack(packing.quantise(np.zeros((3, 40)), name)).any()
+
+
+@pytest.mark.parametrize("name", ["f32", "bf16", "fp8"])
+def test_nan_stays_where_it_is(name: str) -> None:
+    v = np.ones((2, 40))
+    v[1, 3] = np.nan
+    np.testing.assert_array_equal(np.isnan(packing.unpack(packing.quantise(v, name))), np.isnan(v))
+
+
+@pytest.mark.parametrize(("name", "group"), [("mxfp4", 32), ("nvfp4", 16)])
+def test_nan_marks_its_group(name: str, group: int) -> None:
+    v = np.ones((2, 64))
+    v[1, group + 3] = np.nan
+    expected = np.zeros((2, 64), bool)
+    expected[1, group : 2 * group] = True
+    np.testing.assert_array_equal(np.isnan(packing.unpack(packing.quantise(v, name))), expected)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int4_g128"])
+def test_integers_refuse_nan(name: str) -> None:
+    with pytest.raises(NumericsError, match=f"{name} cannot hold NaN"):
+        packing.quantise(np.array([[1.0, np.nan]]), name)
+
+
+@pytest.mark.parametrize("name", [n for n in FORMATS if n not in ("f32", "bf16")])
+def test_infinity_is_refused(name: str) -> None:
+    with pytest.raises(NumericsError, match="infinity"):
+        packing.quantise(np.array([[1.0, np.inf]]), name)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_arena_content_is_valid_and_of_one_size(name: str) -> None:
+    fmt, rows, columns = get_format(name), 128, 2048
+    weights = content.block(f"{name}.weight", 7)[: fmt.weight_bytes(rows, columns)]
+    tensor_bytes = fmt.tensor_scale_bits // 8
+    scales = (
+        content.block(f"{name}.scale", 7)[: fmt.scale_bytes(rows, columns) - tensor_bytes]
+        if fmt.scale_bits
+        else weights[:0]
+    )
+    tensor = float(content.block(f"{name}.tensor", 7)[:4].view(np.float32)[0]) if tensor_bytes else 1.0
+    values = packing.unpack(packing.from_bytes(name, rows, columns, weights, scales, tensor))
+    assert np.isfinite(values).all()
+    assert 0.7 * content.WEIGHT_STD < values.std() < 1.3 * content.WEIGHT_STD
+    assert (values == 0).mean() < 0.2  # e2m1 has two zeros among sixteen codes
+
+
+def test_filling_is_seeded_and_never_repeats_in_place() -> None:
+    a, b, c = (np.empty(3 * content.BLOCK_BYTES + 100, np.uint8) for _ in range(3))
+    content.fill(a, "mxfp4.weight", 1)
+    content.fill(b, "mxfp4.weight", 1)
+    content.fill(c, "mxfp4.weight", 2)
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).mean() > 0.9
+    assert (a[: content.BLOCK_BYTES] != a[content.BLOCK_BYTES : 2 * content.BLOCK_BYTES]).mean() > 0.9
