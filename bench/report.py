@@ -258,11 +258,29 @@ def _machine(records: Sequence[Record]) -> str:
             for k, v in gpu.items()
             if v is not None and m.get("device") == "cuda"
         ),
+        *_telemetry(records),
         ("system", str(m.get("os", ""))),
         *((name, str(version)) for name, version in record.software.items() if version),
     ]
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows if value)
     return f"<h2>Machine and software</h2><dl>{items}</dl>"
+
+
+def _telemetry(records: Sequence[Record]) -> Iterable[tuple[str, str]]:
+    """Ranges of clocks, power and temperature while sampling, over all points that recorded them."""
+    seen: dict[str, list[float]] = {}
+    reasons: set[str] = set()
+    for record in records:
+        for case in record.cases:
+            for key, value in (case.telemetry or {}).items():
+                if key == "reasons":
+                    reasons.update(map(str, value))
+                else:
+                    seen.setdefault(key, []).extend(value)
+    for key, values in seen.items():
+        yield f"{key.replace('_', ' ')} while sampling", f"{min(values):g} to {max(values):g}"
+    if reasons:
+        yield "reasons for lower clocks", ", ".join(sorted(reasons))
 
 
 def _commands(records: Sequence[Record], names: Sequence[str]) -> str:

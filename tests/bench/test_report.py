@@ -155,6 +155,16 @@ def test_the_ladder_is_shown_where_there_is_one(fakes: Any) -> None:
     assert "The ladder" not in page([fakes.make_record(cases)], ["r"])
 
 
+def test_clocks_seen_while_sampling_are_shown(fakes: Any) -> None:
+    cases = points(fakes)
+    for i, clock in ((0, [1700, 1980]), (1, [1800, 1950])):
+        telemetry = {"sm_clock_mhz": clock, "reasons": ["sw_power_cap"]}
+        cases[i] = fakes.make_case(cases[i].model, 9.0 + i, cases[i].bytes.total, telemetry=telemetry)
+    text = page([fakes.make_record(cases)], ["r"])
+    assert "<dt>sm clock mhz while sampling</dt><dd>1700 to 1980</dd>" in text
+    assert "sw_power_cap" in text
+
+
 def test_kernels_have_their_own_table(fakes: Any) -> None:
     text = page([fakes.make_record([fakes.make_case(kind="kernel", kernel="experts up")])], ["r"])
     assert "Kernels alone" in text
