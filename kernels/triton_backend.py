@@ -66,6 +66,9 @@ class TritonRunnable:
             quad=column_order(),
         )
         self._launches = lowering.lower() if program.batch else [[] for _ in program.operations]
+        for launches in self._launches:
+            for launch in launches:
+                launch.check(backend.device)
         self._routes = lowering.routes
         self.kernels_per_step = sum(not launch.reuses for launches in self._launches for launch in launches)
 
@@ -163,7 +166,7 @@ class TritonBackend:
         device: `cuda` or `cpu`.
         rung: how steps are launched: `eager`, `graph` (a CUDA graph) or `pdl` (a graph of programmatic dependent
             launches, compute capability 9.0 and later).
-        configuration: a name of `CONFIGURATIONS`; None is the device class's own.
+        configuration: a name of `CONFIGURATIONS`; None measures which is fastest, see `triton.tuning`.
 
     Raises:
         UnknownNameError: no such rung or configuration.
@@ -192,6 +195,7 @@ class TritonBackend:
                 f"{self.description} has no programmatic dependent launch.", advice="Use the rung 'graph'."
             )
         self.configuration = CONFIGURATIONS[configuration] if configuration else default_for(capability)
+        self._fixed = configuration is not None
 
     def _interpreter(self) -> None:
         if os.environ.get("TRITON_INTERPRET") != "1":
@@ -242,8 +246,36 @@ class TritonBackend:
         return TritonArena(pools, seed, self.device)
 
     def compile(self, program: Program, arena: Any) -> Runnable:
-        """Bind `program` to `arena`."""
-        return TritonRunnable(program, arena, self, self.configuration, self.rung)
+        """Bind `program` to `arena`, with the configuration measured fastest for it on this device.
+
+        Raises:
+            DeviceError: a batch above 64, an arena of another backend or device, a pool it lacks.
+        """
+        from moegauge.kernels.triton.arena import TritonArena
+
+        if not isinstance(arena, TritonArena) or arena.device != self.device:
+            raise DeviceError(
+                f"{program.name}: the arena is not on {self.device}.", advice="Make it with this backend."
+            )
+        if lacking := sorted(set(program.pools) - set(arena.pools)):
+            raise DeviceError(
+                f"{program.name}: the arena has no pool {', '.join(lacking)}.", advice="Allocate it first."
+            )
+        return TritonRunnable(program, arena, self, self._configuration_for(program, arena), self.rung)
+
+    def _configuration_for(self, program: Program, arena: TritonArena) -> Configuration:
+        from moegauge.kernels.triton import tuning
+
+        if self._fixed or self.device == "cpu" or not program.batch or not tuning.enabled():
+            return self.configuration
+
+        def seconds(name: str) -> float:
+            runnable = TritonRunnable(program, arena, self, CONFIGURATIONS[name], self.rung)
+            self.time(runnable.run)
+            return sorted(self.time(runnable.run) for _ in range(5))[2]
+
+        key = f"{self.description}; {self.rung}; {program.name}"
+        return CONFIGURATIONS[tuning.choose(key, CONFIGURATIONS, seconds, tuning.cache_file())]
 
     def streams(self, size: int) -> list[Stream]:
         """The access patterns of the read roof."""

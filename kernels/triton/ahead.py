@@ -16,25 +16,12 @@ from typing import Any
 
 from moegauge.kernels.triton import layout
 from moegauge.kernels.triton.configuration import cut
+from moegauge.kernels.triton.signature import POINTERS
 
 TARGETS = (80, 89, 90, 100)
 # Lane instructions per weight that still keep up with 4.25 TB/s on 132 multiprocessors at 1.98 GHz: 16.3 bytes a
 # clock each against 128 lanes, for two weights a byte, one, and half of one.
 BUDGETS = {4: 3.9, 8: 7.8, 16: 15.7}
-
-_POINTERS = {
-    "*u32": ("w_pool", "s_pool", "shared_w_pool", "shared_s_pool"),
-    "*bf16": ("x", "shadow", "bias", "gate_bias", "up_bias", "gain", "keys", "values"),
-    "*i32": (
-        "counters", "slots", "counts", "members", "distinct", "slot_of", "ids", "choices", "firsts", "numbers",
-        "buffer",
-    ),
-    "*fp32": (
-        "t_pool", "shared_t_pool", "out", "part", "bias_f32", "share", "logits", "prior", "pool", "q", "q_rope", "k",
-        "v", "stats",
-    ),
-}  # fmt: skip
-_TYPES = {name: kind for kind, names in _POINTERS.items() for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +123,8 @@ def small_cases(dependent: bool) -> Iterator[Case]:
     down = {"TOPK": 8, "SHARED": True, "SHADOW": True, **d}
     yield Case("experts down finish" + tail, "experts_down.experts_down_finish", down)
     choose = {"TOPK": 8, "E2": 512, **d}
-    yield Case("choose, one token" + tail, "route.choose", {**choose, "ALONE": True}, {"gain": "fp32"})
-    yield Case("choose" + tail, "route.choose", {**choose, "ALONE": False}, {"gain": "fp32"})
+    yield Case("choose, one token" + tail, "route.choose", {**choose, "ALONE": True}, {"slope": "fp32"})
+    yield Case("choose" + tail, "route.choose", {**choose, "ALONE": False}, {"slope": "fp32"})
     yield Case("group" + tail, "route.group", {"TOPK": 8, "E2": 512, "P2": 512, **d}, warps=4)
     types = {"x": "*fp32", "out": "*bf16"}
     yield Case("prepare" + tail, "prepare.prepare", {"NORM": True, "BLOCK": 2048, **d}, types, warps=8)
@@ -204,7 +191,7 @@ def compile_case(case: Case, target: int) -> bytes:
     kernel = _kernel(case.kernel)
     signature, attributes = {}, {}
     for i, name in enumerate(kernel.arg_names):
-        kind = "constexpr" if name in case.constants else case.types.get(name, _TYPES.get(name, "i32"))
+        kind = "constexpr" if name in case.constants else case.types.get(name, POINTERS.get(name, ("i32",))[0])
         signature[name] = kind
         if kind.startswith("*"):
             attributes[(i,)] = [["tt.divisibility", 16]]

@@ -54,13 +54,14 @@ class TritonArena:
 
     Attributes:
         pools: bytes of each.
+        device: where they are, `cuda` or `cpu`.
         tiled: the matrices kept in the kernels' order, noted when a program is compiled.
     """
 
     def __init__(self, pools: Mapping[str, int], seed: int, device: str) -> None:
         import torch
 
-        self.pools = dict(pools)
+        self.pools, self.device = dict(pools), device
         self.tiled: set[Weight] = set()
         self._memory: dict[str, torch.Tensor] = {}
         try:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from moegauge.kernels.triton.signature import check
+
 
 @dataclass(slots=True)
 class Launch:
@@ -27,6 +29,10 @@ class Launch:
     warps: int = 1
     stages: int = 1
     reuses: bool = False
+
+    def check(self, device: str) -> None:
+        """Refuse wrong types, devices and strides before anything is launched; see `signature.check`."""
+        check(getattr(self.kernel, "__name__", "kernel"), self.arguments, device)
 
     def run(self, dependent: bool = False) -> None:
         """Enqueue it; `dependent`: as a programmatic dependent launch."""

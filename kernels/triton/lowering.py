@@ -606,7 +606,7 @@ class Lowering:
             "ids": tables.ids,
             "share": tables.share,
             "logits_stride": self._registers.stride(op.logits),
-            "gain": op.GAIN,
+            "slope": op.GAIN,
         }
         constants = {"TOPK": op.top_k, "E2": power(op.experts, 32)}
         launches = [Launch(route.choose, (self._batch,), choose, {**constants, "ALONE": alone})]

@@ -20,7 +20,7 @@ def slot_for(j, expert, stride, slots):
 @triton.jit(do_not_specialize=["experts", "batch", "logits_stride", "stride", "slot_count"])
 def choose(
     logits, prior, ids, share, slot_of, slots, counts, members, distinct, choices,
-    experts, batch, logits_stride, stride, slot_count, gain,
+    experts, batch, logits_stride, stride, slot_count, slope,
     TOPK: tl.constexpr, E2: tl.constexpr, ALONE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One token per program. ALONE: a single token needs no grouping, every choice is a distinct expert.
@@ -32,7 +32,7 @@ def choose(
     b = tl.program_id(0)
     e = tl.arange(0, E2)
     logit = tl.load(logits + b * logits_stride + e, mask=e < experts, other=0.0)
-    score = tl.where(e < experts, tl.load(prior + b * experts + e, mask=e < experts, other=0.0) + gain * logit, -1e38)
+    score = tl.where(e < experts, tl.load(prior + b * experts + e, mask=e < experts, other=0.0) + slope * logit, -1e38)
     choice = tl.full((E2,), -1, tl.int32)
     for i in range(0, TOPK):
         best = tl.max(score, 0)
