@@ -203,7 +203,7 @@ def build_step(
     *,
     batch: int = 1,
     context: int = 0,
-    format: str = "native",  # noqa: A002 - the word of the command line
+    format: str = "native",
     kv_format: str = "bf16",
     routing: str = "uniform",
     arena_bytes: int | None = None,
@@ -254,16 +254,16 @@ def build_step(
     distance = int(reuse * backend.last_level_cache)
     # A lap's demand counts SLOT_STRIDE slots for each one read, so half of it is surely read.
     laps = max(1, math.ceil(2 * distance / one_lap))
-    measured = Layout()
-    compose(measured, laps)
     default = min(max(MINIMUM_ARENA, CACHES * backend.last_level_cache), backend.memory)
     budget = default if arena_bytes is None else arena_bytes
-    if budget < min(2 * distance, sum(measured.demand.values())):
+    if budget < 2 * distance < laps * one_lap:
         raise DeviceError(
             f"an arena of {human_bytes(budget)} would be read again while still in the last-level cache of "
             f"{human_bytes(backend.last_level_cache)}.",
             advice=f"Give at least {human_bytes(2 * distance)} with --arena-bytes.",
         )
+    measured = Layout()
+    compose(measured, laps)
     layout = Layout(capacities(measured, budget))
     programs = compose(layout, laps)
     assert layout.capacity is not None
