@@ -241,6 +241,31 @@ def test_other_formats_are_named(raw: bytes, kind: str) -> None:
     assert kind in caught.value.kind
 
 
+# Beyond the list: what would slip past one of the fast reader's shortcuts if another did not hold.
+HIDDEN = r'"x\u003a\u003a\u003a\u003a":{"dtype":"U8","shape":[0],"data_offsets":[16,16]}'
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (framed(one("[3]", "[0,1]", '"F4"'), bytes(1)), errors.MisalignedError),  # 12 bits, as if they were 1 byte
+        (framed(one(shape=f"[{2**62}]", dtype='"F64"'), DATA), errors.ShapeOverflowError),  # 2^68 bits
+        (framed(one(shape="[-2,-2]"), DATA), errors.BadShapeError),  # whose product is 4
+        # Four escaped colons in one name make up for the four of a tensor that stands twice.
+        (framed(f"{{{ENTRY},{ENTRY},{HIDDEN}}}", DATA), errors.DuplicateKeyError),
+    ],
+)
+def test_what_a_shortcut_could_miss(raw: bytes, error: type[errors.HeaderError]) -> None:
+    with pytest.raises(error):
+        parse(raw)
+
+
+def test_header_limit_holds_in_a_file_that_is_large_enough() -> None:
+    with pytest.raises(errors.HeaderTooLargeError):
+        header_length(struct.pack("<Q", 100_000_001), file="f", file_size=10**12)
+    assert header_length(struct.pack("<Q", 100_000_000), file="f", file_size=10**12) == 100_000_000
+
+
 def test_scalars_and_zeros_are_counted_right() -> None:
     assert parse(next(r.raw for r in ROWS if r.number == "59")).elements == [1]
     assert parse(next(r.raw for r in ROWS if r.number == "57")).elements == [0]
