@@ -90,6 +90,15 @@ def test_layers_past_the_decoder_are_prediction_layers(synthetic):
     assert census.decoder == synthetic.census(rows(), CONFIG).decoder
 
 
+def test_stored_elements_take_buffers_and_scales_in(synthetic):
+    extra = [("model.layers.0.mlp.gate.tid2eid", "I64", (10, 2)), ("model.layers.0.self_attn.k_scale", "F32", (1,))]
+    plain, more = synthetic.census(rows(), CONFIG), synthetic.census([*rows(), *extra], CONFIG)
+    assert more.active_stored_elements == plain.active_stored_elements + 21
+    assert (more.active, more.total) == (plain.active, plain.total)
+    assert more.to_json()["stored"]["buffer_elements"] == 20
+    assert more.dense_bytes == plain.dense_bytes
+
+
 def test_tied_embedding(synthetic):
     tied = [row for row in rows() if row[0] != "lm_head.weight"]
     census = synthetic.census(tied, {**CONFIG, "tie_word_embeddings": True})

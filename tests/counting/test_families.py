@@ -85,6 +85,20 @@ def test_shape_reconciles(family, synthetic):
     assert shape.bytes_per_token == census.dense_bytes + census.routed_bytes
 
 
+@pytest.mark.parametrize("names", ["saved", "runtime"])
+def test_experts_are_as_wide_as_they_are_tall(family, names, synthetic):
+    """Up and gate [width, inputs], down [inputs, width], however a file lays them out: fused, transposed, stacked."""
+    if family["model_type"] in NO_SHAPE:
+        return
+    shape = synthetic.census(synthetic.unfold(family[names]), family["config"]).model_shape()
+    for layer in shape.layers:
+        for pool in layer.experts:
+            by_name = {m.name: (m.rows, m.columns) for m in pool.matrices}
+            if {"up_proj", "down_proj"} <= set(by_name):
+                assert by_name["up_proj"] == by_name["down_proj"][::-1]
+                assert by_name.get("gate_proj", by_name["up_proj"]) == by_name["up_proj"]
+
+
 def test_an_unknown_name_is_never_dense(family, synthetic):
     rows = synthetic.unfold(family["saved"])
     beside = synthetic.census(rows, family["config"]).pools[0].name.rpartition(".")[0]
