@@ -3,6 +3,7 @@
     python scripts/ptx.py                   every kernel, every target
     python scripts/ptx.py --target 90       one target
     python scripts/ptx.py --match product   cases whose name contains a word
+    python scripts/ptx.py --other-order     columns in the order of the other Triton versions: what shuffles cost
 
 Exit 1 on a spill, on weights loaded narrower than 16 bytes, or over the instruction budget. Reports are kept in the
 user's cache by the hash of the sources and the compiler's version.
@@ -30,7 +31,7 @@ def _one(job: tuple[ahead.Case, int]) -> ahead.Report:
 
 def line(report: ahead.Report) -> str:
     """One row of the table."""
-    rate = f"{report.per_weight:.2f}" if report.budget else "-"
+    rate = f"{report.per_weight:.2f}" if report.per_weight else "-"
     budget = f"{report.budget}" if report.budget else "-"
     wide = f"{report.wide_loads:.2f}" if report.budget else "-"
     return (
@@ -43,27 +44,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", type=int, action="append", choices=ahead.TARGETS)
     parser.add_argument("--match", default="")
+    parser.add_argument("--other-order", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     if os.environ.pop("TRITON_INTERPRET", None):
         print("TRITON_INTERPRET was set; compiling needs it unset.", file=sys.stderr)
         return 2
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "moegauge"
-    kept = home / f"ptx-{ahead.fingerprint()}.json"
+    kept = home / f"ptx-{ahead.fingerprint()}{'-other' if options.other_order else ''}.json"
     known = json.loads(kept.read_text()) if kept.exists() else {}
     jobs = [
         (case, target)
         for target in options.target or ahead.TARGETS
-        for case in ahead.cases(target, column_order())
+        for case in ahead.cases(target, column_order() != options.other_order)
         if options.match in case.name
     ]
     missing = [job for job in jobs if f"{job[1]} {job[0].name}" not in known]
+    home.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.jobs) as pool:
         for done in pool.map(_one, missing):
             known[f"{done.target} {done.case}"] = dataclasses.asdict(done)
-    if missing:
-        home.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(known, indent=1))
+            kept.write_text(json.dumps(known, indent=1))  # after each: an interrupted run loses one
     reports = [ahead.Report(**known[f"{target} {case.name}"]) for case, target in jobs]
     print(HEAD)
     for report in reports:
