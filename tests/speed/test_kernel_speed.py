@@ -130,8 +130,8 @@ def test_torch(benchmark: Any, cpu: Any, roof: Callable[[], float], name: str, m
 @pytest.mark.parametrize("isa", ["", "plain C++"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_from_cache(benchmark: Any, name: str, isa: str) -> None:
-    """How fast one thread decodes a matrix that stays in its cache: what the arithmetic alone allows. Processor time, so
-    that a busy machine does not show."""
+    """How fast one thread decodes a matrix that stays in its cache: what the arithmetic alone allows. Processor time,
+    so that a busy machine does not show."""
     core = CpuBackend(1, isa)
     rows, columns = 16, 4096
     layout = Layout()
