@@ -34,7 +34,7 @@ def open_folder(folder: Path, *, name: str, weights: str = "") -> Checkpoint:
             if not place.exists(shard):
                 problem = f"names the shard {errors.shown(shard)}, which is not in the folder."
                 raise errors.MissingShardError(problem, file=index.file, advice="Download the missing shard.")
-        warnings += selection.check_unlisted(index, place.names)
+        warnings += selection.check_unlisted(index, place.names, rival=chosen.rival, where=name)
         headers = [place.header(shard) for shard in index.shards]
         warnings += reconcile(index, headers)
     else:

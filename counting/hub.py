@@ -41,7 +41,7 @@ def open_repo(repo: str, revision: str | None, *, weights: str = "", thorough: b
     chosen = selection.select(remote.names, where=repo, weights=weights)
     warnings = list(chosen.warnings)
     if chosen.index:
-        headers, more = _sharded(remote, chosen.index, thorough)
+        headers, more = _sharded(remote, chosen, thorough)
         warnings += more
     else:
         for file in chosen.files:
@@ -78,16 +78,17 @@ def _snapshot(repo: str, revision: str | None) -> Path | None:
         return None
 
 
-def _sharded(remote: Remote, index_file: str, thorough: bool) -> tuple[list[Header], list[str]]:
+def _sharded(remote: Remote, chosen: selection.Selection, thorough: bool) -> tuple[list[Header], list[str]]:
+    index_file = chosen.index
     if not thorough:
         headers = remote.decoded_headers(index_file)
         if headers is not None:
             check_unique(headers)
             listed = Index(index_file, {}, [header.file for header in headers])
             try:
-                warnings = selection.check_unlisted(listed, remote.names)
+                warnings = selection.check_unlisted(listed, remote.names, rival=chosen.rival, where=remote.repo)
             except errors.UnlistedShardError:
-                return _sharded(remote, index_file, thorough=True)  # the answer left shards out: ask for each
+                return _sharded(remote, chosen, thorough=True)  # the answer left shards out: ask for each
             unchecked = (
                 "headers came decoded from the Hub; repeated keys and the index are unchecked without --thorough."
             )
@@ -97,7 +98,7 @@ def _sharded(remote: Remote, index_file: str, thorough: bool) -> tuple[list[Head
         if shard not in remote.sizes:
             problem = f"names the shard {errors.shown(shard)}, which is not in the repo."
             raise errors.MissingShardError(problem, file=index.file, advice="The repo is incomplete.")
-    warnings = selection.check_unlisted(index, remote.names)
+    warnings = selection.check_unlisted(index, remote.names, rival=chosen.rival, where=remote.repo)
     headers = remote.headers(_first_ranges(index))
     return headers, warnings + reconcile(index, headers)
 

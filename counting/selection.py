@@ -17,9 +17,14 @@ _PREFERRED = ("model", "consolidated")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Either `index` names the index file, or `files` the weight files themselves."""
+    """Either `index` names the index file, or `files` the weight files themselves.
+
+    Attributes:
+        rival: a whole file beside the index, `model.safetensors`: a second checkpoint unless the index lists it.
+    """
 
     index: str = ""
+    rival: str = ""
     files: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
 
@@ -41,10 +46,9 @@ def select(names: Collection[str], *, where: str, weights: str = "") -> Selectio
         return _asked_for(weights, present, where)
     for stem in _PREFERRED:
         single, index = stem + SUFFIX, stem + INDEX_SUFFIX
-        if single in present and index in present:
-            raise _ambiguous([single, index], where)
         if index in present:
-            return Selection(index=index, warnings=_others(present, stem, where))
+            rival = single if single in present else ""
+            return Selection(index=index, rival=rival, warnings=_others(present, stem, where))
         if single in present:
             return Selection(files=(single,), warnings=_others(present, stem, where))
     indexes = sorted(name for name in present if name.endswith(INDEX_SUFFIX))
@@ -61,13 +65,16 @@ def select(names: Collection[str], *, where: str, weights: str = "") -> Selectio
     return Selection(files=_numbered_set(files, where), warnings=[warning])
 
 
-def check_unlisted(index: Index, names: Collection[str]) -> list[str]:
+def check_unlisted(index: Index, names: Collection[str], *, rival: str, where: str) -> list[str]:
     """Shards of the index's own set must all be listed; other safetensors files are worth a warning.
 
     Raises:
+        AmbiguousWeightsError: the index does not list `rival`, so two checkpoints lie there.
         UnlistedShardError: e.g. `model-00003-of-00004.safetensors` lies there, of a set the index lists in part.
     """
     listed = set(index.shards)
+    if rival and rival not in listed:
+        raise _ambiguous([rival, index.file], where)
     sets = {(m["stem"], m["count"]) for m in map(_NUMBERED.fullmatch, index.shards) if m}
     extra = sorted(name for name in names if name.endswith(SUFFIX) and name not in listed)
     for name in extra:

@@ -329,6 +329,16 @@ def test_single_file_and_index(place: Path) -> None:
     assert open_checkpoint(str(place / INDEX)).tensors == 3
 
 
+def test_index_of_a_single_file(tmp_path: Path) -> None:
+    """As mlx-lm writes: the index lists `model.safetensors` itself, so there is one checkpoint."""
+    (tmp_path / "model.safetensors").write_bytes(weights("w"))
+    write_index(tmp_path, {"w": "model.safetensors"}, metadata={"total_size": 4})
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert (checkpoint.tensors, checkpoint.warnings) == (1, [])
+    write_index(tmp_path, {"w": "model.safetensors", "v": "model.safetensors"})
+    refused(tmp_path, errors.MissingTensorError)
+
+
 def test_two_indexes(place: Path) -> None:
     for name in ("fp8", "bf16"):
         (place / f"{name}.safetensors.index.json").write_bytes((place / INDEX).read_bytes())
