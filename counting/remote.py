@@ -193,7 +193,7 @@ class Remote:
         """The Hub's one request for all headers; None when the server does not offer it or main has moved on."""
         path = f"/safetensors-metadata/{quote(index_file)}"
         try:
-            body, commit = self.transfer.api(path, limit=4 * HEADER_LIMIT_BYTES, what=index_file)
+            body, commit = self.transfer.api(path, limit=4 * HEADER_LIMIT_BYTES, what=index_file, retries=1)
         except (errors.MissingFileError, errors.HubStatusError, errors.TransferError, errors.UnauthorizedError):
             return None
         if commit is None:

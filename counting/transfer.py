@@ -61,10 +61,10 @@ class Transfer:
         # httpx in huggingface_hub 1, httpx2 in 2.4: whichever made the session.
         self._http = importlib.import_module(type(self._utils.get_session()).__module__.partition(".")[0])
 
-    def api(self, path: str, *, limit: int, what: str) -> tuple[bytes, str | None]:
+    def api(self, path: str, *, limit: int, what: str, retries: int = 5) -> tuple[bytes, str | None]:
         """A JSON document of the Hub's API, compressed on the way if the server likes, and the commit it is of."""
         url = f"{self.endpoint}/api/models/{self.repo}{path}"
-        return self._get(url, {}, what, lambda response: (_capped(response, limit), _commit(response)))
+        return self._get(url, {}, what, lambda response: (_capped(response, limit), _commit(response)), retries)
 
     def file(self, commit: str, file: str, *, limit: int) -> bytes:
         """A whole small file at a commit."""
@@ -78,7 +78,9 @@ class Transfer:
     def _url(self, commit: str, file: str) -> str:
         return f"{self.endpoint}/{self.repo}/resolve/{quote(commit, safe='')}/{quote(file)}"
 
-    def _get(self, url: str, headers: dict[str, str], what: str, read: Callable[[Any], T]) -> T:
+    def _get(
+        self, url: str, headers: dict[str, str], what: str, read: Callable[[Any], T], status_retries: int = 5
+    ) -> T:
         """GET `url` and `read` the streamed response; a body that breaks off is asked for again."""
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -93,6 +95,7 @@ class Transfer:
                     url,
                     headers={**self._headers, **headers},
                     timeout=self._timeout,
+                    max_retries=status_retries,
                     retry_on_exceptions=(),
                     retry_on_status_codes=RETRIED_STATUSES,
                 ) as response:

@@ -260,6 +260,14 @@ def test_broken_one_request_answer_is_refused(hub: Any, client: Any, loopback: A
     assert client.open("org/odd")["error"] == "TransferError"
 
 
+def test_failing_one_request_gives_way_to_ranges(hub: Any, client: Any, loopback: Any) -> None:
+    hub.add("org/half", sharded(loopback))
+    hub.fail("org/half/safetensors-metadata", lambda h: h.answer(503, b"") or True, times=2)
+    answer = client.open("org/half")
+    assert (answer["tensors"], answer["warnings"]) == (120, [])
+    assert len(ranges(hub)) == 3
+
+
 def test_shards_the_one_request_leaves_out_are_asked_for(hub: Any, client: Any, loopback: Any) -> None:
     files = sharded(loopback)
     hub.add("org/partial", files)
