@@ -175,6 +175,7 @@ class Comparison:
                 "floor_standard_error_us": _finite(law.standard_error("floor_per_kernel_s") / MICROSECOND),
                 "floor_per_layer_us": law.floor_per_layer_s / MICROSECOND,
                 "seconds_per_mac": law.seconds_per_mac,
+                "seconds_per_attention_mac": law.seconds_per_attention_mac,
                 "format_efficiency": dict(law.format_efficiency),
                 "spread": law.spread,
             },

@@ -56,6 +56,7 @@ def _middle(points: Sequence[Compared]) -> Observation:
         kernels=round(median(p.observation.kernels for p in points)),
         layers=round(median(p.observation.layers for p in points)),
         macs=median(p.observation.macs / p.observation.bytes for p in points),
+        attention_macs=0.0,
         format="",
         parts=(),
     )

@@ -122,6 +122,7 @@ def make_case(
         formula_bytes=formula_bytes(cast),
         formats={} if kernel else {name: int(size) for name, size in parts.items()},
         macs=round(work.macs),
+        attention_macs=round(work.attention_macs),
         arena_bytes=settings.arena_bytes,
         telemetry=telemetry(result.states),
     )

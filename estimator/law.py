@@ -4,9 +4,10 @@ One decode step is a chain of kernels. Each boundary costs a fixed time (launch 
 thread), each layer may cost a little more, and the bytes stream at a fraction of the read roof measured beside them:
 
     seconds = floor_per_kernel * kernels + floor_per_layer * layers
-            + seconds_per_mac * macs + sum over formats of bytes / (bandwidth_fraction * efficiency(format) * roof)
+            + seconds_per_mac * macs + seconds_per_attention_mac * attention_macs
+            + sum over formats of bytes / (bandwidth_fraction * efficiency(format) * roof)
 
-A step reads several formats: FP4 experts beside a BF16 head, and the cache. `efficiency(format)` is 1 unless the
+A step reads several formats: FP4 experts beside a BF16 head. `efficiency(format)` is 1 unless the
 observations demand otherwise: its logarithm is shrunk towards 0 with a standard deviation of `FORMAT_SPREAD`. `macs` is
 used only when observations state it (batches on a device that computes slowly). Residuals are relative,
 because a 1 ms step and a 100 ms step are measured equally well in per cent.
@@ -53,9 +54,11 @@ class Observation:
         kernels: kernel boundaries of the step.
         layers: decoder layers of the step.
         macs: multiply-accumulates of the step; 0 when not stated.
+        attention_macs: those of `macs` that are attention over the cache: softmax makes them dearer, and an absorbed
+            MLA does 30 times as many per cached byte as GQA.
         format, batch, context: labels.
-        parts: bytes by format, e.g. (("mxfp4", 2.0e9), ("bf16", 1.2e9)); what `bytes` has beyond them streams at
-            efficiency 1. Empty means all of `bytes` in `format`.
+        parts: bytes by format, e.g. (("mxfp4", 2.0e9), ("bf16", 1.2e9)); what `bytes` has beyond them, and what is
+            called `kv:...`, streams at efficiency 1. Empty means all of `bytes` in `format`.
     """
 
     model: str
@@ -69,11 +72,14 @@ class Observation:
     batch: int = 1
     context: int = 0
     parts: tuple[tuple[str, float], ...] = ()
+    attention_macs: float = 0.0
 
     @property
     def by_format(self) -> dict[str, float]:
-        """Bytes by format."""
-        return dict(self.parts) if self.parts else {self.format: self.bytes}
+        """Bytes of weights by format."""
+        if not self.parts:
+            return {self.format: self.bytes}
+        return {name: size for name, size in self.parts if not name.startswith("kv:")}
 
     def check(self, where: str) -> None:
         """Refuse zero, negative, NaN and absurd values.
@@ -86,7 +92,7 @@ class Observation:
             value = getattr(self, name)
             if not (isinstance(value, int | float) and 0 < value <= limit):
                 raise ObservationError(f"{where}: {name} is {value!r}, not above 0 and at most {limit:.0e}.")
-        for name in ("kernels", "layers", "macs"):
+        for name in ("kernels", "layers", "macs", "attention_macs"):
             value = getattr(self, name)
             if not 0 <= value <= MAX_COUNT:
                 raise ObservationError(f"{where}: {name} is {value!r}, not a count.")
@@ -125,11 +131,12 @@ class Law:
         bandwidth_fraction: share of the read roof the bytes stream at.
         floor_per_kernel_s, floor_per_layer_s: fixed seconds.
         seconds_per_mac: seconds per multiply-accumulate; 0 when no observation stated `macs`.
+        seconds_per_attention_mac: further seconds per multiply-accumulate of attention.
         format_efficiency: factor on the bandwidth by format; absent formats are 1.
         spread: standard deviation of log(measured / fitted), robust.
         observations, models: how many it was fitted to.
-        parameters: names of the rows and columns of `covariance`: `log_bandwidth_fraction`, the three floors in their
-            units, then `format:NAME` (log efficiency).
+        parameters: names of the rows and columns of `covariance`: `log_bandwidth_fraction`, the floors in their units,
+            then `format:NAME` (log efficiency).
         covariance: of `parameters`.
     """
 
@@ -137,6 +144,7 @@ class Law:
     floor_per_kernel_s: float = 0.0
     floor_per_layer_s: float = 0.0
     seconds_per_mac: float = 0.0
+    seconds_per_attention_mac: float = 0.0
     format_efficiency: dict[str, float] = field(default_factory=dict)
     spread: float = 0.0
     observations: int = 0
@@ -160,7 +168,7 @@ class Law:
         terms = {
             "kernels": self.floor_per_kernel_s * o.kernels,
             "layers": self.floor_per_layer_s * o.layers,
-            "compute": self.seconds_per_mac * o.macs,
+            "compute": self.seconds_per_mac * o.macs + self.seconds_per_attention_mac * o.attention_macs,
         }
         rate = self.bandwidth_fraction * o.roof_bytes_per_s
         streams = {name: size / (rate * self.format_efficiency.get(name, 1.0)) for name, size in o.by_format.items()}
@@ -171,6 +179,7 @@ class Law:
             "floor_per_kernel_s": o.kernels / seconds,
             "floor_per_layer_s": o.layers / seconds,
             "seconds_per_mac": o.macs / seconds,
+            "seconds_per_attention_mac": o.attention_macs / seconds,
             **{f"format:{name}": -stream / seconds for name, stream in streams.items()},
         }
         slope = [gradient.get(name, 0.0) for name in self.parameters]
@@ -214,6 +223,7 @@ def fit(observations: Iterable[Observation]) -> Law:
         "floor_per_kernel_s": np.array([float(o.kernels) for o in rows]),
         "floor_per_layer_s": np.array([float(o.layers) for o in rows]),
         "seconds_per_mac": np.array([o.macs for o in rows]),
+        "seconds_per_attention_mac": np.array([o.attention_macs for o in rows]),
     }
     # A floor's unit is the longest it can be: the whole of the step that leaves it least room.
     units = {name: _unit(count, seconds) for name, count in counts.items()}
@@ -252,6 +262,7 @@ def fit(observations: Iterable[Observation]) -> Law:
         floor_per_kernel_s=float(values.get("floor_per_kernel_s", 0.0)),
         floor_per_layer_s=float(values.get("floor_per_layer_s", 0.0)),
         seconds_per_mac=float(values.get("seconds_per_mac", 0.0)),
+        seconds_per_attention_mac=float(values.get("seconds_per_attention_mac", 0.0)),
         format_efficiency={
             name: math.exp(v) for name, v in zip(formats if columns else [], x[1 + n_floor :], strict=True)
         },

@@ -44,6 +44,7 @@ def observe(case: Case) -> Observation:
         batch=case.batch,
         context=case.context,
         parts=tuple(case.formats.items()),
+        attention_macs=case.attention_macs or 0,
     )
 
 

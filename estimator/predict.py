@@ -169,12 +169,14 @@ def by_record(
         tuple(
             format_bytes(shape, weight_format=weight_format, batch=batch, context=context, kv_format=kv_format).items()
         ),
+        traffic.attention_macs,
     )
     guess = fitted.predict(told)
     weights = guess.terms_s["bytes"] * traffic.weight_bytes / traffic.total_bytes
+    attention = fitted.seconds_per_attention_mac * traffic.attention_macs
     seconds = {
-        "weights": weights + guess.terms_s["compute"],
-        "kv": guess.terms_s["bytes"] - weights,
+        "weights": weights + guess.terms_s["compute"] - attention,
+        "kv": guess.terms_s["bytes"] - weights + attention,
         "floor": guess.terms_s["kernels"] + guess.terms_s["layers"],
         "communication": 0.0,
     }
@@ -204,7 +206,7 @@ def _observation(where: str, case: Case) -> law.Observation:
     row = observe(case)
     try:
         known = step_traffic(models.load(case.model), weight_format=case.format, batch=case.batch, context=case.context)
-        row = replace(row, kernels=known.kernels, macs=known.macs)
+        row = replace(row, kernels=known.kernels, macs=known.macs, attention_macs=known.attention_macs)
     except MoegaugeError:
         pass  # a model of the user's own: the record's own counts stand
     row.check(where)

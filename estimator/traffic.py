@@ -31,6 +31,7 @@ class Traffic:
         kernels: kernel boundaries, counted as `kernel_boundaries` says.
         layers, moe_layers: decoder layers, and those with routed experts.
         macs: multiply-accumulates of the products and of attention.
+        attention_macs: those of attention over the cache.
         distinct_experts: expected distinct experts per routed pool; 0 without pools.
         all_reduces: sums over tensor-parallel devices: one behind attention, one behind the MLP of each layer.
         hidden: width of the residual stream.
@@ -47,6 +48,7 @@ class Traffic:
     distinct_experts: float
     all_reduces: int
     hidden: int
+    attention_macs: float = 0.0
 
     @property
     def weight_bytes(self) -> float:
@@ -99,7 +101,8 @@ def step_traffic(
         kernels=2 + sum(t.kernels for t in layers),
         layers=len(shape.layers),
         moe_layers=shape.moe_layers,
-        macs=_macs(shape, batch, context),
+        macs=_weight_macs(shape, batch) + attention_macs(shape, batch, context),
+        attention_macs=attention_macs(shape, batch, context),
         distinct_experts=sum(p.coverage(batch) for p in pools) / len(pools) if pools else 0.0,
         all_reduces=2 * len(shape.layers),
         hidden=shape.hidden,
@@ -176,16 +179,23 @@ def kernel_boundaries(layer: Layer) -> int:
     return mixer + (2 if layer.matrices else 0)
 
 
-def _macs(shape: ModelShape, batch: int, context: int) -> float:
+def _weight_macs(shape: ModelShape, batch: int) -> float:
+    """Multiply-accumulates with weights."""
     weights = shape.head_matrix.parameters
-    attention = 0.0
     for layer in shape.layers:
         weights += sum(m.parameters for m in layer.dense_matrices)
         weights += sum(pool.top_k * sum(m.parameters for m in pool.matrices) for pool in layer.experts)
+    return float(batch * weights)
+
+
+def attention_macs(shape: ModelShape, batch: int, context: int) -> float:
+    """Multiply-accumulates of attention over the cache, and with recurrent state."""
+    each = 0.0
+    for layer in shape.layers:
         a = layer.attention
         seen = context if a.window is None else min(context, a.window)
-        attention += a.heads * (a.head_dim + a.value_dim) * seen + a.state_elements
-    return batch * (weights + attention)
+        each += a.heads * (a.head_dim + a.value_dim) * seen + a.state_elements
+    return batch * each
 
 
 def slowdown(shape: ModelShape, batch: int, *, context: int = 0, kv_format: str = "bf16") -> float:

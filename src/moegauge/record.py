@@ -86,7 +86,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
         max_relative_error: the larger of the numerical gate's errors before and after timing.
         formula_bytes: bytes per token as the published estimate counts them: active parameters as stored, the whole
             input embedding included, no KV, batch 1.
-        macs: multiply-accumulates of one step.
+        macs, attention_macs: multiply-accumulates of one step, and those of them that are attention over the cache.
         rung: how the step was launched (`threads`, `eager`, `graph`, `pdl`, `persistent`).
         telemetry: clocks, power and temperature seen while sampling, where the device tells.
     """
@@ -118,6 +118,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
     seed: int = 0
     formula_bytes: int | None = None
     macs: int | None = None
+    attention_macs: int | None = None
     formats: dict[str, int] = {}
     roof_samples_gb_per_s: list[float] = []
     throttled_ms: list[float] = []

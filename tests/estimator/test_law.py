@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,23 @@ def test_a_step_of_several_formats_is_told_apart() -> None:
     assert law.format_efficiency["int4"] / law.format_efficiency["bf16"] == pytest.approx(0.8, rel=0.02)
     assert max(abs(held.error) for held in leave_one_model_out(rows)) < 0.02
     assert law.predict(rows[0]).terms_s["bytes"] == pytest.approx(rows[0].bytes / (0.9 * ROOF), rel=0.02)
+
+
+def test_dear_attention_is_told_apart_from_its_bytes() -> None:
+    # GQA does 4 multiply-accumulates per cached byte, an absorbed MLA 121; each costs 2 ps more than one with a weight.
+    rows = []
+    for i, (name, layers, size) in enumerate(MODELS):
+        for tokens in (0, 4096, 32768):
+            cache = tokens * layers * (1152 if i % 2 else 4096)
+            attention = cache * (121 if i % 2 else 4)
+            seconds = 8 * layers * 5e-6 + (size + cache) / (0.9 * ROOF) + attention * 2e-12
+            parts = (("bf16", size), ("kv:bf16", float(cache)))
+            whole = Observation(name, size + cache, seconds, ROOF, 8 * layers, layers, attention, "bf16", 1, tokens)
+            rows.append(replace(whole, parts=parts, attention_macs=float(attention)))
+    law = fit(rows)
+    assert law.seconds_per_mac + law.seconds_per_attention_mac == pytest.approx(2e-12, rel=0.05)
+    assert "kv:bf16" not in law.format_efficiency
+    assert max(abs(held.error) for held in leave_one_model_out(rows)) < 0.02
 
 
 def test_more_bytes_by_format_than_bytes_is_refused() -> None:
