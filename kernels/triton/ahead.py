@@ -16,6 +16,7 @@ from typing import Any
 
 from moegauge.kernels.triton import layout
 from moegauge.kernels.triton.configuration import cut
+from moegauge.kernels.triton.launch import REGISTERS
 from moegauge.kernels.triton.signature import POINTERS
 
 TARGETS = (80, 89, 90, 100)
@@ -38,6 +39,7 @@ class Case:
         chunk: tiles one turn of a weight loop multiplies.
         per_turn: for a kernel without tiles, the weights one turn of its longest loop gives each lane; it is counted
             and held to no budget.
+        maxnreg: most registers per thread; 0 leaves it to the assembler.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Case:
     loops: tuple[str, ...] = ()
     chunk: int = 4
     per_turn: int = 0
+    maxnreg: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,10 @@ def expert_cases(format: str, shared: str, columns: int, top_k: int, quad: bool,
     loops = (format, shared) if shared else (format,)
     tail = f" {format}" + (f" + {shared}" if shared else "") + f", {columns} columns" + (", pdl" if dependent else "")
     up = {**constants, "GATED": True}
-    yield Case("experts up" + tail, "experts_up.experts_up", up, loops=loops, chunk=plan.chunk)
-    yield Case("experts down" + tail, "experts_down.experts_down", constants, loops=loops, chunk=plan.chunk)
+    yield Case("experts up" + tail, "experts_up.experts_up", up, loops=loops, chunk=plan.chunk, maxnreg=REGISTERS)
+    yield Case(
+        "experts down" + tail, "experts_down.experts_down", constants, loops=loops, chunk=plan.chunk, maxnreg=REGISTERS
+    )
 
 
 def small_cases(dependent: bool) -> Iterator[Case]:
@@ -201,6 +206,8 @@ def compile_case(case: Case, target: int) -> bytes:
     constants = {k: v for k, v in case.constants.items() if k in kernel.arg_names}
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
     options: dict[str, Any] = {"num_warps": case.warps, "num_stages": case.stages}
+    if case.maxnreg:
+        options["maxnreg"] = case.maxnreg
     if case.constants.get("PDL"):
         options["launch_pdl"] = True
     compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)

@@ -8,6 +8,10 @@ from typing import Any
 
 from moegauge.kernels.triton.signature import check
 
+# Registers per thread of the expert kernels: left alone, the assembler stops at 80 and spills scalars; 128 leave room
+# for 16 warps on a multiprocessor.
+REGISTERS = 128
+
 
 @dataclass(slots=True)
 class Launch:
@@ -19,6 +23,7 @@ class Launch:
         arguments: values of its parameters by name, constants apart.
         constants: its `tl.constexpr` parameters but PDL.
         warps, stages: `num_warps` and `num_stages`.
+        maxnreg: most registers per thread; 0 leaves it to the assembler.
         reuses: it only repeats work an earlier launch of the same step did; needed when its operation runs alone.
     """
 
@@ -28,6 +33,7 @@ class Launch:
     constants: dict[str, Any] = field(default_factory=dict)
     warps: int = 1
     stages: int = 1
+    maxnreg: int = 0
     reuses: bool = False
 
     def check(self, device: str) -> None:
@@ -37,6 +43,8 @@ class Launch:
     def run(self, dependent: bool = False) -> None:
         """Enqueue it; `dependent`: as a programmatic dependent launch."""
         options: dict[str, Any] = {"num_warps": self.warps, "num_stages": self.stages}
+        if self.maxnreg:
+            options["maxnreg"] = self.maxnreg
         if dependent:
             options["launch_pdl"] = True
         self.kernel[self.grid](**self.arguments, **self.constants, PDL=dependent, **options)

@@ -12,7 +12,7 @@ from moegauge.kernels import program as ir
 from moegauge.kernels.triton import attention, experts_down, experts_up, layout, plain, prepare, product, route
 from moegauge.kernels.triton.arena import TritonArena, typed
 from moegauge.kernels.triton.configuration import Configuration, Cut, cut
-from moegauge.kernels.triton.launch import Launch
+from moegauge.kernels.triton.launch import REGISTERS, Launch
 from moegauge.kernels.triton.registers import Registers, RouteTables
 
 MAX_BATCH = 64
@@ -426,7 +426,7 @@ class Lowering:
             "GATED": op.gate is not None,
             "SHADOW": self._shadowed(op.out),
         }
-        return Launch(experts_up.experts_up, grid, arguments, constants)
+        return Launch(experts_up.experts_up, grid, arguments, constants, maxnreg=REGISTERS)
 
     def _expert_constants(
         self, routed: ir.Weight, shared: ir.Weight | None, plan: Cut, other: Cut, tables: RouteTables
@@ -544,7 +544,7 @@ class Lowering:
             "experts_most": most,
         }
         constants = {**self._expert_constants(op.down, shared, plan, other, tables), "SHADOW": self._shadowed(op.out)}
-        return Launch(experts_down.experts_down, grid, arguments, constants)
+        return Launch(experts_down.experts_down, grid, arguments, constants, maxnreg=REGISTERS)
 
     def _down_plain(
         self, op: ir.ExpertsDown, x: Any, stride8: int, tables: RouteTables, shared: ir.Weight | None
