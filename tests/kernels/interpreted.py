@@ -80,7 +80,7 @@ def product(fmt: str, columns: int, tokens: int, rows: int = 16, wrong: str = ""
 
 
 def shape(fmt: str, kind: str, hidden: int, inner: int) -> ModelShape:
-    """A made-up model of one dense and one MoE layer."""
+    """A made-up model: one dense layer with gqa, or one MoE layer with mla."""
 
     def m(name: str, role: str, rows: int, columns: int, f: str = fmt) -> Matrix:
         return Matrix(name, role, rows, columns, f)
@@ -113,7 +113,8 @@ def shape(fmt: str, kind: str, hidden: int, inner: int) -> ModelShape:
     dense = tuple(m(name, "dense_mlp", r, c) for name, r, c in expert)
     plain = Layer(mixer, dense, (), Vectors(2 * hidden, 4 * hidden))
     table, head = m("embed", "embedding", 48, hidden, "bf16"), m("lm_head", "lm_head", 48, hidden, "bf16")
-    return ModelShape("made-up", "test", hidden, table, head, (plain, moe), Vectors(hidden, 2 * hidden), {})
+    layers = (plain,) if kind == "gqa" else (moe,)
+    return ModelShape("made-up", "test", hidden, table, head, layers, Vectors(hidden, 2 * hidden), {})
 
 
 def step(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner: int = 128) -> None:
