@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -37,5 +38,7 @@ def test_pytest_benchmark_calls_it(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         check=True,
+        # In a worker of pytest-xdist, pytest-benchmark turns itself off; this run is nobody's worker.
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
     )
     assert json.loads(out.read_text())["machine_info"]["moegauge"]["roof"] == {"gb_per_s": 7.0}
