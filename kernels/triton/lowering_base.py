@@ -1,0 +1,124 @@
+"""What every lowering shares: where inputs, outputs and matrices of an operation are, and how a product is cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moegauge.kernels import program as ir
+from moegauge.kernels.triton import layout, prepare
+from moegauge.kernels.triton.arena import TritonArena, typed
+from moegauge.kernels.triton.configuration import Configuration, Cut, cut
+from moegauge.kernels.triton.launch import Launch
+from moegauge.kernels.triton.registers import Registers, RouteTables
+
+UNIT = ir.ALIGNMENT
+
+
+def power(n: int, least: int = 1) -> int:
+    """The next power of two."""
+    return max(least, 1 << (n - 1).bit_length())
+
+
+def at(place: ir.Place | None, slot: int = 0) -> int:
+    """Offset in units of ALIGNMENT."""
+    return place.at(slot) // UNIT if place else 0
+
+
+def pitch(place: ir.Place | None) -> int:
+    return place.stride // UNIT if place else 0
+
+
+class LoweringBase:
+    """A program, its arena and its registers.
+
+    Args:
+        program: the step.
+        arena: where its weights are.
+        registers: the activations and scratch on the device.
+        configuration: how products are cut.
+        processors: multiprocessors of the device.
+        compiled: false under the interpreter, which cannot run inline assembly.
+        quad: the column order in which the compiler gives a lane its own columns (see `tiles.dot16`).
+    """
+
+    def __init__(
+        self,
+        program: ir.Program,
+        arena: TritonArena,
+        registers: Registers,
+        configuration: Configuration,
+        processors: int,
+        *,
+        compiled: bool,
+        quad: bool,
+    ) -> None:
+        self._program, self._arena, self._registers = program, arena, registers
+        self._configuration, self._processors = configuration, processors
+        self._common = {"QUAD": quad, "ASM": compiled}
+        self._compiled = compiled
+        self._fresh: set[tuple[ir.View, ir.Vector | None]] = set()
+        self._batch = program.batch
+        self.routes: dict[str, RouteTables] = {}
+
+    def _pool(self, name: str | None, kind: str) -> Any:
+        return typed(self._arena.memory(name), kind) if name else self._registers.nothing(kind)
+
+    def _matrix_pools(self, weight: ir.Weight, prefix: str = "", words: str = "u32") -> dict[str, Any]:
+        return {
+            prefix + "w_pool": self._pool(weight.weights.pool, words),
+            prefix + "s_pool": self._pool(weight.scales.pool if weight.scales else None, words),
+            prefix + "t_pool": self._pool(weight.tensor_scale.pool if weight.tensor_scale else None, "f32"),
+        }
+
+    def _tiled(self, *weights: ir.Weight | None, blocks: int = 1) -> bool:
+        """Whether the tiled kernels serve all of `weights`; if so they are noted as packed that way."""
+        present = [w for w in weights if w]
+        if not all(layout.is_tiled(w.format, w.rows // blocks, w.columns) for w in present):
+            return False
+        self._arena.tiled.update(present)
+        return True
+
+    def _input(self, view: ir.View, gain: ir.Vector | None) -> tuple[Any, int, list[Launch]]:
+        """A bfloat16 input: (first element, row stride / 8, launches that make it)."""
+        shadow = self._registers.shadow(view.register) if gain is None else None
+        if shadow is not None and view.offset % 8 == 0 and shadow.shape[1] % 8 == 0:
+            return shadow[:, view.offset :], shadow.shape[1] // 8, []
+        out = self._registers.prepared(view, gain)
+        launch = Launch(
+            prepare.prepare,
+            (self._batch,),
+            {
+                "x": self._registers.view(view),
+                "gain": self._vector(gain),
+                "out": out,
+                "width": view.width,
+                "x_stride": self._registers.stride(view),
+                "out_stride": out.shape[1],
+            },
+            {"NORM": gain is not None, "BLOCK": min(2048, power(view.width, 128))},
+            warps=8 if view.width > 1024 else 4,
+            reuses=(view, gain) in self._fresh,
+        )
+        self._fresh.add((view, gain))
+        return out, out.shape[1] // 8, [launch]
+
+    def _vector(self, vector: ir.Vector | None) -> Any:
+        if vector is None:
+            return self._registers.nothing("bf16")
+        size = 4 if vector.dtype == "f32" else 2
+        return self._pool(vector.place.pool, vector.dtype)[vector.place.offset // size :]
+
+    def _output(self, view: ir.View) -> dict[str, Any]:
+        shadow = self._registers.shadow(view.register)
+        return {
+            "out": self._registers.view(view),
+            "shadow": self._registers.nothing("bf16") if shadow is None else shadow[:, view.offset :],
+            "out_stride": self._registers.stride(view),
+        }
+
+    def _shadowed(self, view: ir.View) -> bool:
+        return self._registers.shadow(view.register) is not None
+
+    def _cut(self, weight: ir.Weight, programs: int, splits: int = 0) -> Cut:
+        wanted = self._configuration.programs * self._processors
+        return cut(weight.format, weight.columns, programs, wanted, self._configuration.chunks, splits)
