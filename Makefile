@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS ?= bench,report,dev
+EXTRAS ?= bench,report,parquet,dev
 
 .PHONY: install test validate check types lint format bench models ptx fuzz clean help
 
