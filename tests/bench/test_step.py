@@ -327,3 +327,14 @@ def test_kernel_boundaries_are_listed(backend: Backend) -> None:
     assert len(gains) == 3 + 2 + 1
     assert traffic(step._laps[0]).total > 0
     step.close()
+
+
+def test_the_default_arena_holds_the_largest_matrix_of_any_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moegauge.bench.step.MINIMUM_ARENA", 4096)
+    monkeypatch.setattr("moegauge.bench.step.CACHES", 0)
+    wide = replace(shape(), embedding=m("embed_tokens", "embedding", 5000, HIDDEN))  # a head of 0.96 MB, tied
+    step = build_step(wide, NumpyBackend("reference"), format="fp8", reuse=0.0)
+    assert step.check() < 0.01
+    step.close()
+    with pytest.raises(DeviceError, match="smaller than the largest matrices of one step"):
+        build_step(wide, NumpyBackend("reference"), format="fp8", reuse=0.0, arena_bytes=4096)
