@@ -148,3 +148,13 @@ def test_refuses_to_leave_out_the_only_model() -> None:
         leave_one_model_out([observations()[0]])
     with pytest.raises(ObservationError, match="no observation"):
         fit([])
+
+
+def test_no_step_streams_faster_than_the_roof() -> None:
+    # Time that follows the arithmetic alone, whatever the bytes: the fit may not answer with endless bandwidth.
+    rows = [
+        Observation(name, size * share, 8 * layers * 5e-6 + size * 1e-12, ROOF, 8 * layers, layers, macs=size)
+        for name, layers, size in MODELS
+        for share in (0.1, 0.3, 1.0, 2.0)
+    ]
+    assert fit(rows).bandwidth_fraction <= 1.0
