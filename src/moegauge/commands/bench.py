@@ -65,7 +65,7 @@ def _points(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--kv-format", type=click.Choice(["bf16", "fp8"]), default="bf16", show_default=True),
             click.option("--routing", default="uniform", show_default=True, help="Which experts tokens choose."),
             click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
-            click.option("--arena-bytes", type=click.IntRange(1), help="Memory for weights; default: 32 last-level caches, 1 GiB at least."),
+            click.option("--arena-bytes", type=click.IntRange(1), help="Memory for weights; default: 1 GiB at least."),
             click.option("--time-limit", type=click.FloatRange(0.01), help="Seconds of sampling per point."),
             click.option("--min-samples", type=click.IntRange(3), default=10, show_default=True),
             _NOISE,
