@@ -254,17 +254,17 @@ def build_step(
     distance = int(reuse * backend.last_level_cache)
     # A lap's demand counts SLOT_STRIDE slots for each one read, so half of it is surely read.
     laps = max(1, math.ceil(2 * distance / one_lap))
-    measured = Layout()
-    compose(measured, laps)
     # One piece of every pool must fit at the least: DeepSeek-V3's LM head alone is 1.85 GB in a pool of its own.
     default = min(max(MINIMUM_ARENA, CACHES * backend.last_level_cache), backend.memory)
-    budget = max(default, sum(measured.largest.values())) if arena_bytes is None else arena_bytes
+    budget = max(default, sum(once.largest.values())) if arena_bytes is None else arena_bytes
     if budget < 2 * distance < laps * one_lap:
         raise DeviceError(
             f"an arena of {human_bytes(budget)} would be read again while still in the last-level cache of "
             f"{human_bytes(backend.last_level_cache)}.",
             advice=f"Give at least {human_bytes(2 * distance)} with --arena-bytes.",
         )
+    measured = Layout()
+    compose(measured, laps)
     layout = Layout(capacities(measured, budget))
     programs = compose(layout, laps)
     assert layout.capacity is not None
