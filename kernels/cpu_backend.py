@@ -27,7 +27,7 @@ PATTERNS = ((1, 0), (2, 0), (4, 0), (8, 0), (4, 512), (4, 4096), (8, 512))
 
 def _huge(size: int) -> NDArray[np.uint8]:
     """Anonymous memory starting on a huge page, in huge pages where the system grants them."""
-    area = mmap.mmap(-1, size + HUGE_PAGE)
+    area = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         area.madvise(mmap.MADV_HUGEPAGE)
     raw = np.frombuffer(area, np.uint8)
