@@ -14,7 +14,7 @@ from moegauge.formats import FORMATS
 from moegauge.kernels import content
 from moegauge.kernels.backend import Arena, Precision, Runnable, Stream
 from moegauge.kernels.cpu_core import Core, cores, library
-from moegauge.kernels.cpu_layout import is_striped, read_striped
+from moegauge.kernels.cpu_layout import read_woven
 from moegauge.kernels.cpu_program import Translator
 from moegauge.kernels.host import available_memory, last_level_cache, processor
 from moegauge.kernels.program import Choice, Program, Weight
@@ -41,7 +41,7 @@ class CpuArena:
     Args:
         pools: bytes of each.
         seed: of their content.
-        lanes: rows of a strip (see `moegauge.kernels.cpu_layout`).
+        lanes: 32-bit lanes of the core's vectors (see `moegauge.kernels.cpu_layout`).
         take: hands out memory of at least so many bytes.
         give: takes it back.
     """
@@ -73,9 +73,9 @@ class CpuArena:
         """A copy of some bytes of a pool, in canonical order where they belong to a matrix."""
         if not 0 <= offset <= offset + size <= self.pools[pool]:
             raise IndexError(f"bytes {offset} to {offset + size} of pool {pool} of {self.pools[pool]}")
-        if within is not None and is_striped(within.format, within.columns):
+        if within is not None:
             raw = self._memory[self._start[pool] :][: self.pools[pool]]
-            return read_striped(raw, pool, offset, size, within, self._lanes)
+            return read_woven(raw, pool, offset, size, within, self._lanes)
         return self._memory[self._start[pool] + offset :][:size].copy()
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class CpuRunnable:
         self._registers = {
             name: np.zeros((max(1, program.batch), width), np.float32) for name, width in program.registers.items()
         }
-        self._code = Translator(program, arena.address, self._registers)
+        self._code = Translator(program, arena.address, self._registers, core.lanes)
 
     def run(self) -> None:
         """The whole step."""

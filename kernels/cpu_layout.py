@@ -1,10 +1,13 @@
-"""The compiled core's order of 4-bit matrices (kernels/cpu/strips.h): a permutation of the canonical bytes.
+"""The compiled core's order of matrices (kernels/cpu/rows.h, strips.h): a permutation of the canonical bytes.
 
-Rows lie in strips of `lanes` rows: four bytes (eight columns) of each row of the strip in turn, and one scale of each
-in turn. Rows that fill no strip, matrices whose columns are no multiple of eight, and all other formats stay canonical.
+Rows lie woven in groups, so that a group is one sequential stream: 64 bytes of each of four rows in turn; or, of the
+4-bit formats, four bytes (eight columns) of each of `lanes` rows in turn, and their scales one of each in turn. Rows that
+fill no group, and matrices whose rows are no multiple of the piece, stay canonical.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,43 +18,77 @@ from moegauge.kernels.program import Weight
 
 Bytes = NDArray[np.uint8]
 
+GROUP = 4  # rows of a group of 8-bit and wider formats
+PIECE = 64  # bytes of each in turn: a cache line
+STRIP_PIECE = 4  # bytes of each row of a strip of a 4-bit format in turn: a 32-bit lane
 
-def is_striped(format_name: str, columns: int) -> bool:
-    """Whether a matrix of so many columns lies in strips."""
-    return get_format(format_name).element_bits == 4 and columns % 8 == 0
+
+@dataclass(frozen=True, slots=True)
+class Weave:
+    """How rows of one matrix lie.
+
+    Attributes:
+        rows: rows of a group.
+        piece: bytes of weights of each row in turn.
+        scale_piece: bytes of scales of each row in turn; 0 where scales stay canonical.
+    """
+
+    rows: int
+    piece: int
+    scale_piece: int
 
 
-def _weave(raw: Bytes, lanes: int, item: int) -> Bytes:
-    """Rows [R, bytes] -> the same bytes with the items of each `lanes` rows in turn; the last R mod lanes rows stay."""
-    whole = raw.shape[0] // lanes * lanes
-    strips = raw[:whole].reshape(-1, lanes, raw.shape[1] // item, item).transpose(0, 2, 1, 3)
-    return np.concatenate([strips.reshape(-1), raw[whole:].reshape(-1)])
+def weave(format_name: str, columns: int, lanes: int) -> Weave | None:
+    """The weave of a matrix of so many columns; None where its rows lie one after another.
+
+    Args:
+        format_name: a row of `moegauge.formats.FORMATS`.
+        columns: of the matrix.
+        lanes: 32-bit lanes of the core's vectors.
+    """
+    row = get_format(format_name)
+    if row.element_bits == 4:
+        found = Weave(lanes, STRIP_PIECE, row.scale_bits // 8)
+    else:
+        found = Weave(GROUP, PIECE, 0)
+    return None if row.element_bits * columns % (8 * found.piece) else found
+
+
+def _weave(raw: Bytes, rows: int, piece: int) -> Bytes:
+    """Rows [R, bytes] -> the same bytes with the pieces of each `rows` rows in turn; the last R mod rows rows stay."""
+    whole = raw.shape[0] // rows * rows
+    groups = raw[:whole].reshape(-1, rows, raw.shape[1] // piece, piece).transpose(0, 2, 1, 3)
+    return np.concatenate([groups.reshape(-1), raw[whole:].reshape(-1)])
 
 
 def pack(packed: Packed, lanes: int) -> tuple[Bytes, Bytes]:
     """(weights, scales) of a packed matrix as flat bytes in the core's order."""
-    if not is_striped(packed.format.name, packed.columns):
+    how = weave(packed.format.name, packed.columns, lanes)
+    if how is None:
         return packed.weights.reshape(-1).copy(), packed.scales.reshape(-1).copy()
-    scale = packed.format.scale_bits // 8
-    return _weave(packed.weights, lanes, 4), _weave(packed.scales, lanes, scale)
+    weights = _weave(packed.weights, how.rows, how.piece)
+    if not how.scale_piece:
+        return weights, packed.scales.reshape(-1).copy()
+    return weights, _weave(packed.scales, how.rows, how.scale_piece)
 
 
-def read_striped(pool: Bytes, name: str, offset: int, size: int, within: Weight, lanes: int) -> Bytes:
-    """Bytes [offset, offset + size) of the canonical order of the striped matrix they belong to; within one row of it.
+def read_woven(pool: Bytes, name: str, offset: int, size: int, within: Weight, lanes: int) -> Bytes:
+    """Bytes [offset, offset + size) of the canonical order of the matrix they belong to; within one row of it.
 
     `name` is the pool's name: `.weight`, `.scale` or `.tensor`.
     """
+    how = weave(within.format, within.columns, lanes)
     part = {"weight": within.weights, "scale": within.scales}.get(name.rpartition(".")[2])
-    if part is None:
+    piece = 0 if how is None else how.piece if part is within.weights else how.scale_piece
+    if how is None or part is None or not piece:
         return pool[offset : offset + size].copy()
-    item = 4 if part is within.weights else get_format(within.format).scale_bits // 8
     slot = (offset - part.offset) // part.stride if part.stride else 0
     start = part.at(slot)
     wide = part.bytes // within.rows
     row, at = divmod(offset - start, wide)
-    if row >= within.rows // lanes * lanes:
+    if row >= within.rows // how.rows * how.rows:
         return pool[offset : offset + size].copy()
     assert at + size <= wide
-    first = row // lanes * lanes
-    strip = pool[start + first * wide :][: lanes * wide].reshape(wide // item, lanes, item)
-    return np.ascontiguousarray(strip[:, row - first]).reshape(-1)[at : at + size]
+    first = row // how.rows * how.rows
+    group = pool[start + first * wide :][: how.rows * wide].reshape(wide // piece, how.rows, piece)
+    return np.ascontiguousarray(group[:, row - first]).reshape(-1)[at : at + size]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moegauge.formats import FORMATS
+from moegauge.kernels.cpu_layout import weave
 from moegauge.kernels.program import (
     Attention,
     Embed,
@@ -40,6 +41,7 @@ class CMatrix(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("weights", "scales", "tensor_scale")),
         *((name, c_int64) for name in ("weight_stride", "scale_stride", "tensor_stride", "rows", "columns", "format")),
+        ("woven", c_int64),
     ]
 
 
@@ -130,12 +132,13 @@ class Translator:
         program: what to translate.
         address: pool name -> address of its first byte.
         registers: name -> float32 [batch, width], C-contiguous.
+        lanes: 32-bit lanes of the core's vectors.
     """
 
     def __init__(
-        self, program: Program, address: Callable[[str], int], registers: dict[str, NDArray[np.float32]]
+        self, program: Program, address: Callable[[str], int], registers: dict[str, NDArray[np.float32]], lanes: int
     ) -> None:
-        self._address, self._registers, self._batch = address, registers, program.batch
+        self._address, self._registers, self._batch, self._lanes = address, registers, program.batch, lanes
         self._alive: list[Any] = []
         self.routes: dict[str, RouteState] = {}
         self.operations = (COperation * max(1, len(program.operations)))()
@@ -163,6 +166,7 @@ class Translator:
             weight.rows,
             weight.columns,
             FORMAT_INDEX[weight.format],
+            weave(weight.format, weight.columns, self._lanes) is not None,
         )
 
     def vector(self, vector: Vector) -> CVector:

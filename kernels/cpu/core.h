@@ -14,6 +14,7 @@ struct Matrix {            // `slots` matrices side by side; strides are bytes f
     const float *tensor_scale;
     int64_t weight_stride, scale_stride, tensor_stride;
     int64_t rows, columns, format;
+    int64_t woven;         // rows lie in groups (rows.h, strips.h); 0: one after another, canonical
 };
 
 struct Vector {            // a small vector: norm gain or bias

@@ -1,6 +1,7 @@
 // How each format's products are computed: one struct per format, over the vector type V of an instruction set.
 // A unit is the run of weights handled at once; its prepared input lies in the order the unit's vectors want, padded
-// with zeros to whole units. unit<R, T> adds R rows times T inputs of one unit to acc.
+// with zeros to whole units. unit<R, T, STRIDE> adds R rows times T inputs of one unit to acc; a row's pieces of 64 bytes
+// lie STRIDE bytes apart.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -15,17 +16,29 @@ inline float get_float(const void *p) {
     return f;
 }
 
+constexpr int PIECE = 64;  // bytes of a row that lie together (rows.h)
+
+template <int STRIDE>
+constexpr int64_t piece(int64_t byte) {
+    return byte / PIECE * STRIDE + byte % PIECE;
+}
+
+// A stream's first bytes, before its loop prefetches `ahead` of itself.
+inline void prefetch_start(const uint8_t *p, int64_t ahead) {
+    for (int64_t b = 0; b < ahead; b += 64) __builtin_prefetch(p + b, 0, 3);
+}
+
 template <class V>
 struct DecodeF32 {
     using F = typename V::F;
     static constexpr int COLUMNS = 16, BYTES = 64, SCALES = 0, INPUT = 64;
     static void prepare(const float *x, uint8_t *out) { std::memcpy(out, x, 64); }
-    template <int R, int T>
+    template <int R, int T, int STRIDE>
     static void unit(const uint8_t *const *w, const uint8_t *const *, const uint8_t *const *x, F (&acc)[R][T]) {
         for (int v = 0; v < 64; v += V::W)
             for (int r = 0; r < R; ++r)
                 for (int t = 0; t < T; ++t)
-                    acc[r][t] = V::fma(V::loadf(reinterpret_cast<const float *>(w[r] + v)),
+                    acc[r][t] = V::fma(V::loadf(reinterpret_cast<const float *>(w[r] + piece<STRIDE>(v))),
                                        V::loadf(reinterpret_cast<const float *>(x[t] + v)), acc[r][t]);
     }
 };
@@ -43,11 +56,11 @@ struct DecodeBf16 {
                 o[v + V::W / 4 + i] = x[v + 2 * i + 1];
             }
     }
-    template <int R, int T>
+    template <int R, int T, int STRIDE>
     static void unit(const uint8_t *const *w, const uint8_t *const *, const uint8_t *const *x, F (&acc)[R][T]) {
         for (int v = 0; v < 64; v += V::W)
             for (int r = 0; r < R; ++r) {
-                const auto q = V::load(w[r] + v);
+                const auto q = V::load(w[r] + piece<STRIDE>(v));
                 const F even = V::bf16_even(q), odd = V::bf16_odd(q);
                 for (int t = 0; t < T; ++t) {
                     const float *xv = reinterpret_cast<const float *>(x[t] + 2 * v);
@@ -83,7 +96,7 @@ struct DecodeFp8 {
             f[0] = V::half_low(even), f[1] = V::half_high(even), f[2] = V::half_low(odd), f[3] = V::half_high(odd);
         }
     }
-    template <int R, int T>
+    template <int R, int T, int STRIDE>
     static void unit(const uint8_t *const *w, const uint8_t *const *s, const uint8_t *const *x, F (&acc)[R][T]) {
         F part[R][T][2];  // two chains each: the latency of four dependent additions a vector would show
         for (int r = 0; r < R; ++r)
@@ -91,7 +104,7 @@ struct DecodeFp8 {
         for (int v = 0; v < 128; v += V::W)
             for (int r = 0; r < R; ++r) {
                 F f[4];
-                decode(V::load(w[r] + v), f);
+                decode(V::load(w[r] + piece<STRIDE>(v)), f);
                 for (int t = 0; t < T; ++t)
                     for (int i = 0; i < 4; ++i)
                         part[r][t][i % 2] = V::fma(
@@ -135,11 +148,12 @@ struct DecodeInt8 {
             for (int i = 0; i < V::W / 4; ++i) std::memcpy(out + 2 * V::W + 4 * i, &scale, 4);
         }
     }
-    template <int R, int T>
+    template <int R, int T, int STRIDE>
     static void unit(const uint8_t *const *w, const uint8_t *const *, const uint8_t *const *x, F (&acc)[R][T]) {
         for (int v = 0; v < 64; v += V::W)
             for (int r = 0; r < R; ++r) {
-                const auto low = V::widen_low(w[r] + v), high = V::widen_high(w[r] + v);
+                const uint8_t *wv = w[r] + piece<STRIDE>(v);
+                const auto low = V::widen_low(wv), high = V::widen_high(wv);
                 for (int t = 0; t < T; ++t) {
                     const uint8_t *xv = x[t] + 3 * v;
                     const auto sum = V::add32(V::madd(low, V::load(xv)), V::madd(high, V::load(xv + V::W)));

@@ -71,7 +71,7 @@ class Executor {
 
     const Kernels *kernels_;
     Pool pool_;
-    int64_t prefetch_ = 4096, chunk_bytes_ = 1 << 19;  // bytes; see docs/kernels.md for how they were chosen
+    int64_t prefetch_ = 8192, chunk_bytes_ = 1 << 19;  // bytes; see docs/kernels.md for how they were chosen
     std::vector<Input> inputs_;
     std::unordered_map<uintptr_t, size_t> input_index_;
     std::vector<Job> jobs_;

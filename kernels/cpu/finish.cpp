@@ -36,11 +36,15 @@ float e2m1(int code) {
     return code & 8 ? -SIZE[code & 7] : SIZE[code & 7];
 }
 
-// One element of a packed matrix, slowly: the embedding row's way. `lanes` rows make a strip of 4-bit weights (strips.h).
+// One element of a packed matrix, slowly: the embedding row's way. `lanes` rows make a strip of 4-bit weights (strips.h),
+// four rows a group of the others (rows.h).
 float element(const Matrix &m, int64_t lanes, int64_t r, int64_t c) {
     const int64_t wide = matrix_row_bytes(m.format, m.columns);
     const uint8_t *row = m.weights + r * wide;
-    const bool strip = m.format >= INT4 && m.columns % 8 == 0 && r < m.rows / lanes * lanes;
+    const bool strip = m.woven && m.format >= INT4 && r < m.rows / lanes * lanes;
+    const int64_t bytes = m.format == F32 ? 4 : m.format == BF16 ? 2 : 1, at = c * bytes;
+    const bool group = m.woven && m.format < INT4 && r < m.rows / 4 * 4;
+    const uint8_t *whole = group ? m.weights + r / 4 * 4 * wide + r % 4 * 64 + at / 64 * 256 + at % 64 : row + at;
     const int64_t first = r / lanes * lanes;
     const auto scale_row = [&](int64_t group, int64_t size) {
         const int64_t groups = (m.columns + group - 1) / group, g = c / group;
@@ -49,10 +53,10 @@ float element(const Matrix &m, int64_t lanes, int64_t r, int64_t c) {
     const uint8_t *byte = strip ? m.weights + first * wide + (c / 8 * lanes + r - first) * 4 + c % 8 / 2 : row + c / 2;
     const int nibble = m.format >= INT4 ? *byte >> (c % 2 * 4) & 15 : 0;
     switch (m.format) {
-        case F32: return f32(row + 4 * c);
-        case BF16: return bf16(row + 2 * c);
-        case FP8: return e4m3(row[c]) * f32(m.scales + (r / 128 * ((m.columns + 127) / 128) + c / 128) * 4);
-        case INT8: return static_cast<float>(static_cast<int8_t>(row[c])) * f32(m.scales + 4 * r);
+        case F32: return f32(whole);
+        case BF16: return bf16(whole);
+        case FP8: return e4m3(*whole) * f32(m.scales + (r / 128 * ((m.columns + 127) / 128) + c / 128) * 4);
+        case INT8: return static_cast<float>(static_cast<int8_t>(*whole)) * f32(m.scales + 4 * r);
         case INT4: return static_cast<float>(nibble - 8) * bf16(scale_row(32, 2));
         case INT4_G128: return static_cast<float>(nibble - 8) * bf16(scale_row(128, 2));
         case MXFP4: return e2m1(nibble) * std::ldexp(1.0f, *scale_row(32, 1) - 127);

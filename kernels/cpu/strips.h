@@ -112,6 +112,8 @@ struct Strips {
         for (int64_t c = 0; c + RUN <= m.columns; c += RUN) {
             for (int i = 0; i < S; ++i)
                 for (int b = 0; b < BYTES; b += 64) __builtin_prefetch(w[i] + ahead + b, 0, 3);
+            // Scales are an eighth of the bytes at most: a line of them lasts eight runs, so 256 bytes are far enough.
+            for (int i = 0; i < S; ++i) __builtin_prefetch(s[i] + 256, 0, 3);
             run<S, T>(w, s, xs, RUN / 8, acc);
             const bool next = SPAN == RUN || (c + RUN) % SPAN == 0;
             for (int i = 0; i < S; ++i) {
@@ -124,6 +126,10 @@ struct Strips {
         const float factor = FORMAT == NVFP4 ? *m.tensor_scale : 1.0f;
         for (int i = 0; i < S; ++i)
             for (int t = 0; t < T; ++t) {
+                if (row[i] >= first && row[i] + LANES <= last) {
+                    V::storef(y[t] + row[i], V::mul(acc[i][t], V::set(factor)));
+                    continue;
+                }
                 float sums[LANES];
                 V::storef(sums, acc[i][t]);
                 for (int r = 0; r < LANES; ++r)
@@ -172,14 +178,17 @@ struct Strips {
 
     static void rows(const Matrix &m, int64_t first, int64_t last, const void *const *x, int64_t n, float *const *y,
                      int64_t ahead) {
-        const int64_t in_strips = m.columns % 8 ? 0 : m.rows / LANES * LANES;
+        const int64_t in_strips = m.woven ? m.rows / LANES * LANES : 0;
         const int64_t begin = first / LANES, end = (last < in_strips ? last + LANES - 1 : in_strips) / LANES;
-        const int64_t half = end > begin ? (end - begin) / 2 : 0;
-        for (int64_t strip = begin; strip < begin + half; ++strip) {  // two streams, half the range apart
-            const int64_t row[2] = {strip * LANES, (strip + half) * LANES};
-            tokens<2>(m, row, first, last, x, n, y, ahead);
+        constexpr int S = V::STRIPS;
+        const int64_t part = end > begin ? (end - begin) / S : 0;
+        for (int i = 0; i < S && part; ++i) prefetch_start(m.weights + (begin + i * part) * LANES * (m.columns / 2), ahead / S);
+        for (int64_t strip = begin; strip < begin + part; ++strip) {  // S streams, equal parts of the range
+            int64_t row[S];
+            for (int i = 0; i < S; ++i) row[i] = (strip + i * part) * LANES;
+            tokens<S>(m, row, first, last, x, n, y, ahead / S);
         }
-        for (int64_t strip = begin + 2 * half; strip < end; ++strip) {
+        for (int64_t strip = begin + S * part; strip < end; ++strip) {
             const int64_t row[1] = {strip * LANES};
             tokens<1>(m, row, first, last, x, n, y, ahead);
         }

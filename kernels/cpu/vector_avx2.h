@@ -10,6 +10,7 @@ namespace {
 
 struct Avx2 {
     static constexpr int W = 32;
+    static constexpr int STRIPS = 2;  // side by side (strips.h)
     static constexpr const char *name = "AVX2";
     using I = __m256i;
     using F = __m256;

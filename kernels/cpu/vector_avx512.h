@@ -10,6 +10,7 @@ namespace {
 
 struct Avx512 {
     static constexpr int W = 64;
+    static constexpr int STRIPS = 1;  // side by side (strips.h)
     static constexpr const char *name = "AVX-512";
     using I = __m512i;
     using F = __m512;
@@ -22,13 +23,7 @@ struct Avx512 {
     static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
     static F add(F a, F b) { return _mm512_add_ps(a, b); }
-    static float sum(F v) {
-        alignas(64) float lanes[16];
-        _mm512_store_ps(lanes, v);
-        for (int n = 8; n; n /= 2)
-            for (int i = 0; i < n; ++i) lanes[i] += lanes[i + n];
-        return lanes[0];
-    }
+    static float sum(F v) { return _mm512_reduce_add_ps(v); }
     static I xor_(I a, I b) { return _mm512_xor_si512(a, b); }
     static uint64_t fold(I v) {
         alignas(64) uint64_t parts[8];

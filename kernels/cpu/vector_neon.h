@@ -10,6 +10,7 @@ namespace {
 
 struct Neon {
     static constexpr int W = 16;
+    static constexpr int STRIPS = 2;  // side by side (strips.h)
     static constexpr const char *name = "NEON";
     using I = uint8x16_t;
     using F = float32x4_t;

@@ -8,6 +8,7 @@ namespace {
 
 struct Plain {
     static constexpr int W = 16;
+    static constexpr int STRIPS = 2;  // side by side (strips.h)
     static constexpr const char *name = "plain C++";
     struct I {
         uint8_t b[16];

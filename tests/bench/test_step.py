@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from moegauge.formats import FORMATS
 from moegauge.kernels.backend import Backend, get_backend
 from moegauge.kernels.cpu_core import library
 from moegauge.kernels.numpy_backend import NumpyBackend
-from moegauge.kernels.program import ExpertsUp, Product
+from moegauge.kernels.program import ExpertsUp, Product, Weight
 from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vectors
 
 HIDDEN = 96
@@ -162,14 +163,26 @@ def test_answers_do_not_depend_on_threads() -> None:
 
 @needs_core
 def test_the_core_and_the_reference_agree_on_a_whole_step() -> None:
-    """Through every layer, errors of one operation feeding the next; bf16 weights, so only sums are rounded."""
-    answers = []
-    for name in ("cpu", "reference"):
-        step = build(shape(), get_backend(name), batch=2, context=50)
-        step.run()
-        answers.append(step._last.read("vocabulary"))
-        step.close()
-    np.testing.assert_allclose(answers[0], answers[1], atol=1e-4 * np.abs(answers[1]).max())
+    """Through every layer, errors of one operation feeding the next; bf16 weights, so only sums are rounded. The
+    reference gets every matrix of the core's arena in canonical order, just before its operation."""
+    step = build(shape(), get_backend("cpu"), batch=2, context=50)
+    program, theirs = step.programs[0], step._arena
+    arena = NumpyBackend("reference").arena(theirs.pools)
+    for name, size in theirs.pools.items():
+        arena.write(name, 0, theirs.read(name, 0, size))
+    slow = NumpyBackend("reference").compile(program, arena)
+    step.run()
+    for i, operation in enumerate(program.operations):
+        for weight, _ in operation.weights():
+            if isinstance(weight, Weight):
+                wide = weight.weights.bytes // weight.rows
+                for slot, row in itertools.product(range(weight.slots), range(weight.rows)):
+                    at = weight.weights.at(slot) + row * wide
+                    arena.write(weight.weights.pool, at, theirs.read(weight.weights.pool, at, wide, weight))
+        slow.run_operation(i)
+    got, expected = step._last.read("vocabulary"), slow.read("vocabulary")
+    step.close()
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def spoil_weight(step: DecodeStep, pool: str) -> None:

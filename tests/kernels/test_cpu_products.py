@@ -37,7 +37,7 @@ def product(core: Core, packed: packing.Packed, x: np.ndarray, weights: np.ndarr
     tensor = np.array([packed.tensor_scale], np.float32)
     matrix = CMatrix(
         weights.ctypes.data, scales.ctypes.data, tensor.ctypes.data, 0, 0, 0, packed.rows, packed.columns,
-        FORMAT_INDEX[packed.format.name],
+        FORMAT_INDEX[packed.format.name], cpu_layout.weave(packed.format.name, packed.columns, core.lanes) is not None,
     )  # fmt: skip
     operations = (COperation * 1)()
     op = operations[0]
