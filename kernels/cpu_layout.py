@@ -1,8 +1,8 @@
 """The compiled core's order of matrices (kernels/cpu/rows.h, strips.h): a permutation of the canonical bytes.
 
 Rows lie woven in groups, so that a group is one sequential stream: 64 bytes of each of four rows in turn; or, of the
-4-bit formats, four bytes (eight columns) of each of `lanes` rows in turn, and their scales one of each in turn. Rows that
-fill no group, and matrices whose rows are no multiple of the piece, stay canonical.
+4-bit formats, four bytes (eight columns) of each of `lanes` rows in turn, and their scales one of each in turn. Rows
+that fill no group, and matrices whose rows are no multiple of the piece, stay canonical.
 """
 
 from __future__ import annotations
@@ -47,10 +47,7 @@ def weave(format_name: str, columns: int, lanes: int) -> Weave | None:
         lanes: 32-bit lanes of the core's vectors.
     """
     row = get_format(format_name)
-    if row.element_bits == 4:
-        found = Weave(lanes, STRIP_PIECE, row.scale_bits // 8)
-    else:
-        found = Weave(GROUP, PIECE, 0)
+    found = Weave(lanes, STRIP_PIECE, row.scale_bits // 8) if row.element_bits == 4 else Weave(GROUP, PIECE, 0)
     return None if row.element_bits * columns % (8 * found.piece) else found
 
 

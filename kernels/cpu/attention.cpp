@@ -72,10 +72,8 @@ void Executor::attention(const Operation &op, int thread) {
         for (int64_t g = 0; g < group; ++g) {
             float *s = scores + g * RUN, *out = partial + ((b * op.heads + kv * group + g) * runs + run) * entry;
             const float most = *std::max_element(s, s + count);
-            float sum = 0;
-            for (int64_t t = 0; t < count; ++t) sum += s[t] = std::exp(s[t] - most);
             out[0] = most;
-            out[1] = sum;
+            out[1] = kernels_->exponentials(s, count, most);
             std::fill(out + 2, out + entry, 0.0f);
             o[static_cast<size_t>(g)] = out + 2;
             p[static_cast<size_t>(g)] = s;

@@ -69,6 +69,14 @@ struct Kernels {
     // out[h][:] += sum over t of p[h][t] * row t of a bf16 or fp8 (unscaled) cache.
     void (*mix)(int64_t format, const uint8_t *rows, int64_t row_bytes, int64_t count, int64_t width,
                 const float *const *p, float *const *out, int64_t heads);
+    // out = x / sqrt(mean(x^2) + 1e-6) * gain; `gain` is bfloat16, or float32.
+    void (*norm)(const float *x, int64_t n, const uint8_t *gain, int64_t is_f32, float *out);
+    // y = silu(gate) * up; `up` may be null: silu(gate).
+    void (*gate)(const float *gate, const float *up, int64_t n, float *y);
+    // s = e^(s - most); returns the sum.
+    float (*exponentials)(float *s, int64_t n, float most);
+    // y += factor * (x as float32); x is bfloat16, or float32.
+    void (*add)(const uint8_t *x, int64_t is_f32, float factor, int64_t n, float *y);
     // XOR of everything read: `streams` equal runs at once, prefetching `prefetch` bytes ahead (0: not).
     uint64_t (*stream)(const uint8_t *p, int64_t bytes, int64_t streams, int64_t prefetch);
 };

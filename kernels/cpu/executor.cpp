@@ -62,7 +62,7 @@ void Executor::products(const Operation &op, int thread) {
     pool_.barrier();
     multiply();
     pool_.barrier();
-    finish(op, static_cast<const float *>(sums_.take(0)), thread, pool_.size());
+    finish(op, *kernels_, static_cast<const float *>(sums_.take(0)), thread, pool_.size());
 }
 
 size_t Executor::input(const float *x, int64_t columns, int64_t format, const Vector *gain) {
@@ -176,11 +176,7 @@ void Executor::prepare(int thread) {
         const float *x = in.x;
         if (in.gain) {
             normed.resize(static_cast<size_t>(in.columns));
-            double square = 0;
-            for (int64_t c = 0; c < in.columns; ++c) square += static_cast<double>(x[c]) * x[c];
-            const float scale = static_cast<float>(1 / std::sqrt(square / static_cast<double>(in.columns) + 1e-6));
-            for (int64_t c = 0; c < in.columns; ++c)
-                normed[static_cast<size_t>(c)] = x[c] * scale * vector_at(*in.gain, 0, c);
+            kernels_->norm(x, in.columns, in.gain->data, in.gain->is_f32, normed.data());
             x = normed.data();
         }
         kernels_->prepare(in.format, x, in.columns, base + in.at);

@@ -82,7 +82,7 @@ class Executor {
 };
 
 // finish.cpp: what follows the sums; each handles its share `thread` of `threads`.
-void finish(const Operation &op, const float *sums, int thread, int threads);
+void finish(const Operation &op, const Kernels &kernels, const float *sums, int thread, int threads);
 void embed(const Operation &op, int64_t lanes, int thread, int threads);
 void update_state(const Operation &op, int thread, int threads);
 void choose(Route &route, int thread, int threads);

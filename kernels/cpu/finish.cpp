@@ -64,8 +64,6 @@ float element(const Matrix &m, int64_t lanes, int64_t r, int64_t c) {
     }
 }
 
-float silu(float x) { return x / (1 + std::exp(-x)); }
-
 // Share [first, last) of n elements for one thread, in runs of 16 floats so that no cache line has two writers.
 void share(int64_t n, int thread, int threads, int64_t &first, int64_t &last) {
     const int64_t step = ((n + threads - 1) / threads + 15) / 16 * 16;
@@ -149,75 +147,99 @@ void number_distinct(Route &route) {
     }
 }
 
-void finish(const Operation &op, const float *sums, int thread, int threads) {
-    int64_t first, last;
-    if (op.kind == PRODUCT) {
-        share(op.y.width, thread, threads, first, last);
-        for (int64_t b = 0; b < op.batch; ++b) {
-            float *y = op.y.data + b * op.y.pitch;
-            const float *s = sums + b * op.y.width;
-            for (int64_t c = first; c < last; ++c) y[c] = op.accumulate ? y[c] + s[c] : s[c];
-            for (int64_t v = 0; v < op.n_biases; ++v)
-                for (int64_t row = 0; row < op.biases[v].length; row += op.y.width)
-                    for (int64_t c = first; c < last && row + c < op.biases[v].length; ++c)
-                        y[c] += vector_at(op.biases[v], 0, row + c);
-        }
-        return;
+namespace {
+
+// y += factor * bias[i] for every i < bias.length with i mod width in [first, last); y is that of column 0.
+void add_bias(const Kernels &kernels, const Vector &bias, int64_t slot, float factor, int64_t width, int64_t first,
+              int64_t last, float *y) {
+    const uint8_t *data = bias.data + slot * bias.stride;
+    const int64_t size = bias.is_f32 ? 4 : 2;
+    for (int64_t row = 0; row + first < bias.length; row += width)
+        kernels.add(data + (row + first) * size, bias.is_f32, factor, std::min(last, bias.length - row) - first, y + first);
+}
+
+// y (+)= factor * x, n of them.
+void weigh(const float *x, float factor, int64_t n, float *y) {
+    for (int64_t i = 0; i < n; ++i) y[i] += factor * x[i];
+}
+
+void finish_product(const Operation &op, const Kernels &kernels, const float *sums, int64_t first, int64_t last) {
+    for (int64_t b = 0; b < op.batch; ++b, sums += op.y.width) {
+        float *y = op.y.data + b * op.y.pitch;
+        if (op.accumulate)
+            weigh(sums + first, 1, last - first, y + first);
+        else
+            std::copy(sums + first, sums + last, y + first);
+        for (int64_t v = 0; v < op.n_biases; ++v) add_bias(kernels, op.biases[v], 0, 1, op.y.width, first, last, y);
     }
-    if (op.kind == GATED) {
-        share(op.y.width, thread, threads, first, last);
-        for (int64_t b = 0; b < op.batch; ++b) {
-            const float *s = sums + b * op.y.width * op.n_matrices;
-            for (int64_t c = first; c < last; ++c)
-                op.y.data[b * op.y.pitch + c] = silu(s[c]) * (op.n_matrices == 2 ? s[op.y.width + c] : 1.0f);
-        }
-        return;
-    }
+}
+
+void finish_gated(const Operation &op, const Kernels &kernels, const float *sums, int64_t first, int64_t last) {
+    for (int64_t b = 0; b < op.batch; ++b, sums += op.y.width * op.n_matrices)
+        kernels.gate(sums + first, op.n_matrices == 2 ? sums + op.y.width + first : nullptr, last - first,
+                     op.y.data + b * op.y.pitch + first);
+}
+
+// `blocks`: matrices per expert, 2 with a gate; `accumulate`: shared matrices. Sums as Executor::plan_experts lays them.
+void finish_up(const Operation &op, const Kernels &kernels, const float *sums, int thread, int threads) {
     const Route &route = *op.route;
-    const int64_t choices = op.batch * op.top_k;
-    if (op.kind == EXPERTS_UP) {  // blocks: matrices per expert (2 with a gate); accumulate: shared matrices
-        const int64_t width = op.matrices[0].rows, gated = op.blocks == 2;
-        share(width, thread, threads, first, last);
-        const float *up = sums + (gated ? choices * width : 0);
-        for (int64_t n = 0; n < choices; ++n) {
-            float *y = op.y.data + n / op.top_k * op.y.pitch + n % op.top_k * width;
-            for (int64_t c = first; c < last; ++c) {
-                float g = sums[n * width + c], u = up[n * width + c];
-                if (op.n_biases) {
-                    if (gated) g += vector_at(op.biases[0], route.slot[n], c);
-                    u += vector_at(op.biases[gated], route.slot[n], c);
-                }
-                y[c] = gated ? silu(g) * u : silu(u);
-            }
-        }
-        int64_t at = op.top_k * width;
-        const float *s = sums + choices * width * op.blocks;
-        for (int64_t m = op.blocks; m < op.n_matrices; m += op.blocks) {
-            const int64_t wide = op.matrices[m].rows;
-            share(wide, thread, threads, first, last);
-            for (int64_t b = 0; b < op.batch; ++b)
-                for (int64_t c = first; c < last; ++c)
-                    op.y.data[b * op.y.pitch + at + c] =
-                        silu(s[b * wide + c]) * (gated ? s[(op.batch + b) * wide + c] : 1.0f);
-            at += wide;
-            s += op.batch * wide * op.blocks;
-        }
-        return;
-    }
-    const int64_t width = op.y.width;
+    const int64_t choices = op.batch * op.top_k, width = op.matrices[0].rows;
+    const bool gated = op.blocks == 2;
+    int64_t first, last;
     share(width, thread, threads, first, last);
-    for (int64_t b = 0; b < op.batch; ++b)
-        for (int64_t c = first; c < last; ++c) {
-            float y = 0;
-            for (int64_t n = b * op.top_k; n < (b + 1) * op.top_k; ++n) {
-                float one = sums[n * width + c];
-                for (int64_t i = c; op.n_biases && i < op.biases[0].length; i += width)
-                    one += vector_at(op.biases[0], route.slot[n], i);
-                y += route.share[n] * one;
-            }
-            for (int64_t m = 1; m < op.n_matrices; ++m) y += sums[(choices + (m - 1) * op.batch + b) * width + c];
-            op.y.data[b * op.y.pitch + c] += y;
+    std::vector<float> biased(2 * static_cast<size_t>(width));
+    for (int64_t n = 0; n < choices; ++n) {
+        const float *part[2] = {sums + n * width, sums + (choices + n) * width};
+        for (int64_t v = 0; v < op.n_biases; ++v) {
+            float *own = biased.data() + v * width;
+            std::copy(part[v] + first, part[v] + last, own + first);
+            add_bias(kernels, op.biases[v], route.slot[n], 1, width, first, last, own);
+            part[v] = own;
         }
+        kernels.gate(part[0] + first, gated ? part[1] + first : nullptr, last - first,
+                     op.y.data + n / op.top_k * op.y.pitch + n % op.top_k * width + first);
+    }
+    int64_t at = op.top_k * width;
+    const float *s = sums + choices * width * op.blocks;
+    for (int64_t m = op.blocks; m < op.n_matrices; m += op.blocks) {
+        const int64_t wide = op.matrices[m].rows;
+        share(wide, thread, threads, first, last);
+        for (int64_t b = 0; b < op.batch; ++b)
+            kernels.gate(s + b * wide + first, gated ? s + (op.batch + b) * wide + first : nullptr, last - first,
+                         op.y.data + b * op.y.pitch + at + first);
+        at += wide;
+        s += op.batch * wide * op.blocks;
+    }
+}
+
+void finish_down(const Operation &op, const Kernels &kernels, const float *sums, int64_t first, int64_t last) {
+    const Route &route = *op.route;
+    const int64_t choices = op.batch * op.top_k, width = op.y.width;
+    std::vector<float> total(static_cast<size_t>(width));  // summed before it is added: as few roundings as the terms
+    for (int64_t b = 0; b < op.batch; ++b) {
+        std::fill(total.begin() + first, total.begin() + last, 0.0f);
+        for (int64_t n = b * op.top_k; n < (b + 1) * op.top_k; ++n) {
+            weigh(sums + n * width + first, route.share[n], last - first, total.data() + first);
+            if (op.n_biases)
+                add_bias(kernels, op.biases[0], route.slot[n], route.share[n], width, first, last, total.data());
+        }
+        for (int64_t m = 1; m < op.n_matrices; ++m)
+            weigh(sums + (choices + (m - 1) * op.batch + b) * width + first, 1, last - first, total.data() + first);
+        weigh(total.data() + first, 1, last - first, op.y.data + b * op.y.pitch + first);
+    }
+}
+
+}  // namespace
+
+void finish(const Operation &op, const Kernels &kernels, const float *sums, int thread, int threads) {
+    int64_t first, last;
+    share(op.y.width, thread, threads, first, last);
+    switch (op.kind) {
+        case PRODUCT: return finish_product(op, kernels, sums, first, last);
+        case GATED: return finish_gated(op, kernels, sums, first, last);
+        case EXPERTS_UP: return finish_up(op, kernels, sums, thread, threads);
+        default: return finish_down(op, kernels, sums, first, last);
+    }
 }
 
 }  // namespace moegauge

@@ -7,6 +7,7 @@
 
 #include "core.h"
 #include "decode.h"
+#include "elementwise.h"
 #include "strips.h"
 
 namespace moegauge {
@@ -257,7 +258,7 @@ struct Table {
         }
     }
     static const Kernels *get() {
-        static const Kernels table = {V::name, V::W, prepared_bytes, prepare, rows, mix, stream};
+        static const Kernels table = {V::name, V::W, prepared_bytes, prepare, rows, mix, norm, gate, exponentials, add, stream};
         return &table;
     }
 };

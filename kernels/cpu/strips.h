@@ -39,19 +39,35 @@ struct Strips {
             float run[RUN] = {};
             int16_t q[RUN];
             std::memcpy(run, x + c, static_cast<size_t>(columns - c < RUN ? columns - c : RUN) * 4);
-            const float scale = quantise(run, RUN, STEPS, q) * (IS_INT ? 1.0f : 0.5f);
+            const float scale = quantise<RUN>(run, STEPS, q) * (IS_INT ? 1.0f : 0.5f);
             int32_t sum = 0;
+            uint8_t high[RUN], low[RUN];
             for (int i = 0; i < RUN; ++i) {
-                const int high = (q[i] + 64) >> 7;
-                uint8_t *o = out + i / 8 * 16 + i % 2 * 4 + i % 8 / 2;
-                o[0] = static_cast<uint8_t>(high);
-                o[8] = static_cast<uint8_t>(q[i] - 128 * high);
+                high[i] = static_cast<uint8_t>((q[i] + 64) >> 7);
+                low[i] = static_cast<uint8_t>(q[i] - ((q[i] + 64) & ~127));
                 sum += q[i];
+            }
+            for (int i = 0; i < RUN; i += 8) {
+                store_parted(high + i, out + 2 * i);
+                store_parted(low + i, out + 2 * i + 8);
             }
             sum *= -OFFSET;
             std::memcpy(out + 2 * RUN, &sum, 4);
             std::memcpy(out + 2 * RUN + 4, &scale, 4);
         }
+    }
+
+    // Eight bytes, the even ones before the odd ones.
+    static void store_parted(const uint8_t *bytes, uint8_t *out) {
+        uint64_t all;
+        std::memcpy(&all, bytes, 8);
+        const auto even = [](uint64_t v) {
+            v &= 0x00FF00FF00FF00FFu;
+            v = (v | v >> 8) & 0x0000FFFF0000FFFFu;
+            return (v | v >> 16) & 0xFFFFFFFFu;
+        };
+        all = even(all) | even(all >> 8) << 32;
+        std::memcpy(out, &all, 8);
     }
 
     static F scales(const uint8_t *s) {
