@@ -23,11 +23,6 @@ constexpr int64_t piece(int64_t byte) {
     return byte / PIECE * STRIDE + byte % PIECE;
 }
 
-// A stream's first bytes, before its loop prefetches `ahead` of itself.
-inline void prefetch_start(const uint8_t *p, int64_t ahead) {
-    for (int64_t b = 0; b < ahead; b += 64) __builtin_prefetch(p + b, 0, 3);
-}
-
 template <class V>
 struct DecodeF32 {
     using F = typename V::F;

@@ -60,7 +60,7 @@ void Executor::products(const Operation &op, int thread) {
     pool_.barrier();
     prepare(thread);
     pool_.barrier();
-    multiply();
+    multiply(thread);
     pool_.barrier();
     finish(op, *kernels_, static_cast<const float *>(sums_.take(0)), thread, pool_.size());
 }
@@ -148,12 +148,13 @@ void Executor::plan_experts(const Operation &op) {
     }
 }
 
-// Chunks small enough that the last one does not leave the other threads waiting long, large enough that a chunk's four
-// streams run for many pages.
+// Chunks small enough that the last one does not leave the other threads waiting long. Each thread has a run of
+// neighbouring chunks, so that what it prefetches past the end of one is the start of the next; what another thread has
+// left over is taken from its far end.
 void Executor::cut() {
     int64_t bytes = 0;
     for (const Job &j : jobs_) bytes += (j.last - j.first) * matrix_row_bytes(j.matrix.format, j.matrix.columns);
-    const int64_t size = std::clamp<int64_t>(bytes / (4 * pool_.size()), 32 << 10, chunk_bytes_);
+    const int64_t size = std::clamp<int64_t>(bytes / (16 * pool_.size()), 32 << 10, chunk_bytes_);
     chunks_.clear();
     for (size_t i = 0; i < jobs_.size(); ++i) {
         const Job &j = jobs_[i];
@@ -165,7 +166,26 @@ void Executor::cut() {
     char *base = static_cast<char *>(input_buffer_.take(input_bytes_));
     for (Job &j : jobs_)
         for (size_t i : j.inputs) j.x.push_back(base + inputs_[i].at);
-    next_.store(0, std::memory_order_relaxed);
+    const uint64_t n = chunks_.size(), threads = ranges_.size();
+    for (uint64_t t = 0; t < threads; ++t)
+        ranges_[t].ends.store((t * n / threads) << 32 | ((t + 1) * n / threads), std::memory_order_relaxed);
+}
+
+// The next chunk for a thread, or -1.
+int64_t Executor::take(int thread) {
+    const size_t threads = ranges_.size();
+    for (size_t i = 0; i < threads; ++i) {
+        std::atomic<uint64_t> &ends = ranges_[(static_cast<size_t>(thread) + i) % threads].ends;
+        uint64_t seen = ends.load(std::memory_order_relaxed);
+        for (;;) {
+            const uint64_t first = seen >> 32, end = seen & 0xFFFFFFFFu;
+            if (first >= end) break;
+            const uint64_t left = i ? seen - 1 : seen + (uint64_t{1} << 32);
+            if (ends.compare_exchange_weak(seen, left, std::memory_order_relaxed))
+                return static_cast<int64_t>(i ? end - 1 : first);
+        }
+    }
+    return -1;
 }
 
 void Executor::prepare(int thread) {
@@ -183,12 +203,16 @@ void Executor::prepare(int thread) {
     }
 }
 
-void Executor::multiply() {
-    for (;;) {
-        const int64_t i = next_.fetch_add(1, std::memory_order_relaxed);
-        if (i >= static_cast<int64_t>(chunks_.size())) return;
+void Executor::multiply(int thread) {
+    const uint8_t *expected = nullptr;  // where the last chunk ended: prefetched already
+    for (int64_t i; (i = take(thread)) >= 0;) {
         const Chunk &c = chunks_[static_cast<size_t>(i)];
         const Job &j = jobs_[c.job];
+        const int64_t row = matrix_row_bytes(j.matrix.format, j.matrix.columns);
+        const uint8_t *start = j.matrix.weights + c.first * row;
+        if (start != expected)
+            for (int64_t b = 0; b < prefetch_; b += 64) __builtin_prefetch(start + b, 0, 3);
+        expected = j.matrix.weights + c.last * row;
         kernels_->rows(j.matrix, c.first, c.last, j.x.data(), static_cast<int64_t>(j.x.size()), j.outputs.data(), prefetch_);
     }
 }

@@ -49,7 +49,7 @@ struct Chunk {
 
 class Executor {
   public:
-    Executor(const Kernels *kernels, const std::vector<int> &cpus) : kernels_(kernels), pool_(cpus) {}
+    Executor(const Kernels *kernels, const std::vector<int> &cpus) : kernels_(kernels), pool_(cpus), ranges_(cpus.size()) {}
     void run(const Operation *operations, int64_t count);
     // Reads `bytes` once with all threads; returns the folded value so that nothing is optimised away.
     uint64_t stream(const uint8_t *data, int64_t bytes, int64_t streams, int64_t prefetch);
@@ -67,11 +67,12 @@ class Executor {
     void job(const Matrix &matrix, int64_t first, int64_t last, std::vector<size_t> inputs, std::vector<float *> outputs);
     void cut();
     void prepare(int thread);
-    void multiply();
+    void multiply(int thread);
+    int64_t take(int thread);
 
     const Kernels *kernels_;
     Pool pool_;
-    int64_t prefetch_ = 8192, chunk_bytes_ = 1 << 19;  // bytes; see docs/kernels.md for how they were chosen
+    int64_t prefetch_ = 8192, chunk_bytes_ = 1 << 18;  // bytes; see docs/kernels.md for how they were chosen
     std::vector<Input> inputs_;
     std::unordered_map<uintptr_t, size_t> input_index_;
     std::vector<Job> jobs_;
@@ -79,6 +80,10 @@ class Executor {
     size_t input_bytes_ = 0;
     Buffer input_buffer_, sums_, scores_, partial_, ones_;
     std::atomic<int64_t> next_{0};
+    struct alignas(64) Range {  // chunks a thread still has to do: first in the high half, end in the low half
+        std::atomic<uint64_t> ends{0};
+    };
+    std::vector<Range> ranges_;
 };
 
 // finish.cpp: what follows the sums; each handles its share `thread` of `threads`.

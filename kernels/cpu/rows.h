@@ -127,7 +127,6 @@ struct Rows {
         if (m.woven) {
             const int64_t whole = m.rows / GROUP * GROUP, end = last < whole ? last : whole;
             int64_t r = first / GROUP * GROUP;
-            if (r < end) prefetch_start(start(m, r, true), ahead);
             for (; r < end; r += GROUP) tokens<GROUP, true>(m, r, 1, first, last, x, n, y, ahead);
             for (r = first > whole ? first : whole; r < last; ++r) tokens<1, false>(m, r, 0, first, last, x, n, y, ahead);
             return;

@@ -198,7 +198,6 @@ struct Strips {
         const int64_t begin = first / LANES, end = (last < in_strips ? last + LANES - 1 : in_strips) / LANES;
         constexpr int S = V::STRIPS;
         const int64_t part = end > begin ? (end - begin) / S : 0;
-        for (int i = 0; i < S && part; ++i) prefetch_start(m.weights + (begin + i * part) * LANES * (m.columns / 2), ahead / S);
         for (int64_t strip = begin; strip < begin + part; ++strip) {  // S streams, equal parts of the range
             int64_t row[S];
             for (int i = 0; i < S; ++i) row[i] = (strip + i * part) * LANES;
