@@ -71,9 +71,7 @@ void Executor::attention(const Operation &op, int thread) {
         kernels_->rows(keys, first, first + count, x.data(), group, y.data(), prefetch_);
         for (int64_t g = 0; g < group; ++g) {
             float *s = scores + g * RUN, *out = partial + ((b * op.heads + kv * group + g) * runs + run) * entry;
-            const float most = *std::max_element(s, s + count);
-            out[0] = most;
-            out[1] = kernels_->exponentials(s, count, most);
+            out[1] = kernels_->exponentials(s, count, out);
             std::fill(out + 2, out + entry, 0.0f);
             o[static_cast<size_t>(g)] = out + 2;
             p[static_cast<size_t>(g)] = s;

@@ -73,8 +73,8 @@ struct Kernels {
     void (*norm)(const float *x, int64_t n, const uint8_t *gain, int64_t is_f32, float *out);
     // y = silu(gate) * up; `up` may be null: silu(gate).
     void (*gate)(const float *gate, const float *up, int64_t n, float *y);
-    // s = e^(s - most); returns the sum.
-    float (*exponentials)(float *s, int64_t n, float most);
+    // s = e^(s - most), most = the largest s of n > 0; returns the sum.
+    float (*exponentials)(float *s, int64_t n, float *most);
     // y += factor * (x as float32); x is bfloat16, or float32.
     void (*add)(const uint8_t *x, int64_t is_f32, float factor, int64_t n, float *y);
     // XOR of everything read: `streams` equal runs at once, prefetching `prefetch` bytes ahead (0: not).

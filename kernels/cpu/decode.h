@@ -93,22 +93,26 @@ struct DecodeFp8 {
     }
     template <int R, int T, int STRIDE>
     static void unit(const uint8_t *const *w, const uint8_t *const *s, const uint8_t *const *x, F (&acc)[R][T]) {
-        F part[R][T][2];  // two chains each: the latency of four dependent additions a vector would show
+        constexpr int CHAINS = T == 1 ? 2 : 1;  // alone, the latency of four dependent additions a vector would show
+        F part[R][T][CHAINS];
         for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) part[r][t][0] = part[r][t][1] = V::zero();
+            for (int t = 0; t < T; ++t)
+                for (F &chain : part[r][t]) chain = V::zero();
         for (int v = 0; v < 128; v += V::W)
             for (int r = 0; r < R; ++r) {
                 F f[4];
                 decode(V::load(w[r] + piece<STRIDE>(v)), f);
                 for (int t = 0; t < T; ++t)
                     for (int i = 0; i < 4; ++i)
-                        part[r][t][i % 2] = V::fma(
-                            f[i], V::loadf(reinterpret_cast<const float *>(x[t]) + v + i * (V::W / 4)), part[r][t][i % 2]);
+                        part[r][t][i % CHAINS] = V::fma(f[i], V::loadf(reinterpret_cast<const float *>(x[t]) + v + i * (V::W / 4)),
+                                                        part[r][t][i % CHAINS]);
             }
         constexpr float FACTOR = V::DIRECT_FP8 ? 0x1p120f : 256.0f;
         for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) acc[r][t] = V::fma(V::mul(V::add(part[r][t][0], part[r][t][1]), V::set(FACTOR)), V::set(get_float(s[r])),
-                                   acc[r][t]);
+            for (int t = 0; t < T; ++t) {
+                const F sum = CHAINS == 1 ? part[r][t][0] : V::add(part[r][t][0], part[r][t][CHAINS - 1]);
+                acc[r][t] = V::fma(V::mul(sum, V::set(FACTOR)), V::set(get_float(s[r])), acc[r][t]);
+            }
     }
 };
 

@@ -69,10 +69,21 @@ inline void gate(const float *gate, const float *up, int64_t n, float *y) {
         for (int64_t i = 0; i < n; ++i) y[i] = gate[i] / (1.0f + exponential(-gate[i]));
 }
 
-// s = e^(s - most); returns their sum, of sixteen partial sums.
-inline float exponentials(float *s, int64_t n, float most) {
-    float lanes[16] = {};
+// s = e^(s - most), most = the largest s; returns their sum, of sixteen partial sums.
+inline float exponentials(float *s, int64_t n, float *most_out) {
+    float lanes[16];
+    for (float &lane : lanes) lane = s[0];
     int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int l = 0; l < 16; ++l) lanes[l] = s[i + l] > lanes[l] ? s[i + l] : lanes[l];
+    float most = s[0];
+    for (; i < n; ++i) most = s[i] > most ? s[i] : most;
+    for (float &lane : lanes) {
+        most = lane > most ? lane : most;
+        lane = 0;
+    }
+    *most_out = most;
+    i = 0;
     for (; i + 16 <= n; i += 16)
         for (int l = 0; l < 16; ++l) lanes[l] += s[i + l] = exponential(s[i + l] - most);
     float sum = 0;

@@ -1,4 +1,4 @@
-// Row products, cache mixing and the read stream, over the vector type V of an instruction set. Included once per
+// Row products and the read stream, over the vector type V of an instruction set. Included once per
 // instruction set, after its target pragma, so everything here is internal to that translation unit.
 #pragma once
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include "core.h"
 #include "decode.h"
 #include "elementwise.h"
+#include "mix.h"
 #include "strips.h"
 
 namespace moegauge {
@@ -95,96 +96,51 @@ struct Rows {
             }
             D::template unit<R, T, PIECE>(lw, ls, xs, acc);
         }
-        for (int r = 0; r < R; ++r) {
-            const int64_t at = row + r * step;
-            if (at < first || at >= last) continue;
-            const float factor = FORMAT == INT8 ? get_float(m.scales + 4 * at) : 1.0f;
-            for (int t = 0; t < T; ++t) y[t][at] = V::sum(acc[r][t]) * factor;
-        }
-    }
-
-    template <int R, bool WOVEN>
-    static void tokens(const Matrix &m, int64_t row, int64_t step, int64_t first, int64_t last, const void *const *x,
-                       int64_t n, float *const *y, int64_t ahead) {
-        int64_t t = 0;
-        for (; t + 4 <= n; t += 4) {  // four inputs leave registers for two rows
-            if constexpr (R == 4) {
-                tile<2, 4, WOVEN>(m, row, step, first, last, x + t, y + t, ahead);
-                tile<2, 4, WOVEN>(m, row + 2 * step, step, first, last, x + t, y + t, ahead);
-            } else {
-                tile<R, 4, WOVEN>(m, row, step, first, last, x + t, y + t, ahead);
+        for (int t = 0; t < T; ++t) {
+            float sums[R];
+            if constexpr (R == 4)
+                V::sum4(acc[0][t], acc[1][t], acc[2][t], acc[3][t], sums);
+            else
+                for (int r = 0; r < R; ++r) sums[r] = V::sum(acc[r][t]);
+            for (int r = 0; r < R; ++r) {
+                const int64_t at = row + r * step;
+                if (at >= first && at < last) y[t][at] = FORMAT == INT8 ? sums[r] * get_float(m.scales + 4 * at) : sums[r];
             }
         }
-        if (t + 2 <= n) {
-            tile<R, 2, WOVEN>(m, row, step, first, last, x + t, y + t, ahead);
-            t += 2;
-        }
-        if (t < n) tile<R, 1, WOVEN>(m, row, step, first, last, x + t, y + t, ahead);
     }
 
-    static void rows(const Matrix &m, int64_t first, int64_t last, const void *const *x, int64_t n, float *const *y,
-                     int64_t ahead) {
+    // Rows [first, last) times T inputs.
+    template <int T>
+    static void pass(const Matrix &m, int64_t first, int64_t last, const void *const *x, float *const *y, int64_t ahead) {
+        // Four inputs leave room for two rows in 16 registers; fp8 has a block's sums beside the row's.
+        constexpr int R = T < 4 || (V::REGISTERS >= 32 && FORMAT != FP8) ? 4 : 2;
         if (m.woven) {
             const int64_t whole = m.rows / GROUP * GROUP, end = last < whole ? last : whole;
-            int64_t r = first / GROUP * GROUP;
-            for (; r < end; r += GROUP) tokens<GROUP, true>(m, r, 1, first, last, x, n, y, ahead);
-            for (r = first > whole ? first : whole; r < last; ++r) tokens<1, false>(m, r, 0, first, last, x, n, y, ahead);
+            for (int64_t r = first / GROUP * GROUP; r < end; r += R)
+                tile<R, T, true>(m, r, 1, first, last, x, y, ahead);
+            for (int64_t r = first > whole ? first : whole; r < last; ++r)
+                tile<1, T, false>(m, r, 0, first, last, x, y, ahead);
             return;
         }
-        // Four rows a quarter of the range apart go side by side: their inputs are loaded once.
-        const int64_t quarter = (last - first) / 4;
-        for (int64_t r = first; r < first + quarter; ++r)
-            tokens<4, false>(m, r, quarter, first, last, x, n, y, ahead / 4);
-        for (int64_t r = first + 4 * quarter; r < last; ++r) tokens<1, false>(m, r, 0, first, last, x, n, y, ahead);
+        // R rows equal parts of the range apart go side by side: their inputs are loaded once.
+        const int64_t part = (last - first) / R;
+        for (int64_t r = first; r < first + part; ++r) tile<R, T, false>(m, r, part, first, last, x, y, ahead / R);
+        for (int64_t r = first + R * part; r < last; ++r) tile<1, T, false>(m, r, 0, first, last, x, y, ahead);
+    }
+
+    // Inputs four at a time, and all rows of the range for each four: the range (a chunk of the executor's) stays in the
+    // second-level cache and four inputs in the first, where all inputs of a large batch would fit neither.
+    static void rows(const Matrix &m, int64_t first, int64_t last, const void *const *x, int64_t n, float *const *y,
+                     int64_t ahead) {
+        int64_t t = 0;
+        for (; t + 4 <= n; t += 4) pass<4>(m, first, last, x + t, y + t, ahead);
+        if (t + 2 <= n) {
+            pass<2>(m, first, last, x + t, y + t, ahead);
+            t += 2;
+        }
+        if (t < n) pass<1>(m, first, last, x + t, y + t, ahead);
     }
 };
-
-template <class V, int64_t FORMAT>
-void mix_rows(const uint8_t *rows, int64_t row_bytes, int64_t count, int64_t width, const float *const *p,
-              float *const *out, int64_t heads) {
-    constexpr int LANES = V::W / 4, STEP = FORMAT == BF16 ? 2 * LANES : 4 * LANES;
-    for (int64_t t = 0; t < count; ++t) {
-        const uint8_t *row = rows + t * row_bytes;
-        int64_t c = 0;
-        for (; c + STEP <= width; c += STEP) {
-            float lanes[STEP];  // in cache order again: values go to memory, so their order must be the plain one
-            float f[STEP];
-            const auto q = V::load(row + (FORMAT == BF16 ? 2 * c : c));
-            if constexpr (FORMAT == BF16) {
-                V::storef(f, V::bf16_even(q));
-                V::storef(f + LANES, V::bf16_odd(q));
-            } else {
-                const auto even = V::even_halves(q), odd = V::odd_halves(q);
-                const auto k = V::set(256);
-                V::storef(f, V::mul(k, V::half_low(even)));
-                V::storef(f + LANES, V::mul(k, V::half_high(even)));
-                V::storef(f + 2 * LANES, V::mul(k, V::half_low(odd)));
-                V::storef(f + 3 * LANES, V::mul(k, V::half_high(odd)));
-            }
-            for (int i = 0; i < STEP / 2; ++i) {
-                lanes[2 * i] = f[i];
-                lanes[2 * i + 1] = f[STEP / 2 + i];
-            }
-            for (int64_t h = 0; h < heads; ++h) {
-                const auto share = V::set(p[h][t]);
-                for (int i = 0; i < STEP; i += LANES)
-                    V::storef(out[h] + c + i, V::fma(share, V::loadf(lanes + i), V::loadf(out[h] + c + i)));
-            }
-        }
-        if (c < width) {  // the row's end through a padded copy
-            uint8_t last[V::W] = {};
-            float sums[STEP];
-            std::memcpy(last, row + (FORMAT == BF16 ? 2 * c : c), static_cast<size_t>((width - c) * (FORMAT == BF16 ? 2 : 1)));
-            for (int64_t h = 0; h < heads; ++h) {
-                std::memset(sums, 0, sizeof sums);
-                float *o = sums;
-                const float *share = p[h] + t;
-                mix_rows<V, FORMAT>(last, 0, 1, STEP, &share, &o, 1);
-                for (int64_t i = c; i < width; ++i) out[h][i] += sums[i - c];
-            }
-        }
-    }
-}
 
 template <class V, int S>
 uint64_t read(const uint8_t *p, int64_t bytes, int64_t ahead) {
@@ -245,8 +201,8 @@ struct Table {
     }
     static void mix(int64_t format, const uint8_t *rows, int64_t row_bytes, int64_t count, int64_t width,
                     const float *const *p, float *const *out, int64_t heads) {
-        if (format == BF16) return mix_rows<V, BF16>(rows, row_bytes, count, width, p, out, heads);
-        return mix_rows<V, FP8>(rows, row_bytes, count, width, p, out, heads);
+        if (format == BF16) return Mix<V, BF16>::rows(rows, row_bytes, count, width, p, out, heads);
+        return Mix<V, FP8>::rows(rows, row_bytes, count, width, p, out, heads);
     }
     static uint64_t stream(const uint8_t *p, int64_t bytes, int64_t streams, int64_t ahead) {
         switch (streams) {

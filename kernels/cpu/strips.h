@@ -153,24 +153,6 @@ struct Strips {
             }
     }
 
-    template <int S>
-    static void tokens(const Matrix &m, const int64_t *row, int64_t first, int64_t last, const void *const *x, int64_t n,
-                       float *const *y, int64_t ahead) {
-        int64_t t = 0;
-        if constexpr (S == 1)
-            for (; t + 4 <= n; t += 4) tile<1, 4>(m, row, first, last, x + t, y + t, ahead);
-        else if (n >= 4)  // four inputs leave registers for one strip
-            for (int i = 0; i < S; ++i) tokens<1>(m, row + i, first, last, x, n / 4 * 4, y, ahead);
-        t = n / 4 * 4;
-        for (; t + 2 <= n; t += 2) {
-            if constexpr (S == 1)
-                tile<1, 2>(m, row, first, last, x + t, y + t, ahead);
-            else
-                for (int i = 0; i < S; ++i) tile<1, 2>(m, row + i, first, last, x + t, y + t, ahead);
-        }
-        if (t < n) tile<S, 1>(m, row, first, last, x + t, y + t, ahead);
-    }
-
     // A row in the canonical order, with plain integer arithmetic.
     static float canonical(const Matrix &m, int64_t row, const uint8_t *x) {
         const uint8_t *w = m.weights + row * ((m.columns + 1) / 2);
@@ -192,23 +174,34 @@ struct Strips {
         return FORMAT == NVFP4 ? sum * *m.tensor_scale : sum;
     }
 
+    // All whole strips of the range times T inputs, S of them side by side.
+    template <int S, int T>
+    static void pass(const Matrix &m, int64_t first, int64_t last, int64_t begin, int64_t end, const void *const *x,
+                     float *const *y, int64_t ahead) {
+        const int64_t part = (end - begin) / S;
+        for (int64_t strip = begin; strip < begin + part; ++strip) {  // S streams, equal parts of the range
+            int64_t row[S];
+            for (int i = 0; i < S; ++i) row[i] = (strip + i * part) * LANES;
+            tile<S, T>(m, row, first, last, x, y, ahead / S);
+        }
+        for (int64_t strip = begin + S * part; strip < end; ++strip) {
+            const int64_t row[1] = {strip * LANES};
+            tile<1, T>(m, row, first, last, x, y, ahead);
+        }
+    }
+
     static void rows(const Matrix &m, int64_t first, int64_t last, const void *const *x, int64_t n, float *const *y,
                      int64_t ahead) {
         const int64_t in_strips = m.woven ? m.rows / LANES * LANES : 0;
         const int64_t begin = first / LANES, end = (last < in_strips ? last + LANES - 1 : in_strips) / LANES;
-        constexpr int S = V::STRIPS;
-        const int64_t part = end > begin ? (end - begin) / S : 0;
-        for (int64_t strip = begin; strip < begin + part; ++strip) {  // S streams, equal parts of the range
-            int64_t row[S];
-            for (int i = 0; i < S; ++i) row[i] = (strip + i * part) * LANES;
-            tokens<S>(m, row, first, last, x, n, y, ahead / S);
-        }
-        for (int64_t strip = begin + S * part; strip < end; ++strip) {
-            const int64_t row[1] = {strip * LANES};
-            tokens<1>(m, row, first, last, x, n, y, ahead);
+        int64_t t = 0;
+        if (end > begin) {  // inputs four at a time, as in rows.h; several leave registers for one strip
+            for (; t + 4 <= n; t += 4) pass<1, 4>(m, first, last, begin, end, x + t, y + t, ahead);
+            for (; t + 2 <= n; t += 2) pass<1, 2>(m, first, last, begin, end, x + t, y + t, ahead);
+            if (t < n) pass<V::STRIPS, 1>(m, first, last, begin, end, x + t, y + t, ahead);
         }
         for (int64_t row = first > in_strips ? first : in_strips; row < last; ++row)
-            for (int64_t t = 0; t < n; ++t) y[t][row] = canonical(m, row, static_cast<const uint8_t *>(x[t]));
+            for (t = 0; t < n; ++t) y[t][row] = canonical(m, row, static_cast<const uint8_t *>(x[t]));
     }
 };
 

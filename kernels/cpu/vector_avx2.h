@@ -10,6 +10,7 @@ namespace {
 
 struct Avx2 {
     static constexpr int W = 32;
+    static constexpr int REGISTERS = 16;
     static constexpr int STRIPS = 2;  // side by side (strips.h)
     static constexpr const char *name = "AVX2";
     using I = __m256i;
@@ -27,6 +28,12 @@ struct Avx2 {
         __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
         s = _mm_add_ps(s, _mm_movehl_ps(s, s));
         return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+    }
+    static void sum4(F a, F b, F c, F d, float *out) {  // transposed and added inside each 128 bits, then those
+        const F ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        const F cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        const F all = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xEE));
+        _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
     }
     static I xor_(I a, I b) { return _mm256_xor_si256(a, b); }
     static uint64_t fold(I v) {

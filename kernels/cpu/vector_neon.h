@@ -10,6 +10,7 @@ namespace {
 
 struct Neon {
     static constexpr int W = 16;
+    static constexpr int REGISTERS = 32;
     static constexpr int STRIPS = 2;  // side by side (strips.h)
     static constexpr const char *name = "NEON";
     using I = uint8x16_t;
@@ -24,6 +25,9 @@ struct Neon {
     static F mul(F a, F b) { return vmulq_f32(a, b); }
     static F add(F a, F b) { return vaddq_f32(a, b); }
     static float sum(F v) { return vaddvq_f32(v); }
+    static void sum4(F a, F b, F c, F d, float *out) {
+        vst1q_f32(out, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+    }
     static I xor_(I a, I b) { return veorq_u8(a, b); }
     static uint64_t fold(I v) {
         const uint64x2_t q = vreinterpretq_u64_u8(v);

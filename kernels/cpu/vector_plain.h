@@ -8,6 +8,7 @@ namespace {
 
 struct Plain {
     static constexpr int W = 16;
+    static constexpr int REGISTERS = 16;
     static constexpr int STRIPS = 2;  // side by side (strips.h)
     static constexpr const char *name = "plain C++";
     struct I {
@@ -26,6 +27,9 @@ struct Plain {
     static F mul(F a, F b) { return each([&](int i) { return a.f[i] * b.f[i]; }); }
     static F add(F a, F b) { return each([&](int i) { return a.f[i] + b.f[i]; }); }
     static float sum(F v) { return (v.f[0] + v.f[1]) + (v.f[2] + v.f[3]); }
+    static void sum4(F a, F b, F c, F d, float *out) {
+        out[0] = sum(a), out[1] = sum(b), out[2] = sum(c), out[3] = sum(d);
+    }
     static I xor_(I a, I b) { return bytes([&](int i) { return a.b[i] ^ b.b[i]; }); }
     static uint64_t fold(I v) { return bits<uint64_t>(v.b) ^ bits<uint64_t>(v.b + 8); }
 
