@@ -92,7 +92,7 @@ def measure(
     limits: Limits,
     clock: Callable[[], float] = time.perf_counter,
     throttle: Throttle | None = None,
-    after: Callable[[bool], None] = lambda _: None,
+    after: Callable[[bool, int], None] = lambda *_: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Measurement:
     """Time a step beside the roof.
@@ -103,7 +103,7 @@ def measure(
         limits: when to stop.
         clock: seconds; only differences count.
         throttle: asked after each pair.
-        after: called after each pair, outside the timing, with whether its sample counts.
+        after: called after each pair, outside the timing, with whether its sample counts and how many steps it ran.
         sleep: used to back off after a throttled sample.
 
     Returns:
@@ -126,7 +126,7 @@ def measure(
         _check(seconds, rate)
         state = probe.read()
         result.states.append(state)
-        after(not state.get("throttled"))
+        after(not state.get("throttled"), steps)
         if state.get("throttled"):
             result.throttled_s.append(seconds)
             sleep(limits.backoff_s)

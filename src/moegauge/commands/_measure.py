@@ -202,7 +202,7 @@ class Session:
             return
         from moegauge.bench.sweep import Bench, key_of, run_sweep
 
-        bench = Bench(self.backend, meter, self.settings(), throttle=_throttle(self.device))
+        bench = Bench(self.backend, meter, self.settings(), throttle=_throttle(self.device), on_skip=warn)
         self.failures = run_sweep(
             self._within_budget(),
             self.shapes,
