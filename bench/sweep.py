@@ -222,7 +222,15 @@ def _next(cases: Iterator[Case], point: Point) -> Case | None:
         return next(cases, None)
     except MoegaugeError as error:
         raise _PointError(Failure(point, error)) from error
-    except (MemoryError, RuntimeError) as error:  # what device libraries raise: out of memory, device lost
-        text = (str(error).strip().splitlines() or [""])[0]
-        lost = DeviceError(f"{type(error).__name__}: {text}", advice="Run again; the points before are kept.")
-        raise _PointError(Failure(point, lost)) from error
+    except LOST as error:
+        raise _PointError(Failure(point, lost(error))) from error
+
+
+# What device libraries raise: out of memory (mmap's is an OSError), device lost.
+LOST = (MemoryError, OSError, RuntimeError)
+
+
+def lost(error: BaseException) -> DeviceError:
+    """A device library's failure in one line."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return DeviceError(f"{type(error).__name__}: {text}", advice="Run again; the points before are kept.")

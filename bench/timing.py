@@ -16,6 +16,10 @@ from typing import Any, Protocol
 from moegauge.bench.statistics import relative_half_width
 from moegauge.errors import DeviceError
 
+# Samples between two looks at the intervals grow by a quarter: who looks after every sample stops on the luckiest one.
+LOOK = 1.25
+FEWEST = 3  # samples a median is given of
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -25,7 +29,8 @@ class Limits:
         relative_half_width: stop once the 95 % interval of the median time and of the median paired ratio are both
             this narrow, as a share of the median.
         min_samples, max_samples: bounds on the number of samples that count.
-        time_limit_s: stop after this long, settled or not, though never below three samples.
+        time_limit_s: stop after this long, settled or not, though never below three that count; where throttling
+            leaves fewer in three times as long, there is no time.
         warmup_s: warm up until the device has worked this long, at least one step.
         sample_s: one sample lasts at least this long; short steps are repeated inside a sample.
         max_roof_s: a roof sample lasts about as long as the step beside it, up to this.
@@ -110,13 +115,13 @@ def measure(
         every sample, in order.
 
     Raises:
-        DeviceError: a time was not above 0, or every sample was throttled.
+        DeviceError: a time was not above 0, or throttling left fewer than three samples.
     """
     probe = throttle or NoThrottle()
     steps, roof_s = _warm_up(step, roof, limits)
     result = Measurement(steps_per_sample=steps)
     start = clock()
-    pair = 0
+    pair, look = 0, limits.min_samples
     while True:
         if pair % 2 == 0:
             seconds, rate = step(steps) / steps, roof(roof_s)
@@ -135,16 +140,19 @@ def measure(
             result.roof_bytes_per_s.append(rate)
         result.elapsed_s = clock() - start
         count = len(result.seconds)
-        if count >= limits.min_samples and _settled(result, limits.relative_half_width):
-            result.settled = True
+        if count >= look:
+            if _settled(result, limits.relative_half_width):
+                result.settled = True
+                return result
+            look = math.ceil(LOOK * count)
+        late = result.elapsed_s >= limits.time_limit_s
+        if count >= limits.max_samples or (late and count >= FEWEST):
             return result
-        if count >= limits.max_samples or (result.elapsed_s >= limits.time_limit_s and pair >= 3):
-            if count == 0:
-                raise DeviceError(
-                    f"all {pair} samples were taken while the device was throttling.",
-                    advice="Let it cool, or give it power, and run again.",
-                )
-            return result
+        if pair >= FEWEST and result.elapsed_s >= 3 * limits.time_limit_s:
+            raise DeviceError(
+                f"{pair - count} of {pair} samples were taken while the device was throttling.",
+                advice="Let it cool, or give it power, and run again.",
+            )
 
 
 def _warm_up(step: Callable[[int], float], roof: Callable[[float], float], limits: Limits) -> tuple[int, float]:
