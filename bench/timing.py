@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from moegauge.bench.statistics import relative_half_width
+from moegauge.bench.statistics import block_length, relative_half_width
 from moegauge.errors import DeviceError
 
 # Samples between two looks at the intervals grow by a quarter: who looks after every sample stops on the luckiest one.
 LOOK = 1.25
+BLOCKS = 6  # runs of alike neighbours below which an interval says nothing
 FEWEST = 3  # samples a median is given of
 
 
@@ -178,7 +179,10 @@ def _check(seconds: float, rate: float) -> None:
 
 def _settled(result: Measurement, wanted: float) -> bool:
     ratios = [t * r for t, r in zip(result.seconds, result.roof_bytes_per_s, strict=True)]
-    return relative_half_width(result.seconds) <= wanted and relative_half_width(ratios) <= wanted
+    return all(
+        len(values) >= BLOCKS * block_length(values) and relative_half_width(values) <= wanted
+        for values in (result.seconds, ratios)
+    )
 
 
 def telemetry(states: list[dict[str, Any]]) -> dict[str, Any] | None:
