@@ -233,4 +233,4 @@ LOST = (MemoryError, OSError, RuntimeError)
 def lost(error: BaseException) -> DeviceError:
     """A device library's failure in one line."""
     text = (str(error).strip().splitlines() or [""])[0]
-    return DeviceError(f"{type(error).__name__}: {text}", advice="Run again; the points before are kept.")
+    return DeviceError(f"{type(error).__name__}: {text.rstrip('.')}.", advice="Run again; the points before are kept.")

@@ -122,7 +122,7 @@ def from_bytes(format_name: str, rows: int, columns: int, weights: Bytes, scales
     """
     fmt = get_format(format_name)
     wanted = fmt.weight_bytes(rows, columns), fmt.scale_bytes(rows, columns) - fmt.tensor_scale_bits // 8
-    if (weights.dtype, scales.dtype) != (np.uint8, np.uint8) or (weights.size, scales.size) != wanted:
+    if weights.dtype != np.uint8 or scales.dtype != np.uint8 or (weights.size, scales.size) != wanted:
         raise NumericsError(
             f"{fmt.name} [{rows}, {columns}]: {weights.size} {weights.dtype} of weights and {scales.size} "
             f"{scales.dtype} of scales, not {wanted[0]} and {wanted[1]} bytes.",

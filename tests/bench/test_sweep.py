@@ -150,7 +150,7 @@ def test_a_lost_device_fails_its_point_and_not_the_run(device: Any, fakes: Any) 
 
     cases, failures = sweep(device, [Point("lost"), Point("kept")], fakes, build)
     assert [c.model for c in cases] == ["kept"]
-    assert str(failures[0].error).startswith("RuntimeError: CUDA error: unspecified launch failure Run again")
+    assert str(failures[0].error).startswith("RuntimeError: CUDA error: unspecified launch failure. Run again")
 
 
 def test_a_kind_that_reads_too_little_is_skipped_and_named(device: Any, fakes: Any) -> None:
