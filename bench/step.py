@@ -13,23 +13,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from moegauge.bench.arena import Layout, capacities
+from moegauge.bench.arena import Layout, plan, relaid
 from moegauge.bench.compose import Composer
+from moegauge.bench.distance import readings
 from moegauge.bench.routing import Routing
-from moegauge.errors import DeviceError, NumericsError, UnknownNameError, UsageError
+from moegauge.errors import ColdError, NumericsError, UnknownNameError, UsageError
 from moegauge.kernels.backend import Arena, Backend, Runnable
-from moegauge.kernels.program import Attention, ExpertsDown, Product, Program, Route, State, Vector
-from moegauge.kernels.reference import Reference
+from moegauge.kernels.program import Attention, ExpertsDown, Operation, Product, Program, Route, State, Vector, View
+from moegauge.kernels.reference import Reference, Value
 from moegauge.shape import Matrix, ModelShape
-from moegauge.units import human_bytes
 
 KV_FORMATS = ("bf16", "fp8")
 MINIMUM_ARENA = 1 << 30  # bytes
 CACHES = 32  # a default arena in last-level caches: six times what REUSE asks, filled in a second or two
+LAPS_CHECKED = 3  # programs the gate runs; they differ in addresses alone
+UNWRITTEN = 16  # outputs an operation seems not to have written that are looked into
 REUSE = 5.0  # last-level caches between two readings of one place (flashinfer's rule for cold caches)
 
 
@@ -64,9 +66,12 @@ class DecodeStep:
         max_relative_error: of the last `check`; NaN before.
     """
 
-    def __init__(self, backend: Backend, arena: Arena, laps: list[Runnable], seed: int) -> None:
+    def __init__(
+        self, backend: Backend, arena: Arena, laps: list[Runnable], seed: int, *, distance: int = 0, owns: bool = True
+    ) -> None:
         self.backend, self._arena, self._laps, self._seed = backend, arena, laps, seed
-        self._next = 0
+        self._distance, self._owns = distance, owns
+        self._next = self._runs = 0
         self._last = laps[0]
         self.kernel_names = tuple(op.label for op in laps[0].program.operations)
         self.max_relative_error = math.nan
@@ -85,6 +90,7 @@ class DecodeStep:
         """Enqueue one step; the next run reads other places of the arena."""
         self._last = self._laps[self._next]
         self._next = (self._next + 1) % len(self._laps)
+        self._runs += 1
         self._last.run()
 
     @property
@@ -93,37 +99,71 @@ class DecodeStep:
         return tuple(dict.fromkeys(_kind(name) for name in self.kernel_names))
 
     def part(self, kind: str) -> DecodeStep:
-        """The kernels of one kind alone, every layer's in order, on this step's arena; close only the whole step.
+        """The kernels of one kind alone, every layer's in order, laid out anew so that successive runs keep the same
+        distance between two readings of one place: on this step's arena where that suffices, else on one of its own.
+        Close it before this step.
 
         Experts keep the routing they follow, one more boundary each. Registers start with random numbers.
 
         Raises:
             UnknownNameError: no kernel of that kind.
+            ColdError: it reads so little that it would come from the cache.
+            DeviceError: no room for its arena.
         """
         if kind not in self.kinds:
             raise UnknownNameError("kernel", kind, self.kinds)
-        rng = np.random.default_rng(self._seed)
-        laps = []
-        for whole in self.programs:
-            wanted = [op for op in whole.operations if _kind(op.label) == kind]
-            routes = {getattr(op, "route", "") for op in wanted}
-            kept = tuple(op for op in whole.operations if op.label in routes or op in wanted)
-            lap = self.backend.compile(replace(whole, name=f"{whole.name}, {kind}", operations=kept), self._arena)
-            for name, width in whole.registers.items():
-                lap.write(name, rng.standard_normal((max(1, whole.batch), width)).astype(np.float32))
-            laps.append(lap)
-        return DecodeStep(self.backend, self._arena, laps, self._seed)
+        whole = self.programs[0]
+        wanted = {op.label for op in whole.operations if _kind(op.label) == kind}
+        wanted |= {getattr(op, "route", "") for op in whole.operations if op.label in wanted}
+        kept = tuple(op for op in whole.operations if op.label in wanted)
+        touched = set().union(*map(_inputs, kept))
+        registers = {register: width for register, width in whole.registers.items() if register in touched}
+        name = f"{whole.name}, {kind}"
+        if not any(True for op in kept for _ in readings(op)):
+            raise ColdError(f"{name}: reads nothing but registers.", advice="Time the whole step.")
 
-    def traffic(self) -> Traffic:
-        """Bytes of the last run (of the first program, before any)."""
+        def compose(layout: Layout, laps: int) -> list[Program]:
+            found = []
+            for _ in range(laps):
+                memo: dict[int, object] = {}
+                operations = tuple(relaid(op, layout, memo) for op in kept)
+                pools = dict(layout.capacity or layout.demand)
+                found.append(replace(whole, name=name, registers=registers, operations=operations, pools=pools))
+            return found
+
+        room = max(self.backend.memory, sum(self._arena.pools.values()))
+        programs, sizes = plan(compose, distance=self._distance, wanted=2 * self._distance, room=room, fixed=False)
+        owns = any(size > self._arena.pools.get(pool, 0) for pool, size in sizes.items())
+        arena = self.backend.arena(sizes, self._seed) if owns else self._arena
+        rng = np.random.default_rng(self._seed)
+        rows = {r: rng.standard_normal((whole.batch, width), np.float32) for r, width in registers.items()}
+        laps = [self.backend.compile(program, arena) for program in programs]
+        for lap in laps:
+            for register, values in rows.items():
+                lap.write(register, values)
+        return DecodeStep(self.backend, arena, laps, self._seed, distance=self._distance, owns=owns)
+
+    def traffic(self, runs: int = 1) -> Traffic:
+        """Mean bytes of the last `runs` runs (of the first program, before any)."""
         self.backend.synchronize()
-        return traffic(self._last)
+        if not self._runs:
+            return traffic(self._laps[0])
+        # Laps are run in turn and each keeps its last choice of experts, so the last runs are the last laps.
+        seen = [traffic(self._laps[(self._next - 1 - i) % len(self._laps)]) for i in range(min(runs, len(self._laps)))]
+        times = [len(range(i, min(runs, self._runs), len(self._laps))) for i in range(len(seen))]
+        weights, scales, kv, distinct = (
+            sum(n * getattr(t, name) for n, t in zip(times, seen, strict=True)) / sum(times)
+            for name in ("weights", "scales", "kv", "distinct_experts")
+        )
+        return Traffic(round(weights), round(scales), round(kv), distinct)
 
     def check(self, sample_rows: int = 16) -> float:
-        """The numerical gate: one program, operation by operation, against float64.
+        """The numerical gate: operation by operation, against float64, for up to three of the programs.
 
-        Outputs are poisoned with NaN first. `sample_rows` outputs of every operation of every layer are recomputed
-        from the inputs it actually had, with bounds derived from the backend's arithmetic.
+        Outputs are poisoned with NaN first, and none may be NaN after; where an operation adds to what is there, the
+        outputs that stay as they were are recomputed. `sample_rows` outputs of every operation of every layer (two, in
+        programs but the next to run) are recomputed from the inputs it actually had, with bounds derived from the
+        backend's arithmetic.
 
         Returns:
             The largest error of any operation, relative to the largest sampled output of that operation.
@@ -131,9 +171,17 @@ class DecodeStep:
         Raises:
             NumericsError: an output past its bound, or a wrong routing choice; names operation, token and column.
         """
-        lap = self._laps[self._next]
+        worst = 0.0
+        laps = len(self._laps)
+        for i in range(min(laps, LAPS_CHECKED)):
+            lap = self._laps[(self._next + i * laps // LAPS_CHECKED) % laps]
+            worst = max(worst, self._check(lap, sample_rows if i == 0 else min(2, sample_rows)))
+        self.max_relative_error = worst
+        return worst
+
+    def _check(self, lap: Runnable, samples: int) -> float:
         rng = np.random.default_rng(self._seed)
-        reference = Reference(self._arena, self.backend.precision, lap.choice, lap.read, rng, sample_rows)
+        reference = Reference(self._arena, self.backend.precision, lap.choice, lap.read, rng, samples)
         worst = 0.0
         for i, op in enumerate(lap.program.operations):
             if isinstance(op, Route):
@@ -141,31 +189,51 @@ class DecodeStep:
                 if wrong := reference.wrong_choice(op):
                     raise NumericsError(f"{lap.program.name}, {op.label}: {wrong}.", advice=_REPORT)
                 continue
+            (view,) = op.outputs()
+            adds = isinstance(op, ExpertsDown) or (isinstance(op, Product) and op.accumulate)
+            before = lap.read(view.register)
+            if not adds:
+                before[:, view.offset : view.offset + view.width] = np.nan
+                lap.write(view.register, before)
             expected = reference.expect(op)
-            if not isinstance(op, ExpertsDown) and not (isinstance(op, Product) and op.accumulate):
-                for view in op.outputs():
-                    register = lap.read(view.register)
-                    register[:, view.offset : view.offset + view.width] = np.nan
-                    lap.write(view.register, register)
+            if adds:  # its inputs are gone once it has run: what it may have left out is recomputed from them later
+                kept = {name: lap.read(name) for name in _inputs(op)}
             lap.run_operation(i)
+            after = lap.read(view.register)
+            part = np.s_[:, view.offset : view.offset + view.width]
+            # Exactly as they were: never written, or (next to nothing was added) right as they are.
+            left = np.argwhere(after[part].view(np.uint32) == before[part].view(np.uint32))
+            left = np.vstack([left, np.argwhere(~np.isfinite(after[part]))])
+            if len(left):
+                pairs = [(int(b), int(c)) for b, c in left[rng.permutation(len(left))[:UNWRITTEN]]]
+                if adds:
+                    source = Reference(self._arena, self.backend.precision, lap.choice, kept.__getitem__, rng, samples)
+                    expected = [*expected, *source.expect(op, pairs)]
+                else:
+                    expected = [*(Value(view.register, b, view.offset + c, 0.0, 0.0) for b, c in pairs), *expected]
             largest = max((abs(v.value) for v in expected), default=0.0) or 1.0
-            got = {v.register: lap.read(v.register) for v in expected[:1]}
             for v in expected:
-                error = abs(float(got[v.register][v.token, v.column]) - v.value)
+                got = float(after[v.token, v.column])
+                error = abs(got - v.value)
                 if not error <= v.bound:  # NaN fails too
                     raise NumericsError(
-                        f"{lap.program.name}, {op.label}: output {v.column} of token {v.token} is "
-                        f"{float(got[v.register][v.token, v.column])!r}, expected {v.value!r} within {v.bound:.2g}.",
+                        f"{lap.program.name}, {op.label}: output {v.column} of token {v.token} is {got!r}, expected "
+                        f"{v.value!r} within {v.bound:.2g}.",
                         advice=_REPORT,
                     )
                 worst = max(worst, error / largest)
-        self.max_relative_error = worst
         return worst
 
     def close(self) -> None:
         """Give the arena back."""
         self._laps.clear()
-        self._arena.close()
+        if self._owns:
+            self._arena.close()
+
+
+def _inputs(op: Operation) -> set[str]:
+    """Registers an operation names."""
+    return {v.register for f in fields(op) if isinstance(v := getattr(op, f.name), View)}
 
 
 def _kind(label: str) -> str:
@@ -221,7 +289,7 @@ def build_step(
         kv_format: `bf16` or `fp8`.
         routing: see `moegauge.bench.routing.Routing`.
         arena_bytes: memory for weights; None takes 32 last-level caches and at least 1 GiB (what is free where that is
-            less), or what the model's largest matrices need where that is more.
+            less), or what the model's largest matrices and `reuse` need where that is more.
         seed: of weights and routing.
         reuse: bytes between two readings of one place, in last-level caches. Tests of numerics lower it.
 
@@ -248,28 +316,17 @@ def build_step(
             for _ in range(laps)
         ]
 
-    once = Layout()
-    compose(once, 1)
-    one_lap = max(1, sum(once.demand.values()))
-    distance = int(reuse * backend.last_level_cache)
-    # A lap's demand counts SLOT_STRIDE slots for each one read, so half of it is surely read.
-    laps = max(1, math.ceil(2 * distance / one_lap))
-    # One piece of every pool must fit at the least: DeepSeek-V3's LM head alone is 1.85 GB in a pool of its own.
-    default = min(max(MINIMUM_ARENA, CACHES * backend.last_level_cache), backend.memory)
-    budget = max(default, sum(once.largest.values())) if arena_bytes is None else arena_bytes
-    if budget < 2 * distance < laps * one_lap:
-        raise DeviceError(
-            f"an arena of {human_bytes(budget)} would be read again while still in the last-level cache of "
-            f"{human_bytes(backend.last_level_cache)}.",
-            advice=f"Give at least {human_bytes(2 * distance)} with --arena-bytes.",
-        )
-    measured = Layout()
-    compose(measured, laps)
-    layout = Layout(capacities(measured, budget))
-    programs = compose(layout, laps)
-    assert layout.capacity is not None
-    arena = backend.arena(layout.capacity, seed)
-    return DecodeStep(backend, arena, [backend.compile(p, arena) for p in programs], seed)
+    room = backend.memory
+    programs, sizes = plan(
+        compose,
+        distance=int(reuse * backend.last_level_cache),
+        wanted=min(max(MINIMUM_ARENA, CACHES * backend.last_level_cache), room) if arena_bytes is None else arena_bytes,
+        room=room,
+        fixed=arena_bytes is not None,
+    )
+    arena = backend.arena(sizes, seed)
+    laps = [backend.compile(program, arena) for program in programs]
+    return DecodeStep(backend, arena, laps, seed, distance=int(reuse * backend.last_level_cache))
 
 
 def _matrices(shape: ModelShape) -> Iterator[Matrix]:

@@ -16,8 +16,6 @@ from moegauge.units import GB
 
 # A step faster than the roof beside it by more than noise read some of its bytes from a cache.
 MAX_FRACTION = 1.02
-# Below this many last-level caches a kernel alone, run again and again, may find its bytes in the cache.
-CACHES = 5
 
 
 class Traffic(Protocol):
@@ -113,7 +111,7 @@ def make_case(
         steps_per_sample=result.steps_per_sample,
         settled=result.settled,
         max_relative_error=error,
-        warnings=_warnings(result, fractions, settings.limits, total < CACHES * backend.last_level_cache),
+        warnings=_warnings(result, fractions, settings.limits),
         kv_format=settings.kv_format,
         routing=public_argv([settings.routing])[0],
         rung=getattr(backend, "rung", ""),
@@ -135,7 +133,7 @@ def formula_bytes(shape: ModelShape) -> int:
     return shape.bytes_per_token + (shape.embedding.bytes - row if shape.head else -row)
 
 
-def _warnings(result: Measurement, fractions: list[float], limits: Limits, small: bool) -> list[str]:
+def _warnings(result: Measurement, fractions: list[float], limits: Limits) -> list[str]:
     """What a reader should know before trusting a point; each ends with advice."""
     found = []
     if not result.settled:
@@ -147,8 +145,6 @@ def _warnings(result: Measurement, fractions: list[float], limits: Limits, small
     if result.throttled_s:
         taken = len(result.throttled_s) + len(result.seconds)
         found.append(f"{len(result.throttled_s)} of {taken} samples left out: the device was throttling; let it cool")
-    if small:
-        found.append("reads less than five last-level caches: its bytes may come from a cache; time a larger model")
-    elif statistics.median(fractions) > MAX_FRACTION:
+    if statistics.median(fractions) > MAX_FRACTION:
         found.append("faster than the roof beside it: part of the arena stayed in cache; raise --arena-bytes")
     return found

@@ -14,7 +14,7 @@ from moegauge.bench.roof import RoofMeter
 from moegauge.bench.suites import Point
 from moegauge.bench.summary import Settings, Traffic, make_case
 from moegauge.bench.timing import Throttle, measure
-from moegauge.errors import DeviceError, MoegaugeError
+from moegauge.errors import ColdError, DeviceError, MoegaugeError
 from moegauge.kernels.backend import Backend
 from moegauge.record import Case
 from moegauge.shape import ModelShape
@@ -32,7 +32,7 @@ class Step(Protocol):
     def kinds(self) -> tuple[str, ...]: ...
     def part(self, kind: str) -> Step: ...
     def run(self) -> None: ...
-    def traffic(self) -> Traffic: ...
+    def traffic(self, runs: int = 1) -> Traffic: ...
     def check(self) -> float: ...
     def close(self) -> None: ...
 
@@ -78,6 +78,7 @@ class Bench:
         settings: limits and options of the run.
         builder: makes steps.
         throttle: asked after each sample.
+        on_skip: told of a kind of kernel that cannot be timed alone, and why.
     """
 
     backend: Backend
@@ -85,6 +86,7 @@ class Bench:
     settings: Settings
     builder: Builder = decode_step
     throttle: Throttle | None = None
+    on_skip: Callable[[str], None] = lambda _: None
 
     def decode(self, point: Point, shape: ModelShape, done: set[Key]) -> Iterator[Case]:
         """The whole step of a point, unless it is `done`.
@@ -104,7 +106,7 @@ class Bench:
     def kernels(self, point: Point, shape: ModelShape, done: set[Key]) -> Iterator[Case]:
         """Every kind of kernel of a point's step alone, all layers of it, those that are `done` left out.
 
-        The time limit is shared out among the kinds.
+        The time limit is shared out among the kinds. A kind that reads too little to come from memory has no time.
 
         Raises:
             DeviceError, NumericsError: as `decode`.
@@ -116,7 +118,15 @@ class Bench:
             brief = replace(limits, time_limit_s=limits.time_limit_s / max(1, len(kinds)), warmup_s=0.1)
             timer = replace(self, settings=replace(self.settings, limits=brief))
             for kind in kinds:
-                yield timer._time(step.part(kind), point, shape, kind)
+                try:
+                    part = step.part(kind)
+                except ColdError as error:
+                    self.on_skip(f"{point.label}, {kind}: not timed alone ({error})")
+                    continue
+                try:
+                    yield timer._time(part, point, shape, kind)
+                finally:
+                    part.close()
         finally:
             step.close()
 
@@ -136,7 +146,7 @@ class Bench:
             self.meter.sample,
             limits=self.settings.limits,
             throttle=self.throttle,
-            after=lambda counts: seen.append(step.traffic()) if counts else None,
+            after=lambda counts, steps: seen.append(step.traffic(steps)) if counts else None,
         )
         error = max(error, step.check())
         return make_case(
@@ -212,7 +222,15 @@ def _next(cases: Iterator[Case], point: Point) -> Case | None:
         return next(cases, None)
     except MoegaugeError as error:
         raise _PointError(Failure(point, error)) from error
-    except (MemoryError, RuntimeError) as error:  # what device libraries raise: out of memory, device lost
-        text = (str(error).strip().splitlines() or [""])[0]
-        lost = DeviceError(f"{type(error).__name__}: {text}", advice="Run again; the points before are kept.")
-        raise _PointError(Failure(point, lost)) from error
+    except LOST as error:
+        raise _PointError(Failure(point, lost(error))) from error
+
+
+# What device libraries raise: out of memory (mmap's is an OSError), device lost.
+LOST = (MemoryError, OSError, RuntimeError)
+
+
+def lost(error: BaseException) -> DeviceError:
+    """A device library's failure in one line."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return DeviceError(f"{type(error).__name__}: {text.rstrip('.')}.", advice="Run again; the points before are kept.")

@@ -13,8 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from moegauge.bench.statistics import relative_half_width
+from moegauge.bench.statistics import block_length, relative_half_width
 from moegauge.errors import DeviceError
+
+# Samples between two looks at the intervals grow by a quarter: who looks after every sample stops on the luckiest one.
+LOOK = 1.25
+BLOCKS = 6  # runs of alike neighbours below which an interval says nothing
+FEWEST = 3  # samples a median is given of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,8 @@ class Limits:
         relative_half_width: stop once the 95 % interval of the median time and of the median paired ratio are both
             this narrow, as a share of the median.
         min_samples, max_samples: bounds on the number of samples that count.
-        time_limit_s: stop after this long, settled or not, though never below three samples.
+        time_limit_s: stop after this long, settled or not, though never below three that count; where throttling
+            leaves fewer in three times as long, there is no time.
         warmup_s: warm up until the device has worked this long, at least one step.
         sample_s: one sample lasts at least this long; short steps are repeated inside a sample.
         max_roof_s: a roof sample lasts about as long as the step beside it, up to this.
@@ -92,7 +98,7 @@ def measure(
     limits: Limits,
     clock: Callable[[], float] = time.perf_counter,
     throttle: Throttle | None = None,
-    after: Callable[[bool], None] = lambda _: None,
+    after: Callable[[bool, int], None] = lambda *_: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Measurement:
     """Time a step beside the roof.
@@ -103,20 +109,20 @@ def measure(
         limits: when to stop.
         clock: seconds; only differences count.
         throttle: asked after each pair.
-        after: called after each pair, outside the timing, with whether its sample counts.
+        after: called after each pair, outside the timing, with whether its sample counts and how many steps it ran.
         sleep: used to back off after a throttled sample.
 
     Returns:
         every sample, in order.
 
     Raises:
-        DeviceError: a time was not above 0, or every sample was throttled.
+        DeviceError: a time was not above 0, or throttling left fewer than three samples.
     """
     probe = throttle or NoThrottle()
     steps, roof_s = _warm_up(step, roof, limits)
     result = Measurement(steps_per_sample=steps)
     start = clock()
-    pair = 0
+    pair, look = 0, limits.min_samples
     while True:
         if pair % 2 == 0:
             seconds, rate = step(steps) / steps, roof(roof_s)
@@ -126,7 +132,7 @@ def measure(
         _check(seconds, rate)
         state = probe.read()
         result.states.append(state)
-        after(not state.get("throttled"))
+        after(not state.get("throttled"), steps)
         if state.get("throttled"):
             result.throttled_s.append(seconds)
             sleep(limits.backoff_s)
@@ -135,16 +141,19 @@ def measure(
             result.roof_bytes_per_s.append(rate)
         result.elapsed_s = clock() - start
         count = len(result.seconds)
-        if count >= limits.min_samples and _settled(result, limits.relative_half_width):
-            result.settled = True
+        if count >= look:
+            if _settled(result, limits.relative_half_width):
+                result.settled = True
+                return result
+            look = math.ceil(LOOK * count)
+        late = result.elapsed_s >= limits.time_limit_s
+        if count >= limits.max_samples or (late and count >= FEWEST):
             return result
-        if count >= limits.max_samples or (result.elapsed_s >= limits.time_limit_s and pair >= 3):
-            if count == 0:
-                raise DeviceError(
-                    f"all {pair} samples were taken while the device was throttling.",
-                    advice="Let it cool, or give it power, and run again.",
-                )
-            return result
+        if pair >= FEWEST and result.elapsed_s >= 3 * limits.time_limit_s:
+            raise DeviceError(
+                f"{pair - count} of {pair} samples were taken while the device was throttling.",
+                advice="Let it cool, or give it power, and run again.",
+            )
 
 
 def _warm_up(step: Callable[[int], float], roof: Callable[[float], float], limits: Limits) -> tuple[int, float]:
@@ -170,7 +179,10 @@ def _check(seconds: float, rate: float) -> None:
 
 def _settled(result: Measurement, wanted: float) -> bool:
     ratios = [t * r for t, r in zip(result.seconds, result.roof_bytes_per_s, strict=True)]
-    return relative_half_width(result.seconds) <= wanted and relative_half_width(ratios) <= wanted
+    return all(
+        len(values) >= BLOCKS * block_length(values) and relative_half_width(values) <= wanted
+        for values in (result.seconds, ratios)
+    )
 
 
 def telemetry(states: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -5,27 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from moegauge import machine
+
 
 def available_memory() -> int:
-    """Bytes a new allocation may take without swapping."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """Bytes a new allocation may take without swapping, a container's limit included."""
+    free = machine.available_bytes()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if free is None else free
 
 
 def last_level_cache() -> int:
-    """Bytes of the largest cache the system reports; 32 MiB where it reports none."""
-    sizes = [32 << 20]
-    for file in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index*/size"):
-        text = file.read_text().strip()
-        unit = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
-        if text.rstrip("KM").isdigit():
-            sizes.append(int(text.rstrip("KM")) * unit)
-    return max(sizes[1:], default=sizes[0])
+    """Bytes of all caches of the last level together (a large chip has one per group of cores, and a step is divided
+    among all of them); what `machine` assumes where the system reports none."""
+    return int(machine.describe_cpu()["caches"].get("last_level_bytes") or machine.UNKNOWN_CACHE_BYTES)
 
 
 def processor() -> str:

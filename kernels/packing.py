@@ -11,7 +11,7 @@ Canonical packed order of a matrix [rows, columns], the same on disk-like bytes 
 
 NaN: f32, bf16 and fp8 keep it; mxfp4 and nvfp4 mark the whole group with a NaN scale (OCP MX 1.0 section 5.1); int8 and
 int4 have no way to say it and refuse. Infinity is refused by every format but f32 and bf16. The compiled kernels read
-the fp8 NaN codes as +-480 and an e8m0 NaN as infinity: `fill` never makes either.
+the fp8 NaN codes as +-480, an e8m0 NaN as infinity and the smallest e8m0, 2^-127, as 0: `fill` makes none of them.
 """
 
 from __future__ import annotations
@@ -72,11 +72,23 @@ def quantise(values: ArrayLike, format_name: str) -> Packed:
     """Pack a float matrix [rows, columns].
 
     Raises:
-        NumericsError: a value the format cannot hold (infinity; NaN in int8 and int4).
+        NumericsError: no matrix of real numbers, or a value the format cannot hold (infinity, or beyond float32; NaN in
+            int8 and int4).
     """
     fmt = get_format(format_name)
-    v = np.asarray(values, np.float64)
+    try:
+        v = np.asarray(values)
+        if v.dtype.kind not in "fiub" or v.ndim != 2 or not v.size:
+            raise ValueError
+        v = v.astype(np.float64)
+    except (TypeError, ValueError):
+        raise NumericsError(
+            f"{fmt.name}: only a matrix of real numbers with a row and a column at least can be packed.",
+            advice="Pass [rows, columns] of floats.",
+        ) from None
     rows, columns = v.shape
+    if fmt.name not in ("f32", "bf16") and not np.isinf(v).any() and np.nanmax(np.abs(v), initial=0.0) > FLOAT32_MAX:
+        raise NumericsError(f"{fmt.name} scales reach no further than float32.", advice="Scale the matrix first.")
     if fmt.name not in ("f32", "bf16") and np.isinf(v).any():
         raise NumericsError(f"{fmt.name} cannot hold infinity.", advice="Clip the matrix first.")
     if fmt.name.startswith("int") and np.isnan(v).any():
@@ -103,8 +115,19 @@ def unpack(packed: Packed) -> Floats:
 
 
 def from_bytes(format_name: str, rows: int, columns: int, weights: Bytes, scales: Bytes, tensor_scale: float) -> Packed:
-    """A packed matrix from its flat canonical bytes."""
+    """A packed matrix from its flat canonical bytes.
+
+    Raises:
+        NumericsError: not bytes, or not as many as the format wants.
+    """
     fmt = get_format(format_name)
+    wanted = fmt.weight_bytes(rows, columns), fmt.scale_bytes(rows, columns) - fmt.tensor_scale_bits // 8
+    if weights.dtype != np.uint8 or scales.dtype != np.uint8 or (weights.size, scales.size) != wanted:
+        raise NumericsError(
+            f"{fmt.name} [{rows}, {columns}]: {weights.size} {weights.dtype} of weights and {scales.size} "
+            f"{scales.dtype} of scales, not {wanted[0]} and {wanted[1]} bytes.",
+            advice="Pass the flat canonical bytes as uint8.",
+        )
     scale_rows = -(-rows // fmt.scale_rows) if fmt.scale_bits else 0
     shaped = scales.reshape(scale_rows, -1) if scale_rows else np.zeros((0, 0), np.uint8)
     return Packed(fmt, rows, columns, weights.reshape(rows, -1), shaped, tensor_scale)
@@ -142,6 +165,7 @@ def _bytes(values: NDArray[np.generic]) -> Bytes:
     return np.ascontiguousarray(values).view(np.uint8)
 
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 _NO_SCALES = np.zeros((0, 0), np.uint8)
 
 
@@ -174,9 +198,10 @@ def _int4(v: Floats, fmt: Format) -> tuple[Bytes, Bytes, float]:
 
 def _mxfp4(v: Floats, fmt: Format) -> tuple[Bytes, Bytes, float]:
     largest = _blocks(v, fmt)
-    with np.errstate(divide="ignore"):
-        exponent = np.clip(np.floor(np.log2(largest)) - 2, -127, 127)  # 2 = exponent of e2m1's largest binade
-    scale_codes = np.where(np.isnan(largest), codes.E8M0_NAN, np.nan_to_num(exponent) + 127).astype(np.uint8)
+    # frexp, not log2, which rounds a number just below a power of two up to it. 3 = 1 (frexp's mantissa is below 1) and
+    # the exponent of e2m1's largest binade.
+    exponent = np.clip(np.where(largest == 0, -127, np.frexp(np.nan_to_num(largest))[1] - 3), -127, 127)
+    scale_codes = np.where(np.isnan(largest), codes.E8M0_NAN, exponent + 127).astype(np.uint8)
     return _nibbles(codes.encode_e2m1(_divide(v, _spread(codes.E8M0[scale_codes], v, fmt)))), scale_codes, 1.0
 
 

@@ -6,7 +6,7 @@ from its arena. Each value comes with a bound derived from the backend's `Precis
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,10 +102,13 @@ class Reference:
     ) -> None:
         self._arena, self._precision, self._choice, self._read = arena, precision, choice, read
         self._rng, self._samples = rng, samples
+        self._asked: list[tuple[int, int]] | None = None
 
-    def expect(self, operation: Operation) -> list[Value]:
-        """Sampled outputs of `operation`, from the registers as they are now (`Route` apart)."""
+    def expect(self, operation: Operation, pairs: list[tuple[int, int]] | None = None) -> list[Value]:
+        """Sampled outputs of `operation`, from the registers as they are now (`Route` apart); those of `pairs`, (token,
+        column of its output), where given."""
         kind = type(operation).__name__.lower()
+        self._asked = pairs
         values: list[Value] = getattr(self, f"_{kind}")(operation)
         return values
 
@@ -116,14 +119,20 @@ class Reference:
         x = self._view(view)
         return rms_norm(x, read_vector(self._arena, gain)) if gain else x
 
-    def _pairs(self, batch: int, width: int) -> list[tuple[int, int]]:
-        """Sampled (token, column) pairs; the corners are always among them."""
+    def _pairs(self, batch: int, width: int, parts: Sequence[int] = ()) -> list[tuple[int, int]]:
+        """Sampled (token, column) pairs: the asked ones where some were, else both corners and as many more as fit,
+        every one of `parts` (widths side by side) in turn."""
         if not batch:
             return []
-        tokens = self._rng.integers(0, batch, self._samples)
-        columns = self._rng.integers(0, width, self._samples)
-        pairs = {(0, 0), (batch - 1, width - 1), *zip(tokens.tolist(), columns.tolist(), strict=True)}
-        return sorted(pairs)[: max(2, self._samples)]
+        if self._asked is not None:
+            return self._asked
+        ends = np.cumsum(parts or (width,))
+        starts = ends - np.asarray(parts or (width,))
+        count = max(0, self._samples - 2)
+        part = (np.arange(count) + self._rng.integers(len(ends))) % len(ends)
+        columns = self._rng.integers(starts[part], ends[part]) if count else part
+        tokens = self._rng.integers(0, batch, count)
+        return sorted({(0, 0), (batch - 1, width - 1), *zip(tokens.tolist(), columns.tolist(), strict=True)})
 
     def _dot(self, weight: Weight, row: int, x: Floats, slot: int = 0) -> tuple[float, float]:
         """(W[row] . x, bound)."""
@@ -144,7 +153,7 @@ class Reference:
         x, before = self._input(op.x, op.gain), self._view(op.out) if op.accumulate else None
         biases = [read_vector(self._arena, v) for v in op.biases]
         out = []
-        for b, c in self._pairs(len(x), op.out.width):
+        for b, c in self._pairs(len(x), op.out.width, [m.rows for m in op.matrices]):
             row, weight = c, op.matrices[0]
             for weight in op.matrices:
                 if row < weight.rows:
@@ -182,7 +191,8 @@ class Reference:
     def _expertsup(self, op: ExpertsUp) -> list[Value]:
         x, choice, out = self._input(op.x, op.gain), self._choice(op.route), []
         routed = op.top_k * op.up.rows
-        for b, c in self._pairs(len(x), op.out.width):
+        parts = [op.up.rows] * op.top_k + [up.rows for _, up in op.shared]
+        for b, c in self._pairs(len(x), op.out.width, parts):
             if c < routed:
                 i, row = divmod(c, op.up.rows)
                 slot = int(choice.slots[b, i])

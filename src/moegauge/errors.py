@@ -63,6 +63,10 @@ class DeviceError(MoegaugeError):
     """A device that is absent, too small, or stopped answering."""
 
 
+class ColdError(DeviceError):
+    """Too few bytes to be timed from memory: they would come from a cache."""
+
+
 class MissingExtraError(MoegaugeError):
     """A command that needs an optional dependency which is not installed."""
 

@@ -7,6 +7,7 @@ an interrupt leaves the file as it was after the last point.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import tempfile
 from pathlib import Path
@@ -84,6 +85,7 @@ class RecordFile:
         self = cls(path, draft)
         self._take_lock()
         try:
+            self._sweep()
             if path.exists():
                 self.record = _resumable(path, draft)
             else:
@@ -122,6 +124,12 @@ class RecordFile:
     def _lock_path(self) -> Path:
         return self.path.with_name(f".{self.path.name}.lock")
 
+    def _sweep(self) -> None:
+        """Remove what a run that was killed in mid-write left; the lock says that nobody writes now."""
+        for left in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp"):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
     def _take_lock(self) -> None:
         try:
             import fcntl  # not on Windows
@@ -147,6 +155,11 @@ class RecordFile:
             ) from None
 
 
+def _versions(record: Record) -> list[str]:
+    """Software a record was measured with; nothing where it does not say."""
+    return [f"{name} {version}" for name, version in sorted(record.software.items()) if version]
+
+
 def _resumable(path: Path, draft: Record) -> Record:
     """The record at `path`, if `draft` is the same run.
 
@@ -157,6 +170,7 @@ def _resumable(path: Path, draft: Record) -> Record:
     differences = (
         ("arguments", same_run(found.argv), same_run(draft.argv)),
         ("machine", found.machine_key, draft.machine_key),
+        ("software", _versions(found), _versions(draft)),
         ("commit", found.project.commit or found.project.version, draft.project.commit or draft.project.version),
     )
     for name, old, new in differences:

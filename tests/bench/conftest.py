@@ -103,7 +103,7 @@ class FakeStep:
     def part(self, kind: str) -> FakeStep:
         return FakeStep(self.device, self.bytes // (3 if kind == "experts down" else 1), self.kernels // 2, self.floor)
 
-    def traffic(self) -> FakeTraffic:
+    def traffic(self, runs: int = 1) -> FakeTraffic:
         return FakeTraffic(self.bytes - 10, 10, 0)
 
     def check(self) -> float:

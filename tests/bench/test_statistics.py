@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import statistics as oracle
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from moegauge.bench import statistics
 
@@ -48,3 +50,46 @@ def test_the_ratio_of_medians_and_its_interval() -> None:
     assert low < 2.0 < high
     assert ratio == pytest.approx(2.0, rel=0.1)
     assert statistics.ratio_interval([2.0, 2.2], [1.0, 1.1]) == (pytest.approx(2.0), 2.0 / 1.1, 2.2)
+
+
+def alike(seed: int, n: int, correlation: float) -> list[float]:
+    """An AR(1) process around 10."""
+    generator, value, out = random.Random(seed), 0.0, []
+    for _ in range(n):
+        value = correlation * value + (1 - correlation**2) ** 0.5 * generator.gauss(0, 1)
+        out.append(10 + value)
+    return out
+
+
+def test_independent_samples_are_resampled_one_by_one_and_alike_ones_in_runs() -> None:
+    assert sum(statistics.block_length(samples(seed, 60)) == 1 for seed in range(50)) > 35
+    assert all(statistics.block_length(alike(seed, 100, 0.9)) > 5 for seed in range(20))
+    assert statistics.block_length([1.0] * 4) == 1
+    assert statistics.block_length([1.0] * 60) == 1
+    assert statistics.block_length([2.0, 1.0] * 30) == 1
+
+
+def test_the_interval_of_alike_samples_covers_more_than_one_by_one() -> None:
+    blocks = single = 0
+    for seed in range(100):
+        values = alike(seed, 100, 0.7)
+        low, high = statistics.interval(values, resamples=300)
+        blocks += low <= 10 <= high
+        medians = statistics.bootstrap_medians(values, resamples=300)
+        low, high = np.percentile(medians, [2.5, 97.5])
+        single += low <= 10 <= high
+    assert blocks > single + 10
+    assert blocks > 75
+
+
+def test_median_mad_and_interval_are_scipy_s() -> None:
+    values = samples(7, 41)
+    assert statistics.mad(values) == pytest.approx(scipy.stats.median_abs_deviation(values))
+    assert statistics.block_length(values) == 1
+    theirs = scipy.stats.bootstrap(
+        (values,), np.median, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    low, high = statistics.interval(values)
+    width = high - low
+    assert abs(low - theirs.low) < 0.15 * width
+    assert abs(high - theirs.high) < 0.15 * width

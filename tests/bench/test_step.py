@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from moegauge import models
+from moegauge.bench.distance import readings, reuse_distance
 from moegauge.bench.step import DecodeStep, build_step, traffic
-from moegauge.errors import DeviceError, NumericsError, ShapeError, UnknownNameError, UsageError
+from moegauge.errors import ColdError, DeviceError, NumericsError, ShapeError, UnknownNameError, UsageError
 from moegauge.formats import FORMATS
 from moegauge.kernels.backend import Backend, get_backend
 from moegauge.kernels.cpu_core import library
 from moegauge.kernels.numpy_backend import NumpyBackend
-from moegauge.kernels.program import ExpertsUp, Product, Weight
+from moegauge.kernels.program import ExpertsUp, Place, Product, Program, View, Weight
 from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vectors
 
 HIDDEN = 96
@@ -137,12 +140,12 @@ def test_batches_read_each_distinct_expert_once() -> None:
 @needs_core
 @pytest.mark.parametrize("name", ["gpt-oss-20b", "glm-4.7", "deepseek-v3", "kimi-k2-thinking"])
 def test_a_released_model_decodes_at_its_true_bytes(name: str) -> None:
-    """Two layers of each, dense and routed, in an arena of 1 GiB or less; the whole depth is left to `validate`."""
+    """Two layers of each, dense and routed, in an arena of half a GiB; the whole depth is left to `validate`."""
     model = models.load(name)
     routed = next(i for i, layer in enumerate(model.layers) if layer.experts)
     cut = replace(model, layers=(model.layers[0], model.layers[routed]), embedding=replace(model.embedding, rows=999),
                   head=model.head and replace(model.head, rows=999))  # fmt: skip
-    step = build(cut, get_backend("cpu"), arena_bytes=1 << 28)
+    step = build(cut, get_backend("cpu"), arena_bytes=1 << 29)
     step.check(4)
     step.run()
     counted = step.traffic()
@@ -230,6 +233,26 @@ def test_the_gate_refuses_an_operation_that_did_not_run() -> None:
         step.check()
 
 
+def played_distance(step: DecodeStep) -> float:
+    """Fewest bytes between two readings of one line of 256 bytes, from the slots routers really chose."""
+    last: dict[tuple[str, int], int] = {}
+    read, nearest = 0, math.inf
+    for lap in [*step._laps, *step._laps]:
+        lap.run()
+        shared: set[int] = set()
+        for op in lap.program.operations:
+            choice = lap.choice(op.route) if hasattr(op, "route") else None
+            chosen = sorted(set(choice.slots.ravel().tolist())) if choice else [0]
+            # The gain two operations of one layer share is read once and counted once.
+            for place, slots in readings(op, shared):
+                for slot in chosen if slots else [0]:
+                    for line in range(place.at(slot) // 256, (place.at(slot) + place.bytes + 255) // 256):
+                        nearest = min(nearest, read - last.get((place.pool, line), -math.inf))
+                        last[place.pool, line] = read
+                    read += place.bytes
+    return nearest
+
+
 def test_successive_runs_read_other_places(backend: Backend) -> None:
     """The whole schedule, played: between two readings of one place lie at least `reuse` caches."""
 
@@ -240,23 +263,121 @@ def test_successive_runs_read_other_places(backend: Backend) -> None:
     small.last_level_cache = 200_000
     step = build_step(shape(), small, arena_bytes=3 << 20, reuse=5)
     assert len(step.programs) > 1
-    last: dict[tuple[str, int], int] = {}
-    read = 0
-    for lap in [*step._laps, *step._laps]:
-        lap.run()
-        for op in lap.program.operations:
-            choice = lap.choice(op.route) if hasattr(op, "route") else None
-            slots = sorted(set(choice.slots.ravel().tolist())) if choice else [0]
-            for weight, routed in op.weights():
-                place = weight.weights if hasattr(weight, "weights") else weight.place
-                for slot in slots if routed else [0]:
-                    for line in range(place.at(slot) // 256, (place.at(slot) + place.bytes + 255) // 256):
-                        before = last.get((place.pool, line))
-                        # The gain two operations of one layer share is read once and counted once.
-                        if before is not None and place.pool != "gain.bf16":
-                            assert read - before >= 5 * 200_000
-                        last[place.pool, line] = read
-                    read += place.bytes
+    assert played_distance(step) >= 5 * 200_000
+    step.close()
+
+
+class OnPaper:
+    """A backend that allocates and runs nothing, for schedules of models of any size."""
+
+    name, description, threads, memory = "cpu", "on paper", 1, 14 << 30
+    matrix_formats = frozenset(FORMATS)
+
+    def __init__(self, last_level_cache: int) -> None:
+        self.last_level_cache = last_level_cache
+        self.asked: list[int] = []
+
+    def arena(self, pools: dict[str, int], seed: int = 0) -> Any:
+        self.asked.append(sum(pools.values()))
+        return SimpleNamespace(pools=dict(pools), close=lambda: None)
+
+    def compile(self, program: Program, arena: Any) -> Any:
+        assert all(arena.pools[pool] >= size for pool, size in program.pools.items())
+        return SimpleNamespace(program=program, write=lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "fmt", "batch", "context", "cache"),
+    [
+        ("gpt-oss-20b", "native", 1, 0, 32 << 20), ("gpt-oss-120b", "mxfp4", 8, 4096, 50 << 20),
+        ("mixtral-8x7b", "native", 1, 0, 32 << 20), ("glm-4.7", "bf16", 8, 0, 50 << 20),
+        ("deepseek-v3", "native", 64, 4096, 32 << 20), ("kimi-k2-thinking", "native", 1, 0, 50 << 20),
+    ],
+)  # fmt: skip
+def test_no_shipped_model_meets_a_place_in_the_cache(name: str, fmt: str, batch: int, context: int, cache: int) -> None:
+    """Not in a whole step and not in any kind of kernel alone, whatever its routers choose."""
+    paper = OnPaper(cache)
+    step = build_step(models.load(name), paper, format=fmt, batch=batch, context=context)  # type: ignore[arg-type]
+    assert reuse_distance(step.programs) >= 5 * cache
+    cold = []
+    for kind in step.kinds:
+        try:
+            assert reuse_distance(step.part(kind).programs) >= 5 * cache
+        except ColdError:
+            cold.append(kind)
+    assert set(cold) <= {"rows", "route", "attention"}
+    assert ("attention" in cold) == (context == 0)
+
+
+def test_the_distance_on_paper_is_that_of_plain_counting() -> None:
+    """Against a list of every byte read, on schedules small enough for it."""
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        programs = []
+        for _ in range(int(rng.integers(1, 4))):
+            operations = []
+            for i in range(int(rng.integers(1, 5))):
+                place = Place("p", int(rng.integers(0, 12)), int(rng.integers(1, 6)))
+                weight = Weight("w", "attention", 1, place.bytes, "int8", place)
+                operations.append(Product(f"{i}", View("x", 0, 1), View("y", 0, 1), (weight,)))
+            programs.append(Program("", 1, {}, tuple(operations)))
+        # (byte, the place it was read as, when that began, when the operation was over)
+        last: dict[int, tuple[Place, int, int]] = {}
+        now, nearest = 0, math.inf
+        for program in programs * 2:
+            for op in program.operations:
+                place = op.matrices[0].weights  # type: ignore[attr-defined]
+                for byte in range(place.offset, place.offset + place.bytes):
+                    if byte in last:
+                        before, first, done = last[byte]
+                        nearest = min(nearest, now - (first if before == place else done))
+                    last[byte] = place, now, now + place.bytes
+                now += place.bytes
+        assert reuse_distance(programs) == nearest
+
+
+def test_two_experts_in_one_slot_are_seen() -> None:
+    """Batch 8 of 16 experts in rings of four slots: slots 0 and 1 come back with the third expert."""
+    step = build(shape(experts=16, top_k=2), get_backend("reference"), batch=8)
+    program = step.programs[0]
+    up = next(op for op in program.operations if isinstance(op, ExpertsUp))
+    route = next(op for op in program.operations if op.label == up.route)
+    crowded = replace(route, slots=4)  # type: ignore[call-arg]
+    size = sum(w.bytes for w, routed in up.weights() if routed)
+    assert reuse_distance([replace(program, operations=(crowded, up))]) <= 2 * size
+
+
+def test_a_kind_alone_walks_as_far_as_the_whole(backend: Backend) -> None:
+    """A tiny head, re-read each run, would come from the cache: it gets laps of its own, and so does every kind."""
+    small = NumpyBackend("reference")
+    small.last_level_cache = 100_000
+    step = build_step(shape("mla"), small, context=40)
+    for kind in step.kinds:
+        if kind in ("rows", "route"):
+            with pytest.raises(ColdError):
+                step.part(kind)
+            continue
+        part = step.part(kind)
+        assert set(part.kinds) <= {kind, "route"}
+        assert part.check() < 1e-6
+        assert played_distance(part) >= 500_000, kind
+        part.close()
+    step.run()  # closing a part leaves the whole
+    assert step.check() < 1e-6
+    step.close()
+
+
+def test_traffic_is_that_of_the_runs_asked_for() -> None:
+    small = NumpyBackend("reference")
+    small.last_level_cache = 400_000
+    step = build_step(shape(experts=16, top_k=2), small, batch=6)
+    assert len(step.programs) > 2
+    each = []
+    for _ in step.programs:
+        step.run()
+        each.append(step.traffic().total)
+    assert len(set(each)) > 1
+    assert step.traffic(len(each)).total == pytest.approx(np.mean(each), abs=1)
     step.close()
 
 
@@ -289,7 +410,8 @@ def test_routing_laws(tmp_path: Path) -> None:
         ({"routing": "zipf:x"}, UsageError, "exponent"),
         ({"routing": "trace:/nowhere.json"}, UsageError, "not a routing trace"),
         ({"arena_bytes": 1000, "reuse": 5.0}, DeviceError, "--arena-bytes"),
-        ({"arena_bytes": 1 << 30, "reuse": 1e9}, DeviceError, "--arena-bytes"),
+        ({"arena_bytes": 1 << 20, "reuse": 5.0}, DeviceError, "would be read again before"),
+        ({"arena_bytes": 1 << 30, "reuse": 1e9}, DeviceError, "too little to be timed from memory"),
     ],
 )
 def test_bad_requests_are_one_line(options: dict[str, Any], error: type[Exception], message: str) -> None:

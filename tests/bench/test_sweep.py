@@ -10,7 +10,7 @@ from moegauge.bench.roof import find_roof
 from moegauge.bench.suites import Point
 from moegauge.bench.summary import Settings, formula_bytes
 from moegauge.bench.sweep import Bench, run_sweep
-from moegauge.errors import NumericsError, RecordError
+from moegauge.errors import ColdError, NumericsError, RecordError
 
 
 def sweep(device: Any, points: list[Point], fakes: Any, build: Any, done: Any = (), on_case: Any = None) -> Any:
@@ -105,7 +105,7 @@ def test_a_full_disk_stops_the_sweep_at_once(device: Any, fakes: Any) -> None:
 
 def test_faster_than_the_roof_is_a_warning(device: Any, fakes: Any) -> None:
     step = fakes.FakeStep(device, 10**8, floor=0.0)
-    step.traffic = lambda: fakes.FakeTraffic(2 * 10**8, 0, 0)  # half of it came from a cache
+    step.traffic = lambda _: fakes.FakeTraffic(2 * 10**8, 0, 0)  # half of it came from a cache
     case = measured(device, fakes, Point("tiny"), step)
     assert any("cache" in text for text in case.warnings)
 
@@ -150,9 +150,24 @@ def test_a_lost_device_fails_its_point_and_not_the_run(device: Any, fakes: Any) 
 
     cases, failures = sweep(device, [Point("lost"), Point("kept")], fakes, build)
     assert [c.model for c in cases] == ["kept"]
-    assert str(failures[0].error).startswith("RuntimeError: CUDA error: unspecified launch failure Run again")
+    assert str(failures[0].error).startswith("RuntimeError: CUDA error: unspecified launch failure. Run again")
 
 
-def test_little_traffic_is_a_warning(device: Any, fakes: Any) -> None:
-    case = measured(device, fakes, Point("tiny"), fakes.FakeStep(device, 4 * device.last_level_cache))
-    assert any("five last-level caches" in text for text in case.warnings)
+def test_a_kind_that_reads_too_little_is_skipped_and_named(device: Any, fakes: Any) -> None:
+    step = fakes.FakeStep(device, 3 * 10**7)
+    whole = step.part
+    parts = []
+
+    def part(kind: str) -> Any:
+        if kind == "experts up":
+            raise ColdError("one step reads 5 kB.")
+        parts.append(whole(kind))
+        return parts[-1]
+
+    step.part = part
+    said: list[str] = []
+    bench = Bench(device, find_roof(device), Settings(), builder=lambda *_: step, on_skip=said.append)
+    cases = list(bench.kernels(Point("tiny"), fakes.tiny_shape(), set()))
+    assert [c.kernel for c in cases] == ["experts down"]
+    assert said == ["tiny native, experts up: not timed alone (one step reads 5 kB.)"]
+    assert [p.closed for p in parts] == [True]

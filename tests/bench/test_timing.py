@@ -142,3 +142,31 @@ def test_telemetry_gives_ranges_and_nothing_where_nothing_is_known() -> None:
     assert telemetry([{"throttled": False}]) is None
     states = [{"sm_clock_mhz": 1980, "power_w": None}, {"sm_clock_mhz": 1700}]
     assert telemetry(states) == {"sm_clock_mhz": [1700, 1980]}
+
+
+def test_throttling_that_leaves_too_few_samples_gives_no_time_and_ends() -> None:
+    class Mostly:
+        count = 0
+
+        def read(self) -> dict[str, Any]:
+            self.count += 1
+            return {"throttled": self.count > 2}
+
+    bench = Bench()
+    with pytest.raises(DeviceError, match=r"\d+ of \d+ samples were taken while the device was throttling"):
+        bench.measure(time_limit_s=1.0, throttle=Mostly())
+    assert bench.now < 10
+
+
+def test_the_interval_is_looked_at_whenever_a_quarter_more_samples_are_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moegauge.bench import timing
+
+    looks: list[int] = []
+
+    def look(result: Any, _: float) -> bool:
+        looks.append(len(result.seconds))
+        return len(looks) == 5
+
+    monkeypatch.setattr(timing, "_settled", look)
+    assert Bench().measure(min_samples=10, time_limit_s=1e9).settled
+    assert looks == [10, 13, 17, 22, 28]

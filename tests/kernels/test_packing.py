@@ -190,3 +190,62 @@ def test_filling_is_seeded_and_never_repeats_in_place() -> None:
     np.testing.assert_array_equal(a, b)
     assert (a != c).mean() > 0.9
     assert (a[: content.BLOCK_BYTES] != a[content.BLOCK_BYTES : 2 * content.BLOCK_BYTES]).mean() > 0.9
+
+
+@pytest.mark.parametrize("exponent", range(-127, 125))
+def test_mxfp4_scales_are_exact_at_every_power_of_two(exponent: int) -> None:
+    """OCP MX 1.0 section 6.3: the scale is the largest power of two not above the largest number, over that of e2m1."""
+    power = np.ldexp(1.0, exponent)
+    for largest, wanted in ((power, exponent), (np.nextafter(power, 0), exponent - 1), (1.99 * power, exponent)):
+        packed = packing.quantise(np.full((1, 32), largest), "mxfp4")
+        assert packed.scales[0, 0] == min(254, max(0, wanted - 2 + 127))
+
+
+@pytest.mark.parametrize("name", [n for n in FORMATS if n not in ("f32", "bf16")])
+def test_what_a_scale_cannot_reach_is_refused(name: str) -> None:
+    largest = float(np.finfo(np.float32).max)
+    assert np.isfinite(packing.unpack(packing.quantise(np.array([[largest, -largest]]), name))).all()
+    with pytest.raises(NumericsError, match="no further than float32"):
+        packing.quantise(np.array([[1e39, 1.0]]), name)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "bad", [np.ones(4), np.ones((0, 4)), np.ones((2, 0)), np.ones((2, 2), complex), np.array([["a"]]), [[1], [2, 3]]]
+)
+def test_what_is_no_matrix_is_one_line(name: str, bad: object) -> None:
+    with pytest.raises(NumericsError, match=f"{name}: only a matrix of real numbers"):
+        packing.quantise(bad, name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_bytes_of_another_type_or_number_are_refused(name: str) -> None:
+    packed = packing.quantise(np.ones((3, 40)), name)
+    weights, scales = packed.weights.reshape(-1), packed.scales.reshape(-1)
+    again = packing.from_bytes(name, 3, 40, weights, scales, packed.tensor_scale)
+    np.testing.assert_array_equal(packing.unpack(again), packing.unpack(packed))
+    for wrong in (weights[:-1], weights.astype(np.int16)):
+        with pytest.raises(NumericsError, match=rf"{name} \[3, 40\]: .* not {weights.size} and {scales.size} bytes"):
+            packing.from_bytes(name, 3, 40, wrong, scales, 1.0)
+
+
+def test_strided_and_transposed_matrices_are_packed_by_value() -> None:
+    v = np.random.default_rng(0).standard_normal((64, 80))
+    for name in FORMATS:
+        for view in (v.T, v[::2, ::-1], np.asfortranarray(v)):
+            one, other = packing.quantise(view, name), packing.quantise(view.copy("C"), name)
+            np.testing.assert_array_equal(one.weights, other.weights)
+            np.testing.assert_array_equal(one.scales, other.scales)
+
+
+def test_every_int8_and_int4_code() -> None:
+    one_ = np.array([1.0], np.float32).view(np.uint8)
+    got = packing.unpack(packing.from_bytes("int8", 1, 256, np.arange(256, dtype=np.uint8), one_, 1.0))
+    np.testing.assert_array_equal(got[0], np.arange(256, dtype=np.uint8).view(np.int8))
+    for name, group in (("int4", 32), ("int4_g128", 128)):
+        raw = (np.arange(group // 2, dtype=np.uint8) * 2 % 16) | (
+            (np.arange(group // 2, dtype=np.uint8) * 2 + 1) % 16 << 4
+        )
+        scale = np.array([1.0], ml_dtypes.bfloat16).view(np.uint8)
+        got = packing.unpack(packing.from_bytes(name, 1, group, raw, scale, 1.0))
+        np.testing.assert_array_equal(got[0], np.arange(group) % 16 - 8)

@@ -179,17 +179,21 @@ class Session:
     def measure(self) -> Record:
         """Measure the roof and every point that is not in the record yet."""
         from moegauge.bench.roof import find_roof
+        from moegauge.bench.sweep import LOST, lost
 
         self._warn_if_busy()
-        meter = find_roof(self.backend, progress=lambda name: self._progress(f"roof: {name}"))
+        try:
+            meter = find_roof(self.backend, progress=lambda name: self._progress(f"roof: {name}"))
+            roof = self.record.roof or meter.measure(datasheet_gb_per_s=self.record.machine.get("datasheet_gb_per_s"))
+        except LOST as error:
+            raise lost(error) from error
         if self.record.roof is None:
-            self.record.roof = meter.measure(datasheet_gb_per_s=self.record.machine.get("datasheet_gb_per_s"))
+            self.record.roof = roof
             self._save()
         self._sweep(meter)
         self.record.complete = not self.failures and not self.left_out
         self._save()
         self._progress("")
-        self._export()
         return self.record
 
     def _warn_if_busy(self) -> None:
@@ -202,7 +206,7 @@ class Session:
             return
         from moegauge.bench.sweep import Bench, key_of, run_sweep
 
-        bench = Bench(self.backend, meter, self.settings(), throttle=_throttle(self.device))
+        bench = Bench(self.backend, meter, self.settings(), throttle=_throttle(self.device), on_skip=warn)
         self.failures = run_sweep(
             self._within_budget(),
             self.shapes,
@@ -245,7 +249,12 @@ class Session:
             err=True,
         )
 
-    def _export(self) -> None:
+    def export(self) -> None:
+        """Write the tables asked for.
+
+        Raises:
+            RecordError: one cannot be written.
+        """
         from moegauge.bench import export
         from moegauge.recordfile import write_text
 
