@@ -92,23 +92,26 @@ class DecodeStep:
         """The kinds of kernel in a step, e.g. `experts up`, in order of first use."""
         return tuple(dict.fromkeys(_kind(name) for name in self.kernel_names))
 
-    def part(self, kind: str) -> DecodeStep:
-        """The kernels of one kind alone, every layer's in order, on this step's arena; close only the whole step.
+    def part(self, *kinds: str) -> DecodeStep:
+        """The kernels of some kinds alone, every layer's in order, on this step's arena; close only the whole step.
 
         Experts keep the routing they follow, one more boundary each. Registers start with random numbers.
 
         Raises:
             UnknownNameError: no kernel of that kind.
         """
-        if kind not in self.kinds:
-            raise UnknownNameError("kernel", kind, self.kinds)
+        for kind in kinds:
+            if kind not in self.kinds:
+                raise UnknownNameError("kernel", kind, self.kinds)
         rng = np.random.default_rng(self._seed)
         laps = []
         for whole in self.programs:
-            wanted = [op for op in whole.operations if _kind(op.label) == kind]
+            wanted = [op for op in whole.operations if _kind(op.label) in kinds]
             routes = {getattr(op, "route", "") for op in wanted}
             kept = tuple(op for op in whole.operations if op.label in routes or op in wanted)
-            lap = self.backend.compile(replace(whole, name=f"{whole.name}, {kind}", operations=kept), self._arena)
+            lap = self.backend.compile(
+                replace(whole, name=f"{whole.name}, {' + '.join(kinds)}", operations=kept), self._arena
+            )
             for name, width in whole.registers.items():
                 lap.write(name, rng.standard_normal((max(1, whole.batch), width)).astype(np.float32))
             laps.append(lap)

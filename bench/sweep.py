@@ -6,6 +6,7 @@ outside its error bound has no time: the point is reported as failed and the swe
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -209,10 +210,21 @@ class _PointError(Exception):
 
 def _next(cases: Iterator[Case], point: Point) -> Case | None:
     try:
-        return next(cases, None)
+        with guarded():
+            return next(cases, None)
     except MoegaugeError as error:
         raise _PointError(Failure(point, error)) from error
-    except (MemoryError, RuntimeError) as error:  # what device libraries raise: out of memory, device lost
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """What device libraries raise, as an error of the point: out of memory, device lost.
+
+    Raises:
+        DeviceError: instead of MemoryError and RuntimeError.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
         text = (str(error).strip().splitlines() or [""])[0]
-        lost = DeviceError(f"{type(error).__name__}: {text}", advice="Run again; the points before are kept.")
-        raise _PointError(Failure(point, lost)) from error
+        raise DeviceError(f"{type(error).__name__}: {text}", advice="Run again; the points before are kept.") from error

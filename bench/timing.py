@@ -113,38 +113,74 @@ def measure(
         DeviceError: a time was not above 0, or every sample was throttled.
     """
     probe = throttle or NoThrottle()
-    steps, roof_s = _warm_up(step, roof, limits)
-    result = Measurement(steps_per_sample=steps)
+    pairs = Pairs(step, roof, limits)
+    result = pairs.result
     start = clock()
     pair = 0
     while True:
-        if pair % 2 == 0:
-            seconds, rate = step(steps) / steps, roof(roof_s)
-        else:
-            rate, seconds = roof(roof_s), step(steps) / steps
+        seconds, rate = pairs.take(step_first=pair % 2 == 0)
         pair += 1
-        _check(seconds, rate)
         state = probe.read()
-        result.states.append(state)
+        pairs.keep(seconds, rate, state)
         after(not state.get("throttled"))
         if state.get("throttled"):
-            result.throttled_s.append(seconds)
             sleep(limits.backoff_s)
-        else:
-            result.seconds.append(seconds)
-            result.roof_bytes_per_s.append(rate)
         result.elapsed_s = clock() - start
         count = len(result.seconds)
-        if count >= limits.min_samples and _settled(result, limits.relative_half_width):
+        if count >= limits.min_samples and settled(result, limits.relative_half_width):
             result.settled = True
             return result
         if count >= limits.max_samples or (result.elapsed_s >= limits.time_limit_s and pair >= 3):
             if count == 0:
-                raise DeviceError(
-                    f"all {pair} samples were taken while the device was throttling.",
-                    advice="Let it cool, or give it power, and run again.",
-                )
+                raise all_throttled(pair)
             return result
+
+
+class Pairs:
+    """Samples of one step, each with a sample of the roof beside it. Warms up when made.
+
+    Attributes:
+        result: what has been kept so far.
+
+    Raises:
+        DeviceError: a time was not above 0.
+    """
+
+    def __init__(self, step: Callable[[int], float], roof: Callable[[float], float], limits: Limits) -> None:
+        self._step, self._roof = step, roof
+        steps, self._roof_s = _warm_up(step, roof, limits)
+        self.result = Measurement(steps_per_sample=steps)
+
+    def take(self, *, step_first: bool) -> tuple[float, float]:
+        """(seconds of one step, bytes/s of the roof beside it).
+
+        Raises:
+            DeviceError: a time was not above 0.
+        """
+        steps = self.result.steps_per_sample
+        if step_first:
+            seconds, rate = self._step(steps) / steps, self._roof(self._roof_s)
+        else:
+            rate, seconds = self._roof(self._roof_s), self._step(steps) / steps
+        _check(seconds, rate)
+        return seconds, rate
+
+    def keep(self, seconds: float, rate: float, state: dict[str, Any]) -> None:
+        """Note a pair: as a sample, or beside them where the device was throttled."""
+        self.result.states.append(state)
+        if state.get("throttled"):
+            self.result.throttled_s.append(seconds)
+        else:
+            self.result.seconds.append(seconds)
+            self.result.roof_bytes_per_s.append(rate)
+
+
+def all_throttled(pairs: int) -> DeviceError:
+    """The error of a point none of whose samples counts."""
+    return DeviceError(
+        f"all {pairs} samples were taken while the device was throttling.",
+        advice="Let it cool, or give it power, and run again.",
+    )
 
 
 def _warm_up(step: Callable[[int], float], roof: Callable[[float], float], limits: Limits) -> tuple[int, float]:
@@ -168,7 +204,8 @@ def _check(seconds: float, rate: float) -> None:
         )
 
 
-def _settled(result: Measurement, wanted: float) -> bool:
+def settled(result: Measurement, wanted: float) -> bool:
+    """True when the intervals of the median time and of the median paired ratio are both within `wanted`."""
     ratios = [t * r for t, r in zip(result.seconds, result.roof_bytes_per_s, strict=True)]
     return relative_half_width(result.seconds) <= wanted and relative_half_width(ratios) <= wanted
 
