@@ -35,13 +35,19 @@ class Packed:
 
     Attributes:
         tensors: everything a product reads beside its input.
-        product: x [tokens, columns] -> y [tokens, rows].
+        product: input [tokens, columns] as `prepare` made it -> y [tokens, rows].
         values: the float64 matrix [rows, columns] the packed tensors stand for.
+        prepare: what turns an input into the product's own type; None takes it as it is.
     """
 
     tensors: tuple[Any, ...]
     product: Callable[[Any], Any]
     values: Callable[[], Floats]
+    prepare: Callable[[Any], Any] | None = None
+
+    def ready(self, x: Any) -> Any:
+        """An input as the product takes it."""
+        return x if self.prepare is None else self.prepare(x)
 
     @property
     def bytes(self) -> int:
@@ -61,10 +67,13 @@ class Products:
     device: str
     matrices: list[Packed]
     x: Any
-    values: Callable[[Any], Floats]
     bound: float = PRODUCT_BOUND
     rung: str = "threads"
+    _ready: Any = None
     _checked: int = 0
+
+    def __post_init__(self) -> None:
+        self._ready = self.matrices[0].ready(self.x)  # the input is the same for all: its rounding is not timed
 
     @property
     def bytes(self) -> int:
@@ -84,14 +93,14 @@ class Products:
     def run(self) -> None:
         """Every matrix once."""
         for matrix in self.matrices:
-            matrix.product(self.x)
+            matrix.product(self._ready)
 
     def check(self) -> float:
         """The first matrix, then the last: see `Prepared.check`."""
         matrix = self.matrices[-self._checked]
         self._checked = 1
-        got = as_float64(matrix.product(self.x))
-        return judge(got, self.values(self.x) @ matrix.values().T, self.bound, f"product with {self.work.format}")
+        got = as_float64(matrix.product(self._ready))
+        return judge(got, as_float64(self.x) @ matrix.values().T, self.bound, f"product with {self.work.format}")
 
     def close(self) -> None:
         """Let go of the matrices."""
@@ -139,7 +148,8 @@ class Experts:
         out = torch.zeros(self.x.shape, dtype=torch.float32, device=self.x.device)
         for (gate, up, down), tokens, share in zip(layer, self.tokens, self.shares, strict=True):
             x = self.x if self.work.tokens == 1 else self.x[tokens]
-            y = down.product(silu(gate.product(x)) * up.product(x))
+            ready = gate.ready(x)
+            y = down.product(down.ready(silu(gate.product(ready)) * up.product(ready)))
             out.index_add_(0, tokens, y.float() * share)
         return out
 
@@ -218,7 +228,7 @@ def prepare_linear(work: Work, device: str, pack: Packer, *, dtype: str, float8:
     x = x.to(getattr(torch, dtype)).to(device)
     if work.kernel == "product":
         matrices = pack(work.rows, work.columns, work.experts, work.seed)
-        made: Any = Products(work, device, matrices, x, as_float64)
+        made: Any = Products(work, device, matrices, x)
     else:
         count = work.layers * work.experts
         gates, ups = (pack(work.rows, work.columns, count, work.seed + i) for i in (0, 1))

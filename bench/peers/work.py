@@ -35,6 +35,7 @@ class Work:
         experts: distinct experts of a layer (`experts`), or matrices of one run (`product`).
         top_k: experts a token uses.
         layers: MoE layers of one run (`experts`).
+        pool: routed experts of a layer of the model.
         seed: of weights and inputs.
     """
 
@@ -47,6 +48,7 @@ class Work:
     experts: int
     top_k: int
     layers: int
+    pool: int
     seed: int = 0
 
     @property
@@ -95,7 +97,9 @@ def kernel_work(point: Point, shape: ModelShape, kernel: str, cache: int, seed: 
         experts, layers = max(2, math.ceil(weights / gate.parameters)), 1
     else:
         experts, layers = distinct, max(2, math.ceil(weights / (distinct * pool.expert_parameters)))
-    return Work(point, kernel, cast, gate.format, down.columns, gate.columns, experts, pool.top_k, layers, seed)
+    return Work(
+        point, kernel, cast, gate.format, down.columns, gate.columns, experts, pool.top_k, layers, pool.count, seed
+    )
 
 
 def decode_work(point: Point, shape: ModelShape, layers: int | None = None, seed: int = 0) -> Work:
@@ -110,7 +114,8 @@ def decode_work(point: Point, shape: ModelShape, layers: int | None = None, seed
     pool = _pool(cast)
     gate, _, down = pool.matrices
     experts = max(pool.top_k, round(pool.coverage(point.batch)))
-    return Work(point, None, cast, gate.format, down.columns, gate.columns, experts, pool.top_k, cast.moe_layers, seed)
+    sizes = down.columns, gate.columns, experts, pool.top_k, cast.moe_layers, pool.count
+    return Work(point, None, cast, gate.format, *sizes, seed)
 
 
 def experts_only(work: Work) -> ModelShape:
