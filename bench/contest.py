@@ -12,8 +12,10 @@ from dataclasses import replace
 
 from moegauge.bench.timing import Limits, Measurement, NoThrottle, Pairs, Throttle, all_throttled, settled
 
-# Pause after every sample, in seconds. GNU OpenMP's threads spin on after a parallel region, and a roof sample taken
-# at once shares its cores with them: see `docs/peers.md` for what was measured.
+# Pause after every sample, in seconds. GNU OpenMP's threads spin on after a parallel region, and what is timed at once
+# shares its cores with them: on two Zen 5 cores torch's burnt 4 ms of processor time after a product (8 at most of 30),
+# llama.cpp's 7 ms after a token (11 at most); this kit's threads sleep. A passive wait policy would end that too, but
+# would also slow the peer down at every region. Waking threads costs some 50 us of a sample of 20 ms or more.
 REST_S = 0.02
 
 
