@@ -49,17 +49,7 @@ def contest(
         DeviceError: a time was not above 0, or every round was throttled.
     """
     probe = throttle or NoThrottle()
-
-    def rested(function: Callable[..., float]) -> Callable[..., float]:
-        def run(amount: float) -> float:
-            result = function(amount)
-            sleep(rest_s)
-            return result
-
-        return run
-
-    beside = rested(roof)
-    pairs = {name: Pairs(rested(step), beside, limits) for name, step in steps.items()}
+    pairs = {name: Pairs(step, roof, limits, rest=lambda: sleep(rest_s)) for name, step in steps.items()}
     names = list(pairs)
     start = clock()
     turn = 0

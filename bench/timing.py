@@ -139,6 +139,10 @@ def measure(
 class Pairs:
     """Samples of one step, each with a sample of the roof beside it. Warms up when made.
 
+    Args:
+        step, roof, limits: as `measure`.
+        rest: called after every sample but those of the warm-up, outside the timing.
+
     Attributes:
         result: what has been kept so far.
 
@@ -146,8 +150,14 @@ class Pairs:
         DeviceError: a time was not above 0.
     """
 
-    def __init__(self, step: Callable[[int], float], roof: Callable[[float], float], limits: Limits) -> None:
-        self._step, self._roof = step, roof
+    def __init__(
+        self,
+        step: Callable[[int], float],
+        roof: Callable[[float], float],
+        limits: Limits,
+        rest: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._step, self._roof, self._rest = step, roof, rest
         steps, self._roof_s = _warm_up(step, roof, limits)
         self.result = Measurement(steps_per_sample=steps)
 
@@ -157,13 +167,23 @@ class Pairs:
         Raises:
             DeviceError: a time was not above 0.
         """
-        steps = self.result.steps_per_sample
         if step_first:
-            seconds, rate = self._step(steps) / steps, self._roof(self._roof_s)
+            seconds, rate = self._time_step(), self._time_roof()
         else:
-            rate, seconds = self._roof(self._roof_s), self._step(steps) / steps
+            rate, seconds = self._time_roof(), self._time_step()
         _check(seconds, rate)
         return seconds, rate
+
+    def _time_step(self) -> float:
+        steps = self.result.steps_per_sample
+        seconds = self._step(steps) / steps
+        self._rest()
+        return seconds
+
+    def _time_roof(self) -> float:
+        rate = self._roof(self._roof_s)
+        self._rest()
+        return rate
 
     def keep(self, seconds: float, rate: float, state: dict[str, Any]) -> None:
         """Note a pair: as a sample, or beside them where the device was throttled."""

@@ -88,7 +88,7 @@ def _float8(rows: int, columns: int) -> Packed:
 
     def product(x: tuple[Any, Any]) -> Any:
         codes, scale = x
-        return scaled(codes, weight.t(), scale_a=scale, scale_b=scales, out_dtype=torch.bfloat16)
+        return scaled(codes, weight.t(), scale_a=scale, scale_b=scales, out_dtype=torch.bfloat16, use_fast_accum=True)
 
     return Packed((weight, scales), product, lambda: as_float64(weight) * as_float64(scales).T, _as_float8)
 

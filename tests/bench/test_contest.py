@@ -53,8 +53,11 @@ def test_every_program_gives_one_sample_a_round_beside_its_own_roof() -> None:
 def test_a_rest_follows_every_sample_and_is_not_timed() -> None:
     machine = Machine({"ours": 0.1, "theirs": 0.2})
     machine.run()
-    assert machine.log[1::2] == ["rest 0.5"] * (len(machine.log) // 2)
-    assert not any(word.startswith("rest") for word in machine.log[::2])
+    warmed, rounds = machine.log[:4], machine.log[4:]
+    assert warmed == ["ours", "roof", "theirs", "roof"]
+    assert len(rounds) == 4 * 2 * 2 * 2  # rounds, programs, step and roof, each with its rest
+    assert rounds[1::2] == ["rest 0.5"] * 16
+    assert not any(word.startswith("rest") for word in rounds[::2])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def test_this_kit_runs_the_same_matrices(kernel: str, batch: int) -> None:
 
 @dataclass
 class Done:
-    """A peer's work that takes no time to speak of."""
+    """A peer's work, 2 ms of nothing: warming up ends when half a second has been worked."""
 
     bytes: int = 4000
     parameters: int = 8000
@@ -120,7 +121,7 @@ class Done:
     closed: int = 0
 
     def run(self) -> None:
-        pass
+        time.sleep(0.002)
 
     def check(self) -> float:
         found = self.errors.pop(0)
@@ -232,6 +233,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
     monkeypatch.setattr("moegauge.kernels.backend.get_backend", lambda *_, **__: backend)
     monkeypatch.setattr(machine, "project", lambda: {"version": "0.1.0", "commit": "c" * 40, "dirty": False})
     monkeypatch.setattr(machine, "load_average", lambda: 0.0)
+    monkeypatch.setattr("moegauge.bench.roof.PASS_BYTES", {"reference": 1 << 16})  # milliseconds a sample otherwise
 
     def run(peers: list[Any], *arguments: str) -> Any:
         monkeypatch.setattr("moegauge.bench.peers.table.PEERS", tuple(peers))
