@@ -55,6 +55,7 @@ class FusedExperts:
         expert_bytes: of one expert, as stored.
         values: expert of the pool -> float64 (gate, up, down).
         activation: of gate and up.
+        device: where the pool lies; tests use `cpu`.
     """
 
     work: Work
@@ -64,6 +65,7 @@ class FusedExperts:
     bound: float
     activation: Callable[[Floats, Floats], Floats] = swiglu
     rung: str = "eager"
+    device: str = "cuda"
     x: Any = field(init=False)
     ids: list[Any] = field(init=False)
     shares: Any = field(init=False)
@@ -77,10 +79,10 @@ class FusedExperts:
         # Values that float8 holds exactly with a power of two as the row's scale, so that its rounding changes nothing.
         x = torch.randn(work.tokens, work.columns, generator=generator).clamp(-3.5, 3.5).to(torch.float8_e4m3fn).float()
         x[:, :: BLOCK // 2] = 3.5
-        self.x = x.to(torch.bfloat16).cuda()
+        self.x = x.to(torch.bfloat16).to(self.device)
         chosen = torch.from_numpy(work.chosen()).to(torch.int32)
-        self.ids = [(chosen + layer * work.experts).cuda() for layer in range(work.layers)]
-        self.shares = torch.full((work.tokens, work.top_k), 1 / work.top_k).cuda()
+        self.ids = [(chosen + layer * work.experts).to(self.device) for layer in range(work.layers)]
+        self.shares = torch.full((work.tokens, work.top_k), 1 / work.top_k, device=self.device)
 
     @property
     def bytes(self) -> int:
@@ -126,13 +128,13 @@ def prepare_fused(work: Work, pool: Pool, call: Callable[[Any, Any, Any], Any], 
     return captured(FusedExperts(work, call, pool.expert_bytes, pool.values, bound))
 
 
-def make_pool(work: Work, *, up_first: bool = False) -> Pool:
+def make_pool(work: Work, *, up_first: bool = False, device: str = "cuda") -> Pool:
     """Random weights in the work's format: bf16, fp8 (128 x 128 blocks) or int4 (groups of 32, value + 8, low nibble
     first)."""
     experts = max(work.pool, work.layers * work.experts)
     shapes = ((experts, 2 * work.rows, work.columns), (experts, work.columns, work.rows))
     make = {"bf16": _bf16, "fp8": _fp8, "int4": _int4}[work.format]
-    (gate_up, gate_up_scale), (down, down_scale) = (make(shape) for shape in shapes)
+    (gate_up, gate_up_scale), (down, down_scale) = (make(shape, device) for shape in shapes)
     decode = {"bf16": _decode_bf16, "fp8": _decode_fp8, "int4": _decode_int4}[work.format]
 
     def values(expert: int) -> tuple[Floats, Floats, Floats]:
@@ -144,30 +146,30 @@ def make_pool(work: Work, *, up_first: bool = False) -> Pool:
     return Pool(gate_up, down, gate_up_scale, down_scale, values)
 
 
-def _bf16(shape: tuple[int, int, int]) -> tuple[Any, Any]:
+def _bf16(shape: tuple[int, int, int], device: str) -> tuple[Any, Any]:
     import torch
 
-    return torch.empty(shape, dtype=torch.bfloat16, device="cuda").normal_(0, WEIGHT_STD), None
+    return torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(0, WEIGHT_STD), None
 
 
-def _fp8(shape: tuple[int, int, int]) -> tuple[Any, Any]:
+def _fp8(shape: tuple[int, int, int], device: str) -> tuple[Any, Any]:
     import torch
 
     experts, rows, columns = shape
-    codes = torch.randint(0, 254, shape, dtype=torch.uint8, device="cuda")
+    codes = torch.randint(0, 254, shape, dtype=torch.uint8, device=device)
     for one in codes:  # past the NaN codes 127 and 255; one expert at a time, a whole pool may be 11 GB
         one.add_(one >= 127)
     blocks = (experts, -(-rows // BLOCK), -(-columns // BLOCK))
-    scales = (torch.rand(blocks, device="cuda") + 0.5) * (WEIGHT_STD / 116)  # 116: deviation of e4m3's codes
+    scales = (torch.rand(blocks, device=device) + 0.5) * (WEIGHT_STD / 116)  # 116: deviation of e4m3's codes
     return codes.view(torch.float8_e4m3fn), scales
 
 
-def _int4(shape: tuple[int, int, int]) -> tuple[Any, Any]:
+def _int4(shape: tuple[int, int, int], device: str) -> tuple[Any, Any]:
     import torch
 
     experts, rows, columns = shape
-    codes = torch.randint(0, 256, (experts, rows, columns // 2), dtype=torch.uint8, device="cuda")
-    scales = (torch.rand((experts, rows, columns // GROUP), device="cuda") + 0.5) * (WEIGHT_STD / 4.6)
+    codes = torch.randint(0, 256, (experts, rows, columns // 2), dtype=torch.uint8, device=device)
+    scales = (torch.rand((experts, rows, columns // GROUP), device=device) + 0.5) * (WEIGHT_STD / 4.6)
     return codes, scales.to(torch.bfloat16)
 
 

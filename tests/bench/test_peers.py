@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moegauge import cli, machine
-from moegauge.bench.peers import gguf_model, llama_cpp, ours, torch_cpu
+from moegauge.bench.peers import fused, gguf_model, llama_cpp, ours, torch_cpu
 from moegauge.bench.peers.linear import Packed, Products, judge
 from moegauge.bench.peers.peer import not_installed, serves
 from moegauge.bench.peers.table import PEERS
@@ -373,6 +373,80 @@ def test_the_judge_measures_against_the_largest_output() -> None:
     assert judge(np.array([1.01, -2.0]), np.array([1.0, -2.0]), 0.01, "x") == pytest.approx(0.005)
     with pytest.raises(NumericsError):
         judge(np.array([1.05, -2.0]), np.array([1.0, -2.0]), 0.01, "x")
+
+
+# -- fused experts, on the CPU ------------------------------------------------------------------------------------
+
+
+def _plain(pool: Any, name: str, *, swapped: bool = False) -> Any:
+    """A fused library's call written plainly, decoding the pool its own way."""
+    torch = pytest.importorskip("torch")
+
+    def decoded(weights: Any, scales: Any) -> Any:
+        if name == "bf16":
+            return weights.double()
+        if name == "fp8":
+            spread = scales.repeat_interleave(128, 1).repeat_interleave(128, 2)
+            return weights.double() * spread[:, : weights.shape[1], : weights.shape[2]]
+        low, high = weights.int() & 15, weights.int() >> 4
+        codes = torch.stack((low, high), -1).flatten(2).double() - 8
+        return codes * scales.double().repeat_interleave(32, 2)
+
+    first, second = decoded(pool.gate_up, pool.gate_up_scale), decoded(pool.down, pool.down_scale)
+
+    def call(x: Any, ids: Any, shares: Any) -> Any:
+        out = torch.zeros(x.shape, dtype=torch.float64)
+        for token, row in enumerate(ids.tolist()):
+            for expert, share in zip(row, shares[token].tolist(), strict=True):
+                gate, up = (first[expert] @ x[token].double()).chunk(2)
+                if swapped:
+                    gate, up = up, gate
+                out[token] += share * (second[expert] @ (torch.nn.functional.silu(gate) * up))
+        return out
+
+    return call
+
+
+@pytest.mark.parametrize("up_first", [False, True])
+@pytest.mark.parametrize("name", ["bf16", "fp8", "int4"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_pools_stand_for_what_their_check_says(name: str, batch: int, up_first: bool) -> None:
+    pytest.importorskip("torch")
+    work = work_of("experts", name, batch)
+    pool_ = fused.make_pool(work, up_first=up_first, device="cpu")
+    assert pool_.gate_up.shape[0] == max(work.pool, work.layers * work.experts)
+    one = FORMATS[name].bytes(2 * work.rows, work.columns) + FORMATS[name].bytes(work.columns, work.rows)
+    assert pool_.expert_bytes == one
+
+    def prepared(call: Any) -> Any:
+        return fused.FusedExperts(work, call, pool_.expert_bytes, pool_.values, 0.02, device="cpu")
+
+    right = prepared(_plain(pool_, name, swapped=up_first))
+    right.run()
+    assert right.bytes == one * work.layers * work.experts
+    assert right.check() < 1e-5
+    assert right.check() < 1e-5  # the last layer's experts
+    with pytest.raises(NumericsError):
+        prepared(_plain(pool_, name, swapped=not up_first)).check()
+
+
+def test_inputs_of_fused_experts_survive_float8() -> None:
+    torch = pytest.importorskip("torch")
+    work = work_of("experts", "bf16", 3)
+    x = fused.FusedExperts(work, lambda *_: None, 1, lambda _: (), 0.02, device="cpu").x.float()  # type: ignore[arg-type, return-value]
+    blocks = x.reshape(3, -1, 128)
+    scale = blocks.abs().amax(-1, keepdim=True) / 448
+    assert torch.equal((blocks / scale).to(torch.float8_e4m3fn).float() * scale, blocks)
+
+
+def test_a_product_of_its_own_input_type_gets_it_prepared() -> None:
+    torch = pytest.importorskip("torch")
+    work = work_of("product", "bf16")
+    weight = torch.randn(work.rows, work.columns)
+    half = Packed(
+        (weight,), lambda x: x[0] @ weight.t() * x[1], lambda: weight.double().numpy(), lambda x: (x / 2, 2.0)
+    )
+    assert Products(work, "cpu", [half], torch.randn(1, work.columns)).check() < 1e-5
 
 
 # -- llama.cpp ----------------------------------------------------------------------------------------------------
