@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from moegauge import cli, machine
+from moegauge.bench.export import markdown
 from moegauge.bench.peers import fused, gguf_model, llama_cpp, ours, torch_cpu
 from moegauge.bench.peers.linear import Packed, Products, judge
 from moegauge.bench.peers.peer import not_installed, serves
@@ -218,6 +219,9 @@ def test_the_record_takes_peers_and_pools_leave_them_out(fakes: Any) -> None:
     jsonschema.validate(json.loads(to_json(record)), json.loads((ROOT / "results" / "schema.json").read_text()))
     assert [case.backend for _, case in pool([record], ["record"])] == ["reference"]
     assert [case.backend for case in record.own_cases] == ["reference"]
+    mine, theirs = markdown(record).strip().splitlines()[-2:]
+    assert mine.startswith("| small: product |")
+    assert theirs.startswith("| small: product, fake |")
 
 
 # -- the command --------------------------------------------------------------------------------------------------
