@@ -73,7 +73,7 @@ def markdown(record: Record) -> str:
 
 def _row(case: Case) -> str:
     cells = (
-        escape(case.model if not case.kernel else f"{case.model}: {case.kernel}"),
+        escape(", ".join([_subject(case), *([case.backend] if case.peer else [])])),
         escape(case.format),
         str(case.batch),
         str(case.context),
@@ -84,6 +84,10 @@ def _row(case: Case) -> str:
         f"{case.roof_fraction:.3f}",
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def _subject(case: Case) -> str:
+    return f"{case.model}: {case.kernel}" if case.kernel else case.model
 
 
 def escape(text: str) -> str:

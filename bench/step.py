@@ -98,8 +98,8 @@ class DecodeStep:
         """The kinds of kernel in a step, e.g. `experts up`, in order of first use."""
         return tuple(dict.fromkeys(_kind(name) for name in self.kernel_names))
 
-    def part(self, kind: str) -> DecodeStep:
-        """The kernels of one kind alone, every layer's in order, laid out anew so that successive runs keep the same
+    def part(self, *kinds: str) -> DecodeStep:
+        """The kernels of some kinds alone, every layer's in order, laid out anew so that successive runs keep the same
         distance between two readings of one place: on this step's arena where that suffices, else on one of its own.
         Close it before this step.
 
@@ -110,15 +110,16 @@ class DecodeStep:
             ColdError: it reads so little that it would come from the cache.
             DeviceError: no room for its arena.
         """
-        if kind not in self.kinds:
-            raise UnknownNameError("kernel", kind, self.kinds)
+        for kind in kinds:
+            if kind not in self.kinds:
+                raise UnknownNameError("kernel", kind, self.kinds)
         whole = self.programs[0]
-        wanted = {op.label for op in whole.operations if _kind(op.label) == kind}
+        wanted = {op.label for op in whole.operations if _kind(op.label) in kinds}
         wanted |= {getattr(op, "route", "") for op in whole.operations if op.label in wanted}
         kept = tuple(op for op in whole.operations if op.label in wanted)
         touched = set().union(*map(_inputs, kept))
         registers = {register: width for register, width in whole.registers.items() if register in touched}
-        name = f"{whole.name}, {kind}"
+        name = f"{whole.name}, {' + '.join(kinds)}"
         if not any(True for op in kept for _ in readings(op)):
             raise ColdError(f"{name}: reads nothing but registers.", advice="Time the whole step.")
 

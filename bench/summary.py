@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from moegauge.bench import statistics
 from moegauge.bench.suites import Point
@@ -73,12 +74,9 @@ def make_case(
         kernel: the kind, where it is not the whole step.
     """
     # Batches route differently from step to step, so bytes are those of each sample's own step.
-    fractions = result.fractions([traffic.total for traffic in seen])
-    total = round(statistics.mean(traffic.total for traffic in seen))
+    totals = [traffic.total for traffic in seen]
+    total = round(statistics.mean(totals))
     weights, scales = (round(statistics.mean(getattr(t, name) for t in seen)) for name in ("weights", "scales"))
-    seconds = statistics.median(result.seconds)
-    low, high = statistics.interval(result.seconds)
-    fraction = statistics.median(fractions)
     cast = shape.with_format(point.format)
     distinct = statistics.mean(traffic.distinct_experts for traffic in seen)
     parts = format_bytes(
@@ -97,21 +95,7 @@ def make_case(
         bytes=CaseBytes(weights=weights, scales=scales, kv=total - weights - scales, total=total),
         distinct_experts=distinct,
         kernels_per_step=kernels,
-        samples_ms=[1e3 * s for s in result.seconds],
-        median_ms=1e3 * seconds,
-        mad_ms=1e3 * statistics.mad(result.seconds),
-        interval_ms=(1e3 * low, 1e3 * high),
-        tokens_per_s=point.batch / seconds,
-        gb_per_s=total / seconds / GB,
-        roof_fraction=fraction,
-        roof_fraction_samples=fractions,
-        roof_fraction_interval=statistics.interval(fractions),
-        roof_samples_gb_per_s=[r / GB for r in result.roof_bytes_per_s],
-        throttled_ms=[1e3 * s for s in result.throttled_s],
-        steps_per_sample=result.steps_per_sample,
-        settled=result.settled,
         max_relative_error=error,
-        warnings=_warnings(result, fractions, settings.limits),
         kv_format=settings.kv_format,
         routing=public_argv([settings.routing])[0],
         rung=getattr(backend, "rung", ""),
@@ -122,8 +106,40 @@ def make_case(
         macs=round(work.macs),
         attention_macs=round(work.attention_macs),
         arena_bytes=settings.arena_bytes,
-        telemetry=telemetry(result.states),
+        **timed(result, totals, point.batch, settings.limits),
     )
+
+
+def timed(result: Measurement, totals: Sequence[int], batch: int, limits: Limits) -> dict[str, Any]:
+    """The fields of a `Case` that follow from its samples.
+
+    Args:
+        result: the samples.
+        totals: bytes each of them read.
+        batch: tokens of one step.
+        limits: what was asked of the samples, for warnings.
+    """
+    fractions = result.fractions(totals)
+    total = statistics.mean(totals)
+    seconds = statistics.median(result.seconds)
+    low, high = statistics.interval(result.seconds)
+    return {
+        "samples_ms": [1e3 * s for s in result.seconds],
+        "median_ms": 1e3 * seconds,
+        "mad_ms": 1e3 * statistics.mad(result.seconds),
+        "interval_ms": (1e3 * low, 1e3 * high),
+        "tokens_per_s": batch / seconds,
+        "gb_per_s": round(total) / seconds / GB,
+        "roof_fraction": statistics.median(fractions),
+        "roof_fraction_samples": fractions,
+        "roof_fraction_interval": statistics.interval(fractions),
+        "roof_samples_gb_per_s": [r / GB for r in result.roof_bytes_per_s],
+        "throttled_ms": [1e3 * s for s in result.throttled_s],
+        "steps_per_sample": result.steps_per_sample,
+        "settled": result.settled,
+        "warnings": _warnings(result, fractions, limits),
+        "telemetry": telemetry(result.states),
+    }
 
 
 def formula_bytes(shape: ModelShape) -> int:

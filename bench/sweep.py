@@ -6,6 +6,7 @@ outside its error bound has no time: the point is reported as failed and the swe
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -219,15 +220,27 @@ class _PointError(Exception):
 
 def _next(cases: Iterator[Case], point: Point) -> Case | None:
     try:
-        return next(cases, None)
+        with guarded():
+            return next(cases, None)
     except MoegaugeError as error:
         raise _PointError(Failure(point, error)) from error
-    except LOST as error:
-        raise _PointError(Failure(point, lost(error))) from error
 
 
 # What device libraries raise: out of memory (mmap's is an OSError), device lost.
 LOST = (MemoryError, OSError, RuntimeError)
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """What device libraries raise, as an error of the point in one line.
+
+    Raises:
+        DeviceError: instead of any of LOST.
+    """
+    try:
+        yield
+    except LOST as error:
+        raise lost(error) from error
 
 
 def lost(error: BaseException) -> DeviceError:

@@ -119,30 +119,22 @@ def measure(
         DeviceError: a time was not above 0, or throttling left fewer than three samples.
     """
     probe = throttle or NoThrottle()
-    steps, roof_s = _warm_up(step, roof, limits)
-    result = Measurement(steps_per_sample=steps)
+    pairs = Pairs(step, roof, limits)
+    result = pairs.result
     start = clock()
     pair, look = 0, limits.min_samples
     while True:
-        if pair % 2 == 0:
-            seconds, rate = step(steps) / steps, roof(roof_s)
-        else:
-            rate, seconds = roof(roof_s), step(steps) / steps
+        seconds, rate = pairs.take(step_first=pair % 2 == 0)
         pair += 1
-        _check(seconds, rate)
         state = probe.read()
-        result.states.append(state)
-        after(not state.get("throttled"), steps)
+        pairs.keep(seconds, rate, state)
+        after(not state.get("throttled"), pairs.result.steps_per_sample)
         if state.get("throttled"):
-            result.throttled_s.append(seconds)
             sleep(limits.backoff_s)
-        else:
-            result.seconds.append(seconds)
-            result.roof_bytes_per_s.append(rate)
         result.elapsed_s = clock() - start
         count = len(result.seconds)
         if count >= look:
-            if _settled(result, limits.relative_half_width):
+            if settled(result, limits.relative_half_width):
                 result.settled = True
                 return result
             look = math.ceil(LOOK * count)
@@ -154,6 +146,73 @@ def measure(
                 f"{pair - count} of {pair} samples were taken while the device was throttling.",
                 advice="Let it cool, or give it power, and run again.",
             )
+
+
+class Pairs:
+    """Samples of one step, each with a sample of the roof beside it. Warms up when made.
+
+    Args:
+        step, roof, limits: as `measure`.
+        rest: called after every sample but those of the warm-up, outside the timing.
+
+    Attributes:
+        result: what has been kept so far.
+
+    Raises:
+        DeviceError: a time was not above 0.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[int], float],
+        roof: Callable[[float], float],
+        limits: Limits,
+        rest: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._step, self._roof, self._rest = step, roof, rest
+        steps, self._roof_s = _warm_up(step, roof, limits)
+        self.result = Measurement(steps_per_sample=steps)
+
+    def take(self, *, step_first: bool) -> tuple[float, float]:
+        """(seconds of one step, bytes/s of the roof beside it).
+
+        Raises:
+            DeviceError: a time was not above 0.
+        """
+        if step_first:
+            seconds, rate = self._time_step(), self._time_roof()
+        else:
+            rate, seconds = self._time_roof(), self._time_step()
+        _check(seconds, rate)
+        return seconds, rate
+
+    def _time_step(self) -> float:
+        steps = self.result.steps_per_sample
+        seconds = self._step(steps) / steps
+        self._rest()
+        return seconds
+
+    def _time_roof(self) -> float:
+        rate = self._roof(self._roof_s)
+        self._rest()
+        return rate
+
+    def keep(self, seconds: float, rate: float, state: dict[str, Any]) -> None:
+        """Note a pair: as a sample, or beside them where the device was throttled."""
+        self.result.states.append(state)
+        if state.get("throttled"):
+            self.result.throttled_s.append(seconds)
+        else:
+            self.result.seconds.append(seconds)
+            self.result.roof_bytes_per_s.append(rate)
+
+
+def all_throttled(pairs: int) -> DeviceError:
+    """The error of a point none of whose samples counts."""
+    return DeviceError(
+        f"all {pairs} samples were taken while the device was throttling.",
+        advice="Let it cool, or give it power, and run again.",
+    )
 
 
 def _warm_up(step: Callable[[int], float], roof: Callable[[float], float], limits: Limits) -> tuple[int, float]:
@@ -177,7 +236,8 @@ def _check(seconds: float, rate: float) -> None:
         )
 
 
-def _settled(result: Measurement, wanted: float) -> bool:
+def settled(result: Measurement, wanted: float) -> bool:
+    """True when the intervals of the median time and of the median paired ratio are both within `wanted`."""
     ratios = [t * r for t, r in zip(result.seconds, result.roof_bytes_per_s, strict=True)]
     return all(
         len(values) >= BLOCKS * block_length(values) and relative_half_width(values) <= wanted

@@ -72,8 +72,8 @@ def against(before: Record, after: Record) -> list[Verdict]:
         RecordError: the records have no point in common.
     """
     paired = before.machine_key == after.machine_key
-    newer = {_point(case): case for case in after.cases}
-    pairs = [(case, newer[_point(case)]) for case in before.cases if _point(case) in newer]
+    newer = {_point(case): case for case in after.own_cases}
+    pairs = [(case, newer[_point(case)]) for case in before.own_cases if _point(case) in newer]
     if not pairs:
         raise RecordError("the two records have no point in common.", advice="Measure the same models and formats.")
     verdicts = []

@@ -54,7 +54,7 @@ def decode_cases(path: Path) -> list[Case]:
     Raises:
         RecordError: the file is no record, or has no decode point.
     """
-    cases = [case for case in load(path).cases if case.kind == "decode"]
+    cases = [case for case in load(path).own_cases if case.kind == "decode"]
     if not cases:
         raise RecordError(f"{path}: has no decode case.", advice="Run moegauge bench decode.")
     chosen = main_setup(cases)

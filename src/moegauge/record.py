@@ -89,6 +89,11 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
         macs, attention_macs: multiply-accumulates of one step, and those of them that are attention over the cache.
         rung: how the step was launched (`threads`, `eager`, `graph`, `pdl`, `persistent`).
         telemetry: clocks, power and temperature seen while sampling, where the device tells.
+        peer: name and version of the other program that was timed, as `backend` names it; None is this kit itself.
+        stored: what the peer stores `format` as, e.g. `q4_0`; empty for this kit.
+        parameters: weights one step multiplies by: formats of unlike bytes compare by parameters per second.
+        time_ratio: this kit's time over the peer's for the same weights, median of rounds in which both were timed;
+            below 1 this kit is faster. `time_ratio_interval` is its 95 % bootstrap interval.
     """
 
     kind: str
@@ -128,6 +133,11 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
     settled: bool | None = None
     arena_bytes: int | None = None
     telemetry: dict[str, Any] | None = None
+    peer: str | None = None
+    stored: str = ""
+    parameters: int | None = None
+    time_ratio: float | None = None
+    time_ratio_interval: tuple[float, float] | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -155,9 +165,20 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
         return " ".join(parts)
 
 
+class Skipped(msgspec.Struct, kw_only=True, frozen=True):
+    """A peer that was not timed, and why: everywhere, or at one `point`."""
+
+    peer: str
+    reason: str
+    point: str = ""
+
+
 class Record(msgspec.Struct, kw_only=True):
-    """One run: provenance, roof, points. `complete` is False until the last planned point is in; `load_average` is the
-    system's when the run began (of the last minute)."""
+    """One run: provenance, roof, points, peers left out.
+
+    `complete` is False until the last planned point is in; `load_average` is the system's when the run began (of the
+    last minute).
+    """
 
     schema: str
     created: str
@@ -171,6 +192,12 @@ class Record(msgspec.Struct, kw_only=True):
     load_average: float | None = None
     planned: int | None = None
     complete: bool = True
+    skipped: list[Skipped] = []
+
+    @property
+    def own_cases(self) -> list[Case]:
+        """The points this kit's own kernels ran."""
+        return [case for case in self.cases if case.peer is None]
 
     @property
     def machine_id(self) -> str:
@@ -314,7 +341,7 @@ def load(path: Path) -> Record:
 
 
 def pool(records: list[Record], names: list[str]) -> list[tuple[Record, Case]]:
-    """All points of several records of one machine; of a point measured twice the later record's.
+    """This kit's points of several records of one machine; of a point measured twice the later record's.
 
     Raises:
         RecordError: the records come from unlike machines, or hold no point.
@@ -327,7 +354,8 @@ def pool(records: list[Record], names: list[str]) -> list[tuple[Record, Case]]:
                 f"'{first.machine_id}' {first.machine_key[2:]}; unlike machines are never pooled.",
                 advice="Compare them with --against, or give records of one machine.",
             )
-    points = {case.key: (record, case) for record in sorted(records, key=lambda r: r.created) for case in record.cases}
+    latest_last = sorted(records, key=lambda r: r.created)
+    points = {case.key: (record, case) for record in latest_last for case in record.own_cases}
     if not points:
         raise RecordError(f"{', '.join(names)}: no measured point.", advice="Run `moegauge bench decode --out FILE`.")
     return list(points.values())

@@ -167,6 +167,6 @@ def test_the_interval_is_looked_at_whenever_a_quarter_more_samples_are_in(monkey
         looks.append(len(result.seconds))
         return len(looks) == 5
 
-    monkeypatch.setattr(timing, "_settled", look)
+    monkeypatch.setattr(timing, "settled", look)
     assert Bench().measure(min_samples=10, time_limit_s=1e9).settled
     assert looks == [10, 13, 17, 22, 28]

@@ -206,7 +206,7 @@ class Session:
             return
         from moegauge.bench.sweep import Bench, key_of, run_sweep
 
-        bench = Bench(self.backend, meter, self.settings(), throttle=_throttle(self.device), on_skip=warn)
+        bench = Bench(self.backend, meter, self.settings(), throttle=throttle_of(self.device), on_skip=warn)
         self.failures = run_sweep(
             self._within_budget(),
             self.shapes,
@@ -305,6 +305,7 @@ class _GpuThrottle:
         return self._gpu.state()
 
 
-def _throttle(device: str) -> _GpuThrottle | None:
+def throttle_of(device: str) -> _GpuThrottle | None:
+    """What tells whether the device holds itself back; None where nothing does."""
     gpu = nvml.first_gpu() if device == "cuda" else None
     return None if gpu is None else _GpuThrottle(gpu)

@@ -10,6 +10,7 @@ import click
 
 from moegauge.commands._measure import Options, Session
 from moegauge.commands._output import json_option, print_json
+from moegauge.record import Record
 
 _EPILOG = """Examples:
 
@@ -29,6 +30,14 @@ _NOISE = click.option(
     show_default=True,
     help="Stop when the median's 95 % interval is this many per cent to each side.",
 )
+_PEERS_EPILOG = """Examples:
+
+\b
+  moegauge bench peers --model gpt-oss-20b --format bf16,int8,int4 --batch 1,8
+  moegauge bench peers --kind decode --model gpt-oss-20b
+  moegauge bench peers --kind decode --model qwen3-30b-a3b --format int4 --layers 24
+
+The time of this kit over that of a peer is for the same number of weights; below 1 this kit is faster."""
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -86,7 +95,7 @@ class DecodeByDefault(click.Group):
 
 @click.group("bench", cls=DecodeByDefault, epilog=_EPILOG)
 def command() -> None:
-    """Measure the read roof, single kernels or whole decode steps here.
+    """Measure the read roof, single kernels or whole decode steps here, and what others do with the same shapes.
 
     The emulated step reads the model's true bytes in true order from random weights; it is not inference.
 
@@ -116,11 +125,46 @@ def kernels(as_json: bool, **options: Any) -> None:
     _measure("kernel", as_json, options)
 
 
+@command.command("peers", epilog=_PEERS_EPILOG)
+@click.option("--model", "models", help="Names, ModelShape files, folders or Hub repos; comma-separated.")
+@click.option("--format", "formats", help="native, bf16, fp8, int8, int4, mxfp4, nvfp4; comma-separated.")
+@click.option("--batch", "batches", help="Sequences decoded together, 1 to 64; comma-separated.")
+@click.option(
+    "--kind",
+    type=click.Choice(["kernel", "product", "experts", "decode"]),
+    default="kernel",
+    show_default=True,
+    help="product: single matrices; experts: whole expert layers; kernel: both; decode: whole steps.",
+)
+@click.option("--layers", type=click.IntRange(1), help="Whole steps of the first so many layers only.")
+@click.option("--peer", "peers", help="Names of peers to time; default: every one.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--arena-bytes", type=click.IntRange(1), help="Memory for weights; default: 1 GiB at least.")
+@click.option("--time-limit", type=click.FloatRange(0.01), help="Seconds of sampling per program and point.")
+@click.option("--min-samples", type=click.IntRange(3), default=10, show_default=True)
+@_NOISE
+@_shared
+def peers(as_json: bool, kind: str, **options: Any) -> None:
+    """What a user would pick instead, on the same shapes in the same run: PyTorch's products, llama.cpp, fused experts.
+
+    Each peer packs its own weights in the nearest format it has and is checked before it is timed. Peers that are not
+    installed are named with the reason."""
+    from moegauge.commands._peers import PeerOptions, PeerSession
+
+    with PeerSession(PeerOptions(kind=kind, **options)) as session:
+        record = session.measure()
+    _print(session, record, as_json)
+
+
 def _measure(kind: str, as_json: bool, options: dict[str, Any]) -> None:
     """Measure, then print the record or its table; nothing is printed where every point failed."""
     with Session(Options(kind=kind, **options)) as session:
         record = session.measure()
-    if record.cases or kind == "roof":
+    _print(session, record, as_json)
+
+
+def _print(session: Session, record: Record, as_json: bool) -> None:
+    if record.cases or session.options.kind == "roof":
         if as_json:
             print_json(session.document(record))
         else:
