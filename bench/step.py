@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from moegauge.kernels.reference import Reference
 from moegauge.shape import Matrix, ModelShape
 from moegauge.units import human_bytes
 
+GATE_ROWS = 16  # outputs of every operation the numerical gate recomputes
 KV_FORMATS = ("bf16", "fp8")
 MINIMUM_ARENA = 1 << 30  # bytes
 CACHES = 32  # a default arena in last-level caches: six times what REUSE asks, filled in a second or two
@@ -64,7 +66,10 @@ class DecodeStep:
         max_relative_error: of the last `check`; NaN before.
     """
 
-    def __init__(self, backend: Backend, arena: Arena, laps: list[Runnable], seed: int) -> None:
+    def __init__(
+        self, backend: Backend, arena: Arena, laps: list[Runnable], seed: int, gate_rows: int = GATE_ROWS
+    ) -> None:
+        self._gate_rows = gate_rows
         self.backend, self._arena, self._laps, self._seed = backend, arena, laps, seed
         self._next = 0
         self._last = laps[0]
@@ -112,18 +117,23 @@ class DecodeStep:
             for name, width in whole.registers.items():
                 lap.write(name, rng.standard_normal((max(1, whole.batch), width)).astype(np.float32))
             laps.append(lap)
-        return DecodeStep(self.backend, self._arena, laps, self._seed)
+        return DecodeStep(self.backend, self._arena, laps, self._seed, self._gate_rows)
+
+    def launches(self) -> list[Any]:
+        """What a device launches for one step, see `moegauge.bench.profile`; empty where the backend does not tell."""
+        tell = getattr(self._last, "profile", None)
+        return list(tell()) if tell else []
 
     def traffic(self) -> Traffic:
         """Bytes of the last run (of the first program, before any)."""
         self.backend.synchronize()
         return traffic(self._last)
 
-    def check(self, sample_rows: int = 16) -> float:
+    def check(self, sample_rows: int | None = None) -> float:
         """The numerical gate: one program, operation by operation, against float64.
 
-        Outputs are poisoned with NaN first. `sample_rows` outputs of every operation of every layer are recomputed
-        from the inputs it actually had, with bounds derived from the backend's arithmetic.
+        Outputs are poisoned with NaN first. `sample_rows` outputs (None: as the step was built) of every operation of
+        every layer are recomputed from the inputs it actually had, with bounds derived from the backend's arithmetic.
 
         Returns:
             The largest error of any operation, relative to the largest sampled output of that operation.
@@ -133,7 +143,8 @@ class DecodeStep:
         """
         lap = self._laps[self._next]
         rng = np.random.default_rng(self._seed)
-        reference = Reference(self._arena, self.backend.precision, lap.choice, lap.read, rng, sample_rows)
+        rows = sample_rows or self._gate_rows
+        reference = Reference(self._arena, self.backend.precision, lap.choice, lap.read, rng, rows)
         worst = 0.0
         for i, op in enumerate(lap.program.operations):
             if isinstance(op, Route):
@@ -166,6 +177,14 @@ class DecodeStep:
         """Give the arena back."""
         self._laps.clear()
         self._arena.close()
+
+
+def step_kinds(shape: ModelShape, *, batch: int = 1, context: int = 0, format: str = "native") -> tuple[str, ...]:
+    """`DecodeStep.kinds` without building the step: milliseconds, no memory."""
+    rng, law = np.random.default_rng(0), Routing("uniform")
+    cast = shape.with_format(format)
+    composer = Composer(cast, Layout(), batch=batch, context=context, kv_format="bf16", routing=law, rng=rng)
+    return tuple(dict.fromkeys(_kind(op.label) for op in composer.build().operations))
 
 
 def _kind(label: str) -> str:
@@ -209,6 +228,7 @@ def build_step(
     arena_bytes: int | None = None,
     seed: int = 0,
     reuse: float = REUSE,
+    gate_rows: int = GATE_ROWS,
 ) -> DecodeStep:
     """Compile the decode step of `shape` for a backend.
 
@@ -224,6 +244,7 @@ def build_step(
             less), or what the model's largest matrices need where that is more.
         seed: of weights and routing.
         reuse: bytes between two readings of one place, in last-level caches. Tests of numerics lower it.
+        gate_rows: outputs of every operation that `DecodeStep.check` recomputes.
 
     Raises:
         UsageError: a value out of range, an unknown name, or a format the backend has no kernel for.
@@ -269,7 +290,7 @@ def build_step(
     programs = compose(layout, laps)
     assert layout.capacity is not None
     arena = backend.arena(layout.capacity, seed)
-    return DecodeStep(backend, arena, [backend.compile(p, arena) for p in programs], seed)
+    return DecodeStep(backend, arena, [backend.compile(p, arena) for p in programs], seed, gate_rows)
 
 
 def _matrices(shape: ModelShape) -> Iterator[Matrix]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from moegauge.bench import statistics
-from moegauge.bench.suites import Point
+from moegauge.bench.points import Point
+from moegauge.bench.profile import Launched, make_profile
 from moegauge.bench.timing import Limits, Measurement, telemetry
 from moegauge.estimator.traffic import format_bytes, step_traffic
 from moegauge.kernels.backend import Backend
@@ -45,6 +46,7 @@ class Settings:
         arena_bytes: memory for the weight arena; None lets the step choose.
         seed: of the weights and the routing.
         limits: when to stop sampling.
+        gate_rows: outputs of every operation the numerical gate recomputes.
     """
 
     kv_format: str = "bf16"
@@ -52,6 +54,7 @@ class Settings:
     arena_bytes: int | None = None
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
+    gate_rows: int = 16
 
 
 def make_case(
@@ -65,6 +68,7 @@ def make_case(
     kernels: int,
     error: float,
     kernel: str | None = None,
+    launches: list[Launched] | None = None,
 ) -> Case:
     """The entry of one point, or of one kind of kernel of it.
 
@@ -73,6 +77,7 @@ def make_case(
         kernels: kernel boundaries of one step.
         error: the larger of the two gates'.
         kernel: the kind, where it is not the whole step.
+        launches: what a GPU launches for it, where the backend tells.
     """
     # Batches route differently from step to step, so bytes are those of each sample's own step.
     fractions = result.fractions([traffic.total for traffic in seen])
@@ -86,6 +91,7 @@ def make_case(
     parts = format_bytes(
         cast, batch=point.batch, context=point.context, kv_format=settings.kv_format, distinct=distinct
     )
+    told = telemetry(result.states)
     work = step_traffic(shape, batch=point.batch, context=point.context, kv_format=settings.kv_format)
     return Case(
         kind="kernel" if kernel else "decode",
@@ -124,7 +130,8 @@ def make_case(
         macs=round(work.macs),
         attention_macs=round(work.attention_macs),
         arena_bytes=settings.arena_bytes,
-        telemetry=telemetry(result.states),
+        telemetry=told,
+        profile=make_profile(launches, total, seconds, told) if launches and seconds > 0 else None,
     )
 
 
