@@ -81,7 +81,8 @@ SUITES: dict[str, Suite] = {
         budget_s=460.0,
         warmup_s=0.05,
         sample_s=0.01,
-        # 606 operations of DeepSeek-V3 at 16 outputs each take the host 9 s, at 2 one second.
+        # Sixteen outputs of each of DeepSeek-V3's 606 operations take the host 6.4 times as long as two: 19 s a gate
+        # against 3 s (scripts/host_times.py on two busy Zen 5 cores).
         gate_rows=2,
     ),
 }
