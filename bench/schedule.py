@@ -10,8 +10,8 @@ from moegauge.bench.stages import Stage
 from moegauge.shape import ModelShape
 
 # Host seconds per operation: 0.2 ms of composing and lowering, and two gates of two outputs at 1.8 (gpt-oss) to 5.0 ms
-# (DeepSeek) each, by `TRITON_INTERPRET=1 python scripts/host_times.py` on two busy Zen 5 cores; a GPU's host is taken to
-# be idle, near the lower end. Capturing and compiling need a GPU's driver: not measured, assumed.
+# (DeepSeek) each, by `TRITON_INTERPRET=1 python scripts/host_times.py` on two busy Zen 5 cores; a GPU's host is taken
+# to be idle, near the lower end. Capturing and compiling need a GPU's driver: not measured, assumed.
 PER_OPERATION_S = 0.0045
 ASSUMED_CAPTURE_S = 0.0005  # per operation: three configurations tried and one kept, two enqueues each
 ASSUMED_COMPILE_S = 0.5  # per point, spread over a suite that compiles some hundred kernels
