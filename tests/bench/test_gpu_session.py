@@ -51,3 +51,16 @@ def test_a_part_that_hangs_is_stopped_and_its_log_is_kept(session: Any, tmp_path
     assert "page: exit 0" in text
     assert "began" in text
     assert "drawn" in text
+
+
+def test_a_copy_without_its_git_folder_takes_the_commit_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from moegauge import machine
+
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "src" / "moegauge" / "machine.py"))
+    monkeypatch.setenv("MOEGAUGE_COMMIT", "d" * 40)
+    found = machine.project()
+    assert (found["commit"], found["dirty"]) == ("d" * 40, None)
+    monkeypatch.delenv("MOEGAUGE_COMMIT")
+    assert machine.project()["commit"] is None
