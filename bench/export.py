@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from moegauge.bench.compare import Comparison, Summary
 from moegauge.bench.verdict import Verdict
-from moegauge.record import Case, Record
+from moegauge.record import Case, Pattern, Record
 
 # Columns of the CSV: name -> how it is read off a case.
 _COLUMNS = (
@@ -68,7 +68,68 @@ def markdown(record: Record) -> str:
     lines.append("| model | format | batch | context | GB per step | ms | tokens/s | GB/s | of roof |")
     lines.append("|---|---|--:|--:|--:|--:|--:|--:|--:|")
     lines += [_row(case) for case in record.cases]
+    parts = (floors_markdown(record), sweep_markdown(record), profile_markdown(record), left_out_markdown(record))
+    return "\n".join([*lines, *(f"\n{part}" for part in parts if part)]).rstrip("\n") + "\n"
+
+
+def sweep_markdown(record: Record, most: int = 12) -> str:
+    """The best access pattern of every width and number of loads in flight, the fastest first; "" without a sweep."""
+    best: dict[tuple[int, int], Pattern] = {}
+    for p in record.roof.sweep if record.roof else []:
+        key = p.width, p.unroll
+        if key not in best or p.gb_per_s > best[key].gb_per_s:
+            best[key] = p
+    if not best:
+        return ""
+    lines = ["| bytes per load | loads in flight | programs | warps | GB/s |", "|--:|--:|--:|--:|--:|"]
+    ranked = sorted(best.values(), key=lambda p: -p.gb_per_s)[:most]
+    lines += [f"| {p.width} | {p.unroll} | {p.programs} | {p.warps} | {p.gb_per_s:.1f} |" for p in ranked]
     return "\n".join(lines) + "\n"
+
+
+def floors_markdown(record: Record) -> str:
+    """The cost of an empty kernel boundary by the way it is crossed; "" where none was measured."""
+    if not record.floors:
+        return ""
+    lines = ["| boundary | us | 95 % interval |", "|---|--:|--:|"]
+    for f in record.floors:
+        low, high = f.interval_us
+        lines.append(f"| {escape(f.name)} | {f.us_per_kernel:.3f} | {low:.3f} to {high:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def profile_markdown(record: Record) -> str:
+    """What is left of each kernel case beside its bytes; "" without profiles."""
+    names = ("programs", "KB each", "most waves", "worst tail", "registers", "instr./weight", "issue slots", "GB/s")
+    lines = [f"| kernel | {' | '.join(names)} | of roof |", "|---|" + "--:|" * (len(names) + 1)]
+    rows = [profile_cells(case) for case in record.cases if case.profile]
+    lines += ["| " + " | ".join((escape(name), *cells)) + " |" for name, *cells in rows]
+    return "\n".join(lines) + "\n" if rows else ""
+
+
+def profile_cells(case: Case) -> tuple[str, ...]:
+    """A profile as cells: name, programs, KB each, waves, tail, registers, instructions, issue share, GB/s, roof."""
+    profile = case.profile
+    assert profile is not None
+    main = [k for k in profile.kernels if k.instructions_per_weight is not None] or profile.kernels
+    per_weight = [k.instructions_per_weight for k in main if k.instructions_per_weight is not None]
+    return (
+        case.label,
+        str(profile.programs),
+        f"{profile.bytes_per_program / 1e3:.1f}",
+        f"{max((k.waves for k in main), default=0.0):.2f}",
+        f"{100 * max((k.tail for k in main), default=0.0):.0f} %",
+        str(max((k.registers for k in main), default=0)),
+        f"{max(per_weight):.2f}" if per_weight else "",
+        "" if profile.issue_share is None else f"{100 * profile.issue_share:.0f} %",
+        f"{case.gb_per_s:.1f}",
+        f"{100 * case.roof_fraction:.1f} %",
+    )
+
+
+def left_out_markdown(record: Record) -> str:
+    """What was not measured and why, one line each; "" where nothing was left out."""
+    return "".join(f"- not measured: {escape(text)}\n" for text in record.left_out)
 
 
 def _row(case: Case) -> str:
@@ -125,6 +186,8 @@ def comparison_markdown(found: Comparison, record: Record, *, formats: Sequence[
         )
         lines.append("| " + " | ".join(cells) + " |")
     roof = f"read roof {record.roof.gb_per_s:.2f} GB/s, " if record.roof else ""
+    if record.floors:
+        roof += "empty kernel " + ", ".join(f"{f.name} {f.us_per_kernel:.2f} us" for f in record.floors) + ", "
     lines += ["", f"Machine `{escape(record.machine_id)}`, {roof}measured {record.created[:10]}."]
     lines += [f"Each model is predicted from the others only. {_judgement('The law', found.by_model)}"]
     if found.batch_one.n not in (0, found.by_model.n):

@@ -14,6 +14,7 @@ from string import Template
 from moegauge import __version__
 from moegauge.bench import curves, figures
 from moegauge.bench.compare import Compared, Comparison, Summary, compare
+from moegauge.bench.export import profile_cells
 from moegauge.bench.ladder import setup_name
 from moegauge.estimator.observe import setup
 from moegauge.record import Case, Record, pool
@@ -46,7 +47,10 @@ def page(records: Sequence[Record], names: Sequence[str]) -> str:
         _tiles(records, found),
         *(_decode(found) if found else []),
         _kernels([case for _, case in cases if case.kind == "kernel"]),
+        _profiles([case for _, case in cases if case.profile]),
         figures.roof(records),
+        _sweep(records[-1]),
+        _floors(records[-1]),
         _machine(records),
         _commands(records, names),
     ]
@@ -242,6 +246,48 @@ def _kernels(cases: Sequence[Case]) -> str:
     return "<h2>Kernels alone</h2>" + table("Each kind of kernel, all layers of it", headings, rows, 3)
 
 
+def _profiles(cases: Sequence[Case]) -> str:
+    if not cases:
+        return ""
+    headings = (
+        *("kernel", "programs", "KB per program", "most waves", "worst tail", "registers", "instr./weight"),
+        *("issue slots", "GB/s", "of the roof"),
+    )
+    text = (
+        "<p>Waves: programs over those that fit the device at once. Tail: empty places of the last wave, if programs "
+        "last alike. Issue slots: instructions of the weight loops over those the device can issue in the measured "
+        "time.</p>"
+    )
+    return (
+        "<h2>What is left</h2>"
+        + text
+        + table("Kernels by grid, registers and instructions", headings, [profile_cells(case) for case in cases], 1)
+    )
+
+
+def _sweep(record: Record) -> str:
+    if not record.roof or not record.roof.sweep:
+        return ""
+    rows = [
+        (str(p.width), str(p.unroll), str(p.programs), str(p.warps), f"{p.gb_per_s:.1f}")
+        for p in sorted(record.roof.sweep, key=lambda p: -p.gb_per_s)
+    ]
+    headings = ("bytes per load", "loads in flight", "programs per multiprocessor", "warps per program", "GB/s")
+    swept = table("The read roof by access pattern", headings, rows, 0)
+    return f"<details><summary>{len(rows)} access patterns of the roof</summary>{swept}</details>"
+
+
+def _floors(record: Record) -> str:
+    if not record.floors:
+        return ""
+    rows = [
+        (f.name, f"{f.us_per_kernel:.3f}", f"{f.interval_us[0]:.3f} to {f.interval_us[1]:.3f}") for f in record.floors
+    ]
+    return "<h2>An empty kernel</h2>" + table(
+        "Cost of one boundary by how it is crossed", ("boundary", "µs", "95 % interval"), rows, 1
+    )
+
+
 def _machine(records: Sequence[Record]) -> str:
     record = records[-1]
     m = record.machine
@@ -291,6 +337,9 @@ def _commands(records: Sequence[Record], names: Sequence[str]) -> str:
             f"<p>{escape(name)}: {len(record.cases)} points, {escape(record.created)}{state}.</p>"
             f"<pre>{escape(' '.join(record.argv) or 'no command recorded')}</pre>"
         )
+        if record.left_out:
+            items = "".join(f"<li>{escape(text)}</li>" for text in record.left_out)
+            parts.append(f"<details><summary>{len(record.left_out)} not measured</summary><ul>{items}</ul></details>")
         warnings = [f"{case.label}: {text}" for case in record.cases for text in case.warnings]
         if warnings:
             items = "".join(f"<li>{escape(text)}</li>" for text in warnings)

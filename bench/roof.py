@@ -6,12 +6,12 @@ choose the best and to state it; then beside every sample of every point (`RoofM
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from moegauge.bench import statistics
 from moegauge.errors import DeviceError
 from moegauge.kernels.backend import Backend, Stream
-from moegauge.record import Roof
+from moegauge.record import Pattern, Roof
 from moegauge.units import GB
 
 # A pass reads at least this much and at least eight last-level caches, so that little of it is still cached from the
@@ -23,7 +23,15 @@ CACHES_PER_PASS = 8
 class RoofMeter:
     """The best read-only stream of a backend, ready to be sampled."""
 
-    def __init__(self, backend: Backend, stream: Stream, pass_s: float, medians: dict[str, float]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        stream: Stream,
+        pass_s: float,
+        medians: dict[str, float],
+        swept: Sequence[Pattern] = (),
+    ) -> None:
+        self._swept = list(swept)
         self._backend = backend
         self._stream = stream
         self._pass_s = pass_s
@@ -52,6 +60,7 @@ class RoofMeter:
             pattern=self._stream.pattern,
             patterns={name: rate / GB for name, rate in self._medians.items()},
             bytes=self._stream.bytes,
+            sweep=self._swept,
         )
 
 
@@ -86,7 +95,31 @@ def find_roof(
     Raises:
         DeviceError: no room for the buffer.
     """
-    streams = backend.streams(size or pass_bytes(backend))
+    return _best(backend, backend.streams(size or pass_bytes(backend)), rounds, progress)
+
+
+def sweep_roof(
+    backend: Backend, *, rounds: int = 3, progress: Callable[[str], None] = lambda _: None, size: int | None = None
+) -> RoofMeter:
+    """The roof of a sweep over access width, loads in flight, programs and warps, and over the usual patterns; of the
+    usual ones alone on a backend without `sweep`. Arguments and errors as for `find_roof`."""
+    size = size or pass_bytes(backend)
+    sweep = getattr(backend, "sweep", None)
+    streams = {stream.pattern: stream for stream in (*backend.streams(size), *(sweep(size) if sweep else ()))}
+    return _best(backend, list(streams.values()), rounds, progress)
+
+
+def known_roof(backend: Backend, pattern: str, size: int | None = None) -> RoofMeter | None:
+    """The meter of a pattern an earlier part of this run found best, no other tried; None where it is not to be had."""
+    size = size or pass_bytes(backend)
+    sweep = getattr(backend, "sweep", None)
+    for stream in (*backend.streams(size), *(sweep(size) if sweep else ())):
+        if stream.pattern == pattern:
+            return _best(backend, [stream], 2, lambda _: None)
+    return None
+
+
+def _best(backend: Backend, streams: Sequence[Stream], rounds: int, progress: Callable[[str], None]) -> RoofMeter:
     times: dict[str, list[float]] = {stream.pattern: [] for stream in streams}
     for turn in range(rounds + 1):
         for stream in streams:
@@ -96,4 +129,9 @@ def find_roof(
                 times[stream.pattern].append(seconds)
     medians = {s.pattern: s.bytes / statistics.median(times[s.pattern]) for s in streams}
     best = max(streams, key=lambda s: medians[s.pattern])
-    return RoofMeter(backend, best, statistics.median(times[best.pattern]), medians)
+    swept = [
+        Pattern(name=s.pattern, gb_per_s=medians[s.pattern] / GB, **shape)
+        for s in streams
+        if (shape := getattr(s, "shape", None))
+    ]
+    return RoofMeter(backend, best, statistics.median(times[best.pattern]), medians, swept)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from moegauge.kernels.program import Attention, ExpertsDown, Operation, Product,
 from moegauge.kernels.reference import Reference, Value
 from moegauge.shape import Matrix, ModelShape
 
+GATE_ROWS = 16  # outputs of every operation the numerical gate recomputes
 KV_FORMATS = ("bf16", "fp8")
 MINIMUM_ARENA = 1 << 30  # bytes
 CACHES = 32  # a default arena in last-level caches: six times what REUSE asks, filled in a second or two
@@ -67,8 +69,17 @@ class DecodeStep:
     """
 
     def __init__(
-        self, backend: Backend, arena: Arena, laps: list[Runnable], seed: int, *, distance: int = 0, owns: bool = True
+        self,
+        backend: Backend,
+        arena: Arena,
+        laps: list[Runnable],
+        seed: int,
+        *,
+        distance: int = 0,
+        owns: bool = True,
+        gate_rows: int = GATE_ROWS,
     ) -> None:
+        self._gate_rows = gate_rows
         self.backend, self._arena, self._laps, self._seed = backend, arena, laps, seed
         self._distance, self._owns = distance, owns
         self._next = self._runs = 0
@@ -142,7 +153,14 @@ class DecodeStep:
         for lap in laps:
             for register, values in rows.items():
                 lap.write(register, values)
-        return DecodeStep(self.backend, arena, laps, self._seed, distance=self._distance, owns=owns)
+        return DecodeStep(
+            self.backend, arena, laps, self._seed, distance=self._distance, owns=owns, gate_rows=self._gate_rows
+        )
+
+    def launches(self) -> list[Any]:
+        """What a device launches for one step, see `moegauge.bench.profile`; empty where the backend does not tell."""
+        tell = getattr(self._last, "profile", None)
+        return list(tell()) if tell else []
 
     def traffic(self, runs: int = 1) -> Traffic:
         """Mean bytes of the last `runs` runs (of the first program, before any)."""
@@ -158,13 +176,13 @@ class DecodeStep:
         )
         return Traffic(round(weights), round(scales), round(kv), distinct)
 
-    def check(self, sample_rows: int = 16) -> float:
+    def check(self, sample_rows: int | None = None) -> float:
         """The numerical gate: operation by operation, against float64, for up to three of the programs.
 
         Outputs are poisoned with NaN first, and none may be NaN after; where an operation adds to what is there, the
-        outputs that stay as they were are recomputed. `sample_rows` outputs of every operation of every layer (two, in
-        programs but the next to run) are recomputed from the inputs it actually had, with bounds derived from the
-        backend's arithmetic.
+        outputs that stay as they were are recomputed. `sample_rows` outputs (None: as the step was built) of every
+        operation of every layer (two, in programs but the next to run) are recomputed from the inputs it actually had,
+        with bounds derived from the backend's arithmetic.
 
         Returns:
             The largest error of any operation, relative to the largest sampled output of that operation.
@@ -172,11 +190,12 @@ class DecodeStep:
         Raises:
             NumericsError: an output past its bound, or a wrong routing choice; names operation, token and column.
         """
+        rows = sample_rows or self._gate_rows
         worst = 0.0
         laps = len(self._laps)
         for i in range(min(laps, LAPS_CHECKED)):
             lap = self._laps[(self._next + i * laps // LAPS_CHECKED) % laps]
-            worst = max(worst, self._check(lap, sample_rows if i == 0 else min(2, sample_rows)))
+            worst = max(worst, self._check(lap, rows if i == 0 else min(2, rows)))
         self.max_relative_error = worst
         return worst
 
@@ -237,6 +256,14 @@ def _inputs(op: Operation) -> set[str]:
     return {v.register for f in fields(op) if isinstance(v := getattr(op, f.name), View)}
 
 
+def step_kinds(shape: ModelShape, *, batch: int = 1, context: int = 0, format: str = "native") -> tuple[str, ...]:
+    """`DecodeStep.kinds` without building the step: milliseconds, no memory."""
+    rng, law = np.random.default_rng(0), Routing("uniform")
+    cast = shape.with_format(format)
+    composer = Composer(cast, Layout(), batch=batch, context=context, kv_format="bf16", routing=law, rng=rng)
+    return tuple(dict.fromkeys(_kind(op.label) for op in composer.build().operations))
+
+
 def _kind(label: str) -> str:
     return label.partition(": ")[2]
 
@@ -278,6 +305,7 @@ def build_step(
     arena_bytes: int | None = None,
     seed: int = 0,
     reuse: float = REUSE,
+    gate_rows: int = GATE_ROWS,
 ) -> DecodeStep:
     """Compile the decode step of `shape` for a backend.
 
@@ -293,6 +321,7 @@ def build_step(
             less), or what the model's largest matrices and `reuse` need where that is more.
         seed: of weights and routing.
         reuse: bytes between two readings of one place, in last-level caches. Tests of numerics lower it.
+        gate_rows: outputs of every operation that `DecodeStep.check` recomputes.
 
     Raises:
         UsageError: a value out of range, an unknown name, or a format the backend has no kernel for.
@@ -327,7 +356,7 @@ def build_step(
     )
     arena = backend.arena(sizes, seed)
     laps = [backend.compile(program, arena) for program in programs]
-    return DecodeStep(backend, arena, laps, seed, distance=int(reuse * backend.last_level_cache))
+    return DecodeStep(backend, arena, laps, seed, distance=int(reuse * backend.last_level_cache), gate_rows=gate_rows)
 
 
 def _matrices(shape: ModelShape) -> Iterator[Matrix]:

@@ -1,15 +1,14 @@
-"""Which points a run measures: a suite is a list of rows, a row a product of models, formats, batches and contexts."""
+"""Which points a run measures: named suites of rows, or of stages, and the lists of the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
 
+from moegauge.bench.points import NATIVE, Point, Row, unique
+from moegauge.bench.stages import GPU, STEP_S, Stage
 from moegauge.errors import UnknownNameError, UsageError
 from moegauge.formats import FORMATS
-
-NATIVE = "native"
 
 MODELS = (
     "gpt-oss-20b",
@@ -25,39 +24,6 @@ SMALL = MODELS[:3]
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One point to measure. `model` is any name `moegauge.models.resolve` takes."""
-
-    model: str
-    format: str = NATIVE
-    batch: int = 1
-    context: int = 0
-
-    @property
-    def label(self) -> str:
-        """As `moegauge.record.Case.label`."""
-        parts = [self.model, self.format]
-        parts += [f"batch {self.batch}"] if self.batch != 1 else []
-        parts += [f"context {self.context}"] if self.context else []
-        return " ".join(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """All combinations of its lists."""
-
-    models: tuple[str, ...]
-    formats: tuple[str, ...] = (NATIVE,)
-    batches: tuple[int, ...] = (1,)
-    contexts: tuple[int, ...] = (0,)
-
-    def points(self) -> Iterator[Point]:
-        """Model by model, so that neighbouring points share a shape."""
-        for model, name, batch, context in product(self.models, self.formats, self.batches, self.contexts):
-            yield Point(model, name, batch, context)
-
-
-@dataclass(frozen=True, slots=True)
 class Suite:
     """Rows and the time limit of one point.
 
@@ -65,11 +31,19 @@ class Suite:
         rows: what is measured.
         time_limit_s: seconds of sampling per point.
         about: one line for --help and docs.
+        stages: parts in order of worth, within `budget_s`; empty for a suite of whole steps alone.
+        budget_s: seconds one command may take, the roof included; None is without end.
+        warmup_s, sample_s, gate_rows: as in `Limits` and `Settings`; shorter where a step lasts milliseconds.
     """
 
     rows: tuple[Row, ...]
     time_limit_s: float
     about: str
+    stages: tuple[Stage, ...] = ()
+    budget_s: float | None = None
+    warmup_s: float = 0.5
+    sample_s: float = 0.02
+    gate_rows: int = 16
 
 
 SUITES: dict[str, Suite] = {
@@ -100,13 +74,16 @@ SUITES: dict[str, Suite] = {
         "every model in every format, batch 1 to 64, context 0 to 128k: hours on two cores",
     ),
     "gpu": Suite(
-        (
-            Row(MODELS, (NATIVE, "bf16", "fp8", "int4", "mxfp4", "nvfp4")),
-            Row(MODELS, ("fp8", "mxfp4"), (2, 4, 8, 16, 32, 64)),
-            Row(MODELS, ("fp8",), (1, 8), (4096, 32768)),
-        ),
-        5.0,
-        "every model, formats, batches and contexts that fit a few minutes on one GPU",
+        tuple(row for stage in GPU for row in stage.rows),
+        STEP_S,
+        "a GPU in stages: roof sweep, floors, whole steps, kernels, ladder, batches, contexts; eight minutes",
+        GPU,
+        budget_s=460.0,
+        warmup_s=0.05,
+        sample_s=0.01,
+        # Sixteen outputs of each of DeepSeek-V3's 606 operations take the host 6.4 times as long as two: 19 s a gate
+        # against 3 s (scripts/host_times.py on two busy Zen 5 cores).
+        gate_rows=2,
     ),
 }
 
@@ -124,7 +101,7 @@ def get_suite(name: str) -> Suite:
 
 def suite_points(suite: Suite) -> list[Point]:
     """Every point once, in order."""
-    return list(dict.fromkeys(point for row in suite.rows for point in row.points()))
+    return unique(suite.rows)
 
 
 def check_formats(names: Iterable[str]) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from moegauge.bench import statistics
-from moegauge.bench.suites import Point
+from moegauge.bench.points import Point
+from moegauge.bench.profile import Launched, make_profile
 from moegauge.bench.timing import Limits, Measurement, telemetry
 from moegauge.estimator.traffic import format_bytes, step_traffic
 from moegauge.kernels.backend import Backend
@@ -44,6 +45,7 @@ class Settings:
         arena_bytes: memory for the weight arena; None lets the step choose.
         seed: of the weights and the routing.
         limits: when to stop sampling.
+        gate_rows: outputs of every operation the numerical gate recomputes.
     """
 
     kv_format: str = "bf16"
@@ -51,6 +53,7 @@ class Settings:
     arena_bytes: int | None = None
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
+    gate_rows: int = 16
 
 
 def make_case(
@@ -64,6 +67,7 @@ def make_case(
     kernels: int,
     error: float,
     kernel: str | None = None,
+    launches: list[Launched] | None = None,
 ) -> Case:
     """The entry of one point, or of one kind of kernel of it.
 
@@ -72,6 +76,7 @@ def make_case(
         kernels: kernel boundaries of one step.
         error: the larger of the two gates'.
         kernel: the kind, where it is not the whole step.
+        launches: what a GPU launches for it, where the backend tells.
     """
     # Batches route differently from step to step, so bytes are those of each sample's own step.
     totals = [traffic.total for traffic in seen]
@@ -83,6 +88,8 @@ def make_case(
         cast, batch=point.batch, context=point.context, kv_format=settings.kv_format, distinct=distinct
     )
     work = step_traffic(shape, batch=point.batch, context=point.context, kv_format=settings.kv_format)
+    shown = timed(result, totals, point.batch, settings.limits)
+    seconds = statistics.median(result.seconds)
     return Case(
         kind="kernel" if kernel else "decode",
         kernel=kernel,
@@ -106,7 +113,8 @@ def make_case(
         macs=round(work.macs),
         attention_macs=round(work.attention_macs),
         arena_bytes=settings.arena_bytes,
-        **timed(result, totals, point.batch, settings.limits),
+        **shown,
+        profile=make_profile(launches, total, seconds, shown["telemetry"]) if launches and seconds > 0 else None,
     )
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from moegauge.bench.points import Point
+from moegauge.bench.profile import launches
 from moegauge.bench.roof import RoofMeter
-from moegauge.bench.suites import Point
 from moegauge.bench.summary import Settings, Traffic, make_case
 from moegauge.bench.timing import Throttle, measure
 from moegauge.errors import ColdError, DeviceError, MoegaugeError
@@ -66,6 +67,7 @@ def decode_step(shape: ModelShape, backend: Backend, point: Point, settings: Set
         routing=settings.routing,
         arena_bytes=settings.arena_bytes,
         seed=settings.seed,
+        gate_rows=settings.gate_rows,
     )
 
 
@@ -160,6 +162,7 @@ class Bench:
             kernels=step.kernels,
             error=error,
             kernel=kernel,
+            launches=launches(step) if kernel else None,
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moegauge import models
-from moegauge.bench.suites import NATIVE, Point
+from moegauge.bench.points import NATIVE, Point
 from moegauge.counting import count
 from moegauge.counting.layout import release, write
 from moegauge.errors import MoegaugeError

@@ -15,14 +15,16 @@ from moegauge.kernels import content
 from moegauge.kernels.backend import Arena, Precision, Runnable, Stream
 from moegauge.kernels.cpu_core import Core, cores, library
 from moegauge.kernels.cpu_layout import read_woven
-from moegauge.kernels.cpu_program import Translator
+from moegauge.kernels.cpu_program import KINDS, COperation, Translator
 from moegauge.kernels.host import available_memory, last_level_cache, processor
-from moegauge.kernels.program import Choice, Program, Weight
+from moegauge.kernels.program import Choice, Embed, Product, Program, Weight
 from moegauge.units import human_bytes
 
 HUGE_PAGE = 1 << 21
 # (streams per thread, prefetch distance in bytes): read patterns any of which may be the fastest on a machine.
 PATTERNS = ((1, 0), (2, 0), (4, 0), (8, 0), (4, 512), (4, 4096), (8, 512))
+
+EMPTY = {"operation": Embed, "product": Product}
 
 
 def _huge(size: int) -> NDArray[np.uint8]:
@@ -186,6 +188,23 @@ class CpuBackend:
         buffer = _huge(-(-size // HUGE_PAGE) * HUGE_PAGE)
         content.fill(buffer, "int8.weight", 0)
         return [CpuStream(self._core, buffer, s, p) for s, p in PATTERNS]
+
+    @property
+    def chains(self) -> tuple[str, ...]:
+        """The boundaries `chain` can time."""
+        return tuple(EMPTY)
+
+    def chain(self, name: str, length: int) -> Callable[[], None]:
+        """Runs `length` operations on nothing: `operation` costs one barrier of the pool, `product` those of a
+        product, its planning and its (empty) queue besides."""
+        operations = (COperation * length)()
+        for record in operations:
+            record.kind = KINDS[EMPTY[name]]  # a batch of 0: no input, no output, no matrix
+
+        def run() -> None:
+            self._core.run(operations, 0, length)
+
+        return run
 
     def synchronize(self) -> None:
         """Nothing is ever pending."""

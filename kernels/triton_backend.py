@@ -5,6 +5,7 @@ Nothing touches a GPU before `TritonBackend()` is called. `DeviceError` says in 
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -21,12 +22,18 @@ from moegauge.kernels.triton.configuration import CONFIGURATIONS, Configuration,
 
 if TYPE_CHECKING:
     from moegauge.kernels.triton.arena import TritonArena
+    from moegauge.kernels.triton.profile import LaunchProfile
 
 RUNGS = ("eager", "graph", "pdl")
 INTERPRETED = "interpreter"
 
 # (programs per multiprocessor, warps per program, loads of 16 bytes in flight per thread)
 STREAM_PATTERNS = ((1, 32, 4), (2, 16, 4), (2, 16, 8), (4, 8, 4), (4, 8, 8), (8, 4, 8), (16, 4, 4))
+
+# What a sweep of the roof tries: bytes of a load, loads in flight, warps per program, programs per multiprocessor.
+SWEEP_WIDTHS, SWEEP_UNROLLS = (4, 8, 16), (1, 2, 4, 8, 16)
+SWEEP_WARPS, SWEEP_PROGRAMS = (4, 8, 16), (1, 2, 4, 8, 16)
+SWEEP_MOST_WARPS = 64  # of one multiprocessor, compute capability 8.0 and 9.0
 
 
 def column_order() -> bool:
@@ -69,6 +76,10 @@ class TritonRunnable:
         for launches in self._launches:
             for launch in launches:
                 launch.check(backend.device)
+        if backend.device != "cpu":
+            from moegauge.kernels.triton.precompile import precompile
+
+            precompile((launch for launches in self._launches for launch in launches), rung == "pdl")
         self._routes = lowering.routes
         self.kernels_per_step = sum(not launch.reuses for launches in self._launches for launch in launches)
 
@@ -78,7 +89,9 @@ class TritonRunnable:
             self._enqueue()
             return
         if self._graph is None:
-            self._capture()
+            from moegauge.kernels.triton.capture import capture
+
+            self._graph = capture(self._enqueue)
         self._graph.replay()
 
     def _enqueue(self) -> None:
@@ -87,25 +100,10 @@ class TritonRunnable:
         for launches in self._launches:
             run_all(launches, dependent=self._rung == "pdl")
 
-    def _capture(self) -> None:
-        import torch
-
-        cuda: Any = torch.cuda  # its classes are not typed
-        side = cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            self._enqueue()  # compiles every kernel outside the capture
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._enqueue()
-        self._graph = graph
-
     def run_operation(self, index: int) -> None:
-        """One operation with the inputs it needs, and wait."""
+        """One operation with the inputs it needs, by the very kernels the step is timed with, and wait."""
         for launch in self._launches[index]:
-            launch.run(dependent=False)
+            launch.run(dependent=self._rung == "pdl")
         self._backend.synchronize()
 
     def read(self, register: str) -> NDArray[np.float32]:
@@ -133,16 +131,43 @@ class TritonRunnable:
         ids, share, slots = (t.cpu().numpy().reshape(shape).copy() for t in (tables.ids, tables.share, tables.slot_of))
         return Choice(ids, share, slots, int(tables.distinct.item()))
 
+    def profile(self) -> list[LaunchProfile]:
+        """What one step launches; empty under the interpreter, which compiles nothing."""
+        if self._backend.device == "cpu":
+            return []
+        from moegauge.kernels.triton.profile import profile
+
+        return profile(
+            self.program,
+            self._launches,
+            lambda route: int(self._routes[route].distinct.item()),
+            dependent=self._rung == "pdl",
+            capability=self._backend.capability,
+            processors=self._backend.processors,
+            shared_per_processor=self._backend.shared_per_processor,
+        )
+
 
 class TritonStream:
-    """A read of a buffer by a persistent grid."""
+    """A read of a buffer by a persistent grid.
 
-    def __init__(self, buffer: Any, processors: int, pattern: tuple[int, int, int]) -> None:
+    Args:
+        buffer: int32 words.
+        processors: multiprocessors.
+        pattern: (programs per multiprocessor, warps per program, loads in flight per thread).
+        width: bytes of one thread's load: 4, 8 or 16.
+    """
+
+    def __init__(self, buffer: Any, processors: int, pattern: tuple[int, int, int], width: int = 16) -> None:
         import torch
 
         programs, self._warps, self._unroll = pattern
-        self.pattern = f"{programs} x {self._warps} warps per multiprocessor, {self._unroll} loads of 16 B in flight"
-        step = 128 * self._warps * self._unroll
+        self.shape = {"width": width, "unroll": self._unroll, "programs": programs, "warps": self._warps}
+        self.pattern = (
+            f"{programs} x {self._warps} warps per multiprocessor, {self._unroll} loads of {width} B in flight"
+        )
+        self._block = 8 * width * self._warps  # words one turn of a program's lanes brings
+        step = self._block * self._unroll
         self._words = buffer.numel() // step * step
         self.bytes = self._words * 4
         self._buffer, self._grid = buffer, (programs * processors,)
@@ -152,10 +177,16 @@ class TritonStream:
         """Enqueue one pass."""
         from moegauge.kernels.triton.stream import stream
 
-        block = 128 * self._warps
-        stream[self._grid](
-            self._buffer, self._out, self._words, BLOCK=block, UNROLL=self._unroll, num_warps=self._warps
-        )
+        stream[self._grid](self._buffer, self._out, self._words, **self._constants())
+
+    def compile(self) -> None:
+        """Compile its kernel without launching it."""
+        from moegauge.kernels.triton.stream import stream
+
+        stream.warmup(self._buffer, self._out, self._words, grid=self._grid, **self._constants())
+
+    def _constants(self) -> dict[str, Any]:
+        return {"BLOCK": self._block, "UNROLL": self._unroll, "num_warps": self._warps}
 
 
 class TritonBackend:
@@ -183,6 +214,7 @@ class TritonBackend:
         if configuration is not None and configuration not in CONFIGURATIONS:
             raise UnknownNameError("configuration", configuration, CONFIGURATIONS)
         self.device = device
+        self._buffer: Any = None
         if device == "cpu":
             self._interpreter()
         else:
@@ -201,7 +233,7 @@ class TritonBackend:
         if os.environ.get("TRITON_INTERPRET") != "1":
             raise DeviceError("the Triton interpreter is off.", advice="Set TRITON_INTERPRET=1 before starting Python.")
         self.description, self.capability, self.processors = "Triton interpreter", (9, 0), 1
-        self.last_level_cache, self.memory = 1 << 20, 1 << 30
+        self.last_level_cache, self.memory, self.shared_per_processor = 1 << 20, 1 << 30, 1 << 17
 
     def _gpu(self) -> None:
         try:
@@ -223,6 +255,7 @@ class TritonBackend:
             )
         self.processors = properties.multi_processor_count
         self.last_level_cache = properties.L2_cache_size
+        self.shared_per_processor = int(getattr(properties, "shared_memory_per_multiprocessor", 100 << 10))
         self.memory = int(torch.cuda.mem_get_info()[0] * 0.92)
         self.description = f"{properties.name}, {self.processors} multiprocessors, Triton {triton.__version__}"
 
@@ -274,15 +307,73 @@ class TritonBackend:
             self.time(runnable.run)
             return sorted(self.time(runnable.run) for _ in range(5))[2]
 
-        key = f"{self.description}; {self.rung}; {program.name}"
+        formats = " ".join(sorted(name for name in program.pools if name.endswith(".weight")))
+        key = f"{self.description}; {self.rung}; {program.name}; {formats}"
         return CONFIGURATIONS[tuning.choose(key, CONFIGURATIONS, seconds, tuning.cache_file())]
+
+    def _stream_buffer(self, size: int) -> Any:
+        """Random words; kept, so that a sweep and the roof after it read the same memory."""
+        import torch
+
+        words = max(size // 4, 1 << 16)
+        if self._buffer is None or self._buffer.numel() != words:
+            self._buffer = None
+            self._buffer = torch.randint(-(2**31), 2**31 - 1, (words,), dtype=torch.int32, device=self.device)
+        return self._buffer
 
     def streams(self, size: int) -> list[Stream]:
         """The access patterns of the read roof."""
-        import torch
-
-        buffer = torch.randint(-(2**31), 2**31 - 1, (max(size // 4, 1 << 16),), dtype=torch.int32, device=self.device)
+        buffer = self._stream_buffer(size)
         return [TritonStream(buffer, self.processors, pattern) for pattern in STREAM_PATTERNS]
+
+    def sweep(self, size: int) -> list[TritonStream]:
+        """The read roof's patterns by width, loads in flight, programs and warps, kernels compiled; one buffer."""
+        from moegauge.kernels.triton.precompile import side_by_side
+
+        buffer = self._stream_buffer(size)
+        found = [
+            TritonStream(buffer, self.processors, (programs, warps, unroll), width)
+            for width in SWEEP_WIDTHS
+            for unroll in SWEEP_UNROLLS
+            for warps in SWEEP_WARPS
+            for programs in SWEEP_PROGRAMS
+            if programs * warps <= SWEEP_MOST_WARPS
+        ]
+        if self.device != "cpu":  # programs change the grid alone, so the first of them compiles for all
+            side_by_side([stream.compile for stream in found if stream.shape["programs"] == SWEEP_PROGRAMS[0]])
+        return found
+
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """The ways of launching this device has, slowest first."""
+        if self.device == "cpu":
+            return ("eager",)
+        return tuple(rung for rung in RUNGS if rung != "pdl" or self.capability >= (9, 0))
+
+    def on(self, rung: str) -> TritonBackend:
+        """This device with another way of launching.
+
+        Raises:
+            UnknownNameError: the device does not have it.
+        """
+        if rung not in self.rungs:
+            raise UnknownNameError("rung", rung, self.rungs)
+        other = copy.copy(self)  # not made anew: memory PyTorch keeps for reuse would not count as free
+        other.rung = rung
+        return other
+
+    @property
+    def chains(self) -> tuple[str, ...]:
+        """The rungs whose boundary `chain` can time."""
+        from moegauge.kernels.triton import chain
+
+        return tuple(rung for rung in self.rungs if rung in chain.RUNGS)
+
+    def chain(self, name: str, length: int) -> Callable[[], None]:
+        """Enqueues `length` empty kernels, launched as rung `name` does."""
+        from moegauge.kernels.triton.chain import Chain
+
+        return Chain(length, name, self.processors, self.device).run
 
     def synchronize(self) -> None:
         """Wait for everything enqueued."""

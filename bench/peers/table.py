@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
+
 from moegauge.bench.peers import (
     flashinfer,
     gemlite,
@@ -13,6 +15,7 @@ from moegauge.bench.peers import (
     vllm,
 )
 from moegauge.bench.peers.peer import Peer
+from moegauge.record import Skipped
 
 PEERS: tuple[Peer, ...] = (
     *torch_cpu.PEERS,
@@ -24,3 +27,18 @@ PEERS: tuple[Peer, ...] = (
     *vllm.PEERS,
     *sglang.PEERS,
 )
+
+
+def present(device: str, kernels: Set[str], peers: Sequence[Peer] = PEERS) -> tuple[list[Peer], list[Skipped]]:
+    """The peers of a device that serve any of `kernels` (`product`, `experts`, `decode`) and can be timed here; and the
+    others of that device, with their reasons."""
+    here, absent = [], []
+    for peer in peers:
+        if peer.device != device or not kernels & peer.kernels:
+            continue
+        reason = peer.absent()
+        if reason is None:
+            here.append(peer)
+        else:
+            absent.append(Skipped(peer=peer.name, reason=reason))
+    return here, absent

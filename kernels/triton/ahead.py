@@ -40,6 +40,7 @@ class Case:
         per_turn: for a kernel without tiles, the weights one turn of its longest loop gives each lane; it is counted
             and held to no budget.
         maxnreg: most registers per thread; 0 leaves it to the assembler.
+        access: bytes every load of a lane must bring; 0 is not checked.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Case:
     chunk: int = 4
     per_turn: int = 0
     maxnreg: int = 0
+    access: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Report:
         wide_loads: bytes that 16-byte loads bring per byte of weights in the weight loops; 1 means all weights.
         per_weight: lane instructions per weight of the weight loop nearest to its budget; 0 without one.
         budget: what `per_weight` may be; 0 without one.
+        access, wanted: bytes of a lane's narrowest load, and what it must bring; 0 where that is not checked.
     """
 
     case: str
@@ -74,12 +77,16 @@ class Report:
     wide_loads: float
     per_weight: float
     budget: float
+    access: int = 0
+    wanted: int = 0
 
     @property
     def fault(self) -> str:
         """What is wrong with it, in words; empty when nothing is."""
         if self.stack:
             return f"spills {self.stack} bytes"
+        if self.access != self.wanted:
+            return f"loads {self.access} bytes at a time, not {self.wanted}"
         if self.budget and self.wide_loads < 1:
             return "loads weights narrower than 16 bytes"
         if self.budget and self.per_weight > self.budget:
@@ -159,9 +166,12 @@ def small_cases(dependent: bool) -> Iterator[Case]:
         yield Case(f"attention mla {kind}" + tail, "attention.attention", mla, types, warps=8)
     if not dependent:
         wide = {"out": "*i32", "words": "i64"}
-        for unroll in (4, 8):
-            stream = {"BLOCK": 1024, "UNROLL": unroll, **d}
-            yield Case(f"stream, {unroll} loads", "stream.stream", stream, wide, warps=8)
+        for width in (4, 8, 16):
+            for unroll in (1, 4, 8, 16):
+                stream = {"BLOCK": 64 * width, "UNROLL": unroll, **d}
+                name = f"stream, {unroll} loads of {width} bytes"
+                yield Case(name, "stream.stream", stream, wide, warps=8, access=width)
+    yield Case("node" + tail, "node.node", d, {"out": "*i32"}, warps=4)
 
 
 def cases(target: int, quad: bool) -> Iterator[Case]:
@@ -243,9 +253,14 @@ def _innermost(loops: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def report(case: Case, target: int) -> Report:
     """Compile a case and read its machine code."""
+    return inspect(compile_case(case, target), case, target)
+
+
+def inspect(cubin: bytes, case: Case, target: int) -> Report:
+    """Read the machine code of a case, compiled ahead or on a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
-        path.write_bytes(compile_case(case, target))
+        path.write_bytes(cubin)
         usage = dict(re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", _tool("cuobjdump", "-res-usage", str(path))))
         found, loops = instructions(_tool("nvdisasm", "-c", str(path)))
     stack = int(usage["STACK"]) + int(usage["LOCAL"]) + sum(bool(re.search(r"\b(LDL|STL)\b", i)) for i in found)
@@ -266,7 +281,25 @@ def report(case: Case, target: int) -> Report:
                 worst, per_weight, budget = (b - a) / weights / allowed, (b - a) / weights, allowed
             loads = sum(bool(re.search(r"\bLDG\S*\.128\b", i)) for i in body)
             wide = min(wide, loads / chunk)
-    return Report(case.name, target, int(usage["REG"]), int(usage["SHARED"]), stack, wide, round(per_weight, 2), budget)
+    access = min(map(access_bytes, (i for i in found if re.search(r"\bLDG\b", i))), default=0) if case.access else 0
+    return Report(
+        case.name,
+        target,
+        int(usage["REG"]),
+        int(usage["SHARED"]),
+        stack,
+        wide,
+        round(per_weight, 2),
+        budget,
+        access,
+        case.access,
+    )
+
+
+def access_bytes(instruction: str) -> int:
+    """Bytes one lane's global load brings: `LDG.E.128` 16, `LDG.E.64` 8, `LDG.E` 4."""
+    bits = re.search(r"\bLDG\S*?\.(U8|S8|U16|S16|64|128)\b", instruction)
+    return {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}[bits[1]] if bits else 4
 
 
 def _identify(body: list[str], case: Case) -> tuple[int, str]:

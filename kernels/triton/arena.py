@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 Bytes = NDArray[np.uint8]
 
 
+@cache
 def _block(pool: str, seed: int) -> Bytes:
     """Random content whose every word is valid in the canonical order and in the kernels'.
 
-    Only fp8 has codes that must not occur (NaN): a byte of the packed order is not a code.
+    Only fp8 has codes that must not occur (NaN): a byte of the packed order is not a code. Kept (8 MiB a pool): the fp8
+    block takes 2 s to make, and a suite builds dozens of arenas. Not to be written to.
     """
     block = content.block(pool, seed)
     if pool != "fp8.weight":
@@ -81,7 +84,7 @@ class TritonArena:
         memory = torch.empty(
             -(-size // ALIGNMENT) * ALIGNMENT + 4 * layout.TILE_BYTES, dtype=torch.uint8, device=device
         )
-        block = torch.from_numpy(_block(name, seed)).to(device)
+        block = torch.from_numpy(_block(name, seed).copy()).to(device)
         for i, start in enumerate(range(0, memory.numel(), content.BLOCK_BYTES)):
             part = memory[start : start + content.BLOCK_BYTES]
             turn = i * 7919 * 64 % content.BLOCK_BYTES

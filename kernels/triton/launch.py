@@ -40,14 +40,21 @@ class Launch:
         """Refuse wrong types, devices and strides before anything is launched; see `signature.check`."""
         check(getattr(self.kernel, "__name__", "kernel"), self.arguments, device)
 
-    def run(self, dependent: bool = False) -> None:
-        """Enqueue it; `dependent`: as a programmatic dependent launch."""
+    def run(self, dependent: bool = False) -> Any:
+        """Enqueue it; `dependent`: as a programmatic dependent launch. Returns what Triton compiled."""
+        return self.kernel[self.grid](**self._given(dependent))
+
+    def compile(self, dependent: bool = False) -> Any:
+        """Compile it without launching; as for `run`."""
+        return self.kernel.warmup(grid=self.grid, **self._given(dependent))
+
+    def _given(self, dependent: bool) -> dict[str, Any]:
         options: dict[str, Any] = {"num_warps": self.warps, "num_stages": self.stages}
         if self.maxnreg:
             options["maxnreg"] = self.maxnreg
         if dependent:
             options["launch_pdl"] = True
-        self.kernel[self.grid](**self.arguments, **self.constants, PDL=dependent, **options)
+        return {**self.arguments, **self.constants, "PDL": dependent, **options}
 
 
 def run_all(launches: Iterable[Launch], dependent: bool = False) -> None:

@@ -6,7 +6,8 @@ import triton.language as tl
 
 @triton.jit
 def stream(buffer, out, words, BLOCK: tl.constexpr, UNROLL: tl.constexpr):
-    """Read `words` 32-bit words once, 16 bytes per load, UNROLL loads of each lane in flight; a persistent grid.
+    """Read `words` 32-bit words once, BLOCK / lanes of them per load, UNROLL loads of each lane in flight; a persistent
+    grid.
 
     out[program] = a checksum, so that nothing is optimised away. words: a multiple of BLOCK * UNROLL.
     """

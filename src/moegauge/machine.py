@@ -206,8 +206,9 @@ def software() -> dict[str, Any]:
 
 
 def project() -> dict[str, Any]:
-    """This package's version and, when it runs from a git checkout, the commit and whether tracked files differ."""
-    found: dict[str, Any] = {"version": __version__, "commit": None, "dirty": None}
+    """This package's version and, when it runs from a git checkout, the commit and whether tracked files differ; the
+    commit of a copy without its git folder is what MOEGAUGE_COMMIT says, its state unknown."""
+    found: dict[str, Any] = {"version": __version__, "commit": os.environ.get("MOEGAUGE_COMMIT") or None, "dirty": None}
     root = Path(__file__).resolve().parents[2]
     if (root / "pyproject.toml").is_file() and (root / ".git").exists():
         found["commit"] = _first_line("git", "-C", str(root), "rev-parse", "HEAD")

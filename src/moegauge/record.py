@@ -32,6 +32,91 @@ class Project(msgspec.Struct, kw_only=True, frozen=True):
     dirty: bool | None = None
 
 
+class Pattern(msgspec.Struct, kw_only=True, frozen=True):
+    """One access pattern of the roof's sweep.
+
+    Attributes:
+        name: as in `Roof.patterns`.
+        width: bytes one load of one lane brings.
+        unroll: loads of each lane in flight.
+        programs: programs per multiprocessor.
+        warps: warps per program.
+        gb_per_s: median GB/s (10^9).
+    """
+
+    name: str
+    width: int
+    unroll: int
+    programs: int
+    warps: int
+    gb_per_s: float
+
+
+class Floor(msgspec.Struct, kw_only=True, frozen=True):
+    """What one empty kernel boundary costs: the time of a long chain less that of a short one, per operation.
+
+    Attributes:
+        name: how the boundary is crossed: `eager`, `graph`, `pdl`; on a CPU `operation` (one barrier of the thread
+            pool) and `product` (the barriers of a product).
+        us_per_kernel: median, microseconds.
+        interval_us: 95 % bootstrap interval of the median.
+        samples_us: every difference; noise may make one negative.
+        lengths: operations of the short chain and of the long one.
+    """
+
+    name: str
+    us_per_kernel: float
+    interval_us: tuple[float, float]
+    samples_us: list[float]
+    lengths: tuple[int, int]
+
+
+class KernelProfile(msgspec.Struct, kw_only=True, frozen=True):
+    """One distinct launch of a kernel case: what the compiler and the grid say without a profiler.
+
+    Attributes:
+        kernel: the function's name.
+        launches: times a step launches it alike.
+        grid, warps: programs of a launch by dimension, warps per program.
+        registers, shared: per thread; bytes per program.
+        resident: programs that fit the whole device at once, by warps, registers and shared memory.
+        waves: programs / resident.
+        tail: share of the last wave's places that stay empty, over all waves: idle room if programs last alike.
+        instructions_per_weight: lane instructions per weight in the weight loop, from the machine code run; None for a
+            kernel without one.
+    """
+
+    kernel: str
+    launches: int
+    grid: tuple[int, ...]
+    warps: int
+    registers: int
+    shared: int
+    resident: int
+    waves: float
+    tail: float
+    instructions_per_weight: float | None = None
+
+
+class Profile(msgspec.Struct, kw_only=True, frozen=True):
+    """What is left of a kernel case beside its bytes.
+
+    Attributes:
+        kernels: its distinct launches.
+        programs: programs of one step.
+        bytes_per_program: bytes of one step / programs.
+        issue_share: instructions of the weight loops / those the device can issue in the measured time at the measured
+            clock; None where the clock or the loop is unknown.
+        sm_clock_mhz: that clock.
+    """
+
+    kernels: list[KernelProfile]
+    programs: int
+    bytes_per_program: float
+    issue_share: float | None = None
+    sm_clock_mhz: float | None = None
+
+
 class Roof(msgspec.Struct, kw_only=True, frozen=True):
     """The read-only roof of this run.
 
@@ -44,6 +129,7 @@ class Roof(msgspec.Struct, kw_only=True, frozen=True):
         pattern: the best access pattern's name.
         patterns: median GB/s of every pattern tried.
         bytes: bytes one sample reads.
+        sweep: access patterns by width, unrolling, programs and warps, where a suite swept them.
     """
 
     gb_per_s: float
@@ -54,6 +140,7 @@ class Roof(msgspec.Struct, kw_only=True, frozen=True):
     pattern: str = ""
     patterns: dict[str, float] = {}
     bytes: int | None = None
+    sweep: list[Pattern] = []
 
 
 class CaseBytes(msgspec.Struct, kw_only=True, frozen=True):
@@ -94,6 +181,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
         parameters: weights one step multiplies by: formats of unlike bytes compare by parameters per second.
         time_ratio: this kit's time over the peer's for the same weights, median of rounds in which both were timed;
             below 1 this kit is faster. `time_ratio_interval` is its 95 % bootstrap interval.
+        profile: kernel cases on a GPU: grid, waves, registers and issue slots.
     """
 
     kind: str
@@ -138,6 +226,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
     parameters: int | None = None
     time_ratio: float | None = None
     time_ratio_interval: tuple[float, float] | None = None
+    profile: Profile | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -177,7 +266,8 @@ class Record(msgspec.Struct, kw_only=True):
     """One run: provenance, roof, points, peers left out.
 
     `complete` is False until the last planned point is in; `load_average` is the system's when the run began (of the
-    last minute).
+    last minute). `floors` are the costs of an empty kernel boundary; `left_out` names what a suite's time budget or
+    this machine left unmeasured, `stage: point: reason`.
     """
 
     schema: str
@@ -192,6 +282,8 @@ class Record(msgspec.Struct, kw_only=True):
     load_average: float | None = None
     planned: int | None = None
     complete: bool = True
+    floors: list[Floor] = []
+    left_out: list[str] = []
     skipped: list[Skipped] = []
 
     @property

@@ -17,19 +17,21 @@ from typing import Any
 from moegauge.errors import RecordError
 from moegauge.record import Case, Record, load, to_json
 
-# Arguments that say where output goes, not what is measured: a resumed run may differ in them.
+# Arguments that say where output goes or how long this part of a run may take, not what is measured: a resumed run may
+# differ in them.
 _OUTPUT_FLAGS = {"--json", "--export-csv", "--export-markdown"}
+_OUTPUT_OPTIONS = ("--out", "--budget")
 
 
 def same_run(argv: list[str]) -> list[str]:
-    """`argv` without output options: equal for a run and its resumption."""
+    """`argv` without output and budget options: equal for a run and its resumption."""
     kept, skip = [], False
     for word in argv:
         if skip:
             skip = False
-        elif word == "--out":
+        elif word in _OUTPUT_OPTIONS:
             skip = True
-        elif word not in _OUTPUT_FLAGS and not word.startswith("--out="):
+        elif word not in _OUTPUT_FLAGS and not word.startswith(tuple(f"{name}=" for name in _OUTPUT_OPTIONS)):
             kept.append(word)
     return kept
 

@@ -19,8 +19,8 @@ from moegauge.bench.peers.peer import not_installed, serves
 from moegauge.bench.peers.table import PEERS
 from moegauge.bench.peers.versus import Versus, time_ratios
 from moegauge.bench.peers.work import decode_work, kernel_work
+from moegauge.bench.points import Point
 from moegauge.bench.roof import find_roof
-from moegauge.bench.suites import Point
 from moegauge.bench.summary import Settings
 from moegauge.bench.timing import Limits
 from moegauge.errors import DeviceError, NumericsError, UsageError

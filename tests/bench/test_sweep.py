@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from moegauge.bench.points import Point
 from moegauge.bench.roof import find_roof
-from moegauge.bench.suites import Point
 from moegauge.bench.summary import Settings, formula_bytes
 from moegauge.bench.sweep import Bench, run_sweep
 from moegauge.errors import ColdError, NumericsError, RecordError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ programs = sys.modules.setdefault("gpu_programs", importlib.util.module_from_spe
 _SPEC.loader.exec_module(programs)
 
 pytestmark = pytest.mark.gpu
+RUNGS = importlib.import_module("moegauge.kernels.triton_backend").RUNGS
 FORMATS = ("bf16", "fp8", "int8", "int4", "int4_g128", "mxfp4", "nvfp4")
 
 
@@ -55,7 +57,7 @@ def test_attention(backend, arena, kind, cache, batch, length):
     gated(backend, arena, programs.attention(kind, cache, 16, batch, length), 0.2)
 
 
-@pytest.mark.parametrize("rung", ["eager", "graph", "pdl"])
+@pytest.mark.parametrize("rung", RUNGS)
 def test_every_rung_gives_the_same_numbers(backend, arena, rung):
     import numpy as np
 
@@ -82,3 +84,48 @@ def test_the_read_roof_is_plausible(backend):
     stream.run()
     rate = stream.bytes / min(backend.time(stream.run) for _ in range(5))
     assert 1e11 < rate < 1.2e13
+
+
+def test_every_stream_of_the_sweep_is_slower_than_any_memory(backend):
+    """A stream whose loads were optimised away would be faster than 12 TB/s."""
+    for stream in backend.sweep(max(1 << 30, 10 * backend.last_level_cache))[::11]:
+        stream.run()
+        rate = stream.bytes / min(backend.time(stream.run) for _ in range(3))
+        assert 1e10 < rate < 1.2e13, stream.pattern
+
+
+def test_a_chain_runs_every_node_in_order_and_has_a_floor(backend):
+    from moegauge.bench.floors import measure_floor
+    from moegauge.kernels.triton.chain import Chain
+
+    for name in backend.chains:
+        chain = Chain(10, name, backend.processors, backend.device)
+        chain.run()
+        backend.synchronize()
+        first = chain.counts.clone()
+        chain.run()
+        backend.synchronize()
+        assert (chain.counts - first == 10).all(), name
+        assert measure_floor(backend, name, rounds=5).us_per_kernel > 0, name
+
+
+def test_a_profile_tells_grid_registers_and_instructions(backend, arena):
+    runnable = backend.compile(programs.layer("mxfp4", 1024, 512, 32, 4, 1), arena)
+    programs.start(runnable)
+    runnable.run()
+    backend.synchronize()
+    found = {one.kernel: one for one in runnable.profile()}
+    up = found["experts_up"]
+    assert up.resident > 0
+    assert 0 < up.registers <= 255
+    assert 0.5 < up.instructions_per_weight < 20
+    assert up.weights >= 4 * 2 * 1024 * 512
+
+
+def test_too_large_an_arena_and_too_many_tokens_are_one_clear_line(backend, arena):
+    from moegauge.errors import DeviceError
+
+    with pytest.raises(DeviceError, match="arena-bytes"):
+        backend.arena({"bf16.weight": 1 << 44})
+    with pytest.raises(DeviceError, match="at most 64"):
+        backend.compile(programs.product("bf16", 64, 256, 65), arena)

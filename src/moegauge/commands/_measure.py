@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,9 @@ from moegauge.record import SCHEMA, Case, Project, Record, now, public_argv
 from moegauge.recordfile import RecordFile
 
 if TYPE_CHECKING:
+    from moegauge.bench.points import Point
     from moegauge.bench.roof import RoofMeter
-    from moegauge.bench.suites import Point
+    from moegauge.bench.stages import Stage
     from moegauge.bench.summary import Settings
     from moegauge.bench.sweep import Failure
     from moegauge.kernels.backend import Backend
@@ -74,6 +75,7 @@ class Session:
         self.options = options
         self.failures: list[Failure] = []
         self.left_out: list[Point] = []
+        self.stages: tuple[Stage, ...] = ()
         self.points, self.shapes = self._plan() if options.kind != "roof" else ([], {})
         self.device = resolve_device(options.device)
         if options.rung and self.device != "cuda":
@@ -102,6 +104,7 @@ class Session:
             self._say_how_to_resume()
 
     def _plan(self) -> tuple[list[Point], dict[str, Any]]:
+        from moegauge.bench import points as points_
         from moegauge.bench import suites
 
         o = self.options
@@ -113,25 +116,31 @@ class Session:
         batches = suites.parse_counts(o.batches, "--batch", 1, 64) if o.batches else None
         contexts = suites.parse_counts(o.contexts, "--context", 0, 131072) if o.contexts else None
         if given:
-            points = [
-                p
-                for p in suites.suite_points(given)
-                if (names is None or p.model in names)
-                and (formats is None or p.format in formats)
-                and (batches is None or p.batch in batches)
-                and (contexts is None or p.context in contexts)
-            ]
+
+            def asked(rows: tuple[points_.Row, ...]) -> list[Point]:
+                return [
+                    p
+                    for p in points_.unique(rows)
+                    if (names is None or p.model in names)
+                    and (formats is None or p.format in formats)
+                    and (batches is None or p.batch in batches)
+                    and (contexts is None or p.context in contexts)
+                ]
+
+            points = asked(given.rows)
+            if o.kind == "decode":
+                self.stages = tuple(replace(s, rows=points_.rows_of(asked(s.rows))) for s in given.stages)
             if not points:
                 raise UsageError(
                     f"suite '{o.suite}' has no point with these options.", advice="Drop an option, or drop --suite."
                 )
         else:
-            row = suites.Row(names or DEFAULT_MODELS, formats or (suites.NATIVE,), batches or (1,), contexts or (0,))
+            row = points_.Row(names or DEFAULT_MODELS, formats or (points_.NATIVE,), batches or (1,), contexts or (0,))
             points = list(row.points())
         return points, {name: models.resolve(name) for name in dict.fromkeys(p.model for p in points)}
 
     def _check_formats(self) -> None:
-        from moegauge.bench.suites import NATIVE
+        from moegauge.bench.points import NATIVE
 
         for name in dict.fromkeys(p.format for p in self.points):
             if name != NATIVE and name not in self.backend.matrix_formats:
@@ -154,26 +163,32 @@ class Session:
             software=machine.software(),
             argv=self.argv,
             suite=self.options.suite,
-            planned=len(self.points),
+            planned=len(self.points) if not self.stages else None,
             complete=False,
             load_average=machine.load_average(),
             cases=[],
         )
 
-    def settings(self) -> Settings:
-        """Limits and arena of this run."""
+    def settings(self, stage: Stage | None = None) -> Settings:
+        """Limits and arena of this run, or of one stage of it."""
         from moegauge.bench.suites import get_suite
         from moegauge.bench.summary import Settings
         from moegauge.bench.timing import Limits
 
         o = self.options
-        limit = o.time_limit or (get_suite(o.suite).time_limit_s if o.suite else DEFAULT_LIMIT_S)
+        suite = get_suite(o.suite) if o.suite else None
+        usual = stage.time_limit_s if stage else suite.time_limit_s if suite else DEFAULT_LIMIT_S
+        limit = o.time_limit or usual
+        limits = Limits(relative_half_width=o.noise / 100, min_samples=o.min_samples, time_limit_s=limit)
+        if suite:
+            limits = replace(limits, warmup_s=suite.warmup_s, sample_s=suite.sample_s)
         return Settings(
             kv_format=o.kv_format,
             routing=o.routing,
             seed=o.seed,
             arena_bytes=o.arena_bytes,
-            limits=Limits(relative_half_width=o.noise / 100, min_samples=o.min_samples, time_limit_s=limit),
+            limits=limits,
+            **({"gate_rows": suite.gate_rows} if suite else {}),
         )
 
     def measure(self) -> Record:
@@ -182,19 +197,40 @@ class Session:
         from moegauge.bench.sweep import LOST, lost
 
         self._warn_if_busy()
+        if self.stages:
+            return self._measure_stages()
         try:
-            meter = find_roof(self.backend, progress=lambda name: self._progress(f"roof: {name}"))
+            meter = find_roof(self.backend, progress=lambda name: self.progress(f"roof: {name}"))
             roof = self.record.roof or meter.measure(datasheet_gb_per_s=self.record.machine.get("datasheet_gb_per_s"))
         except LOST as error:
             raise lost(error) from error
         if self.record.roof is None:
             self.record.roof = roof
-            self._save()
+            self.save()
         self._sweep(meter)
         self.record.complete = not self.failures and not self.left_out
-        self._save()
-        self._progress("")
+        self.save()
+        self.progress("")
         return self.record
+
+    def _measure_stages(self) -> Record:
+        """Measure the stages of the suite that are not in the record yet, within the budget."""
+        from moegauge.bench.schedule import Clock
+        from moegauge.bench.suites import get_suite
+        from moegauge.commands._stages import StageRun
+
+        assert self.options.suite is not None
+        budget = self.options.budget_s or get_suite(self.options.suite).budget_s
+        self.failures = StageRun(self, Clock(budget)).run()
+        # What this machine cannot do is no reason to run again; what there was no time for is.
+        self.record.complete = not self.failures and not any("budget" in text for text in self.record.left_out)
+        self.save()
+        self.progress("")
+        return self.record
+
+    def throttle(self) -> _GpuThrottle | None:
+        """What tells whether the device is holding back."""
+        return throttle_of(self.device)
 
     def _warn_if_busy(self) -> None:
         load, cores = self.record.load_average, machine.usable_cores()
@@ -212,8 +248,8 @@ class Session:
             self.shapes,
             bench.kernels if self.options.kind == "kernel" else bench.decode,
             done={key_of(case) for case in self.record.cases},
-            on_case=self._store,
-            on_start=lambda p: self._progress(f"{len(self.record.cases)} measured, now {p.label}"),
+            on_case=self.store,
+            on_start=lambda p: self.progress(f"{len(self.record.cases)} measured, now {p.label}"),
         )
 
     def _within_budget(self) -> Iterator[Point]:
@@ -225,15 +261,17 @@ class Session:
             else:
                 yield point
 
-    def _store(self, case: Case) -> None:
+    def store(self, case: Case) -> None:
+        """Keep a point, on disk at once."""
         self.record.cases.append(case)
-        self._save()
+        self.save()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the record as it is now, where --out is given."""
         if self.file is not None:
             self.file.save()
 
-    def _progress(self, text: str) -> None:
+    def progress(self, text: str) -> None:
         """One line that overwrites itself, on a terminal only; empty text clears it."""
         if progress_wanted():
             click.echo(f"\r\x1b[2K{printable(text)}", err=True, nl=False)

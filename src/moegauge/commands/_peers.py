@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from moegauge.bench.peers.peer import Peer
     from moegauge.bench.peers.versus import Versus
     from moegauge.bench.peers.work import Work
+    from moegauge.bench.points import Point
     from moegauge.bench.roof import RoofMeter
-    from moegauge.bench.suites import Point
 
 KINDS = ("kernel", "product", "experts", "decode")
 
@@ -60,7 +60,7 @@ class PeerSession(Session):
             self.settings(),
             here,
             throttle=throttle_of(self.device),
-            progress=lambda text: self._progress(f"{len(self.record.cases)} measured, now {text}"),
+            progress=lambda text: self.progress(f"{len(self.record.cases)} measured, now {text}"),
         )
         done: set[object] = {(c.kernel, c.model, c.format, c.batch, c.context) for c in self.record.own_cases}
         for point in self.points:
@@ -82,7 +82,7 @@ class PeerSession(Session):
         self.record.cases.extend(cases)
         for left_out in skipped:
             self._skip(left_out)
-        self._save()
+        self.save()
 
     def _work(self, point: Point, kernel: str | None) -> Work:
         from moegauge.bench.peers.work import decode_work, kernel_work
@@ -100,16 +100,11 @@ class PeerSession(Session):
 
     def _present(self) -> list[Peer]:
         """The peers of this device that can be timed; the others are noted with their reasons."""
-        wanted = {kernel or "decode" for kernel in self._kernels()}
-        here = []
-        for peer in self._all:
-            if peer.device != self.device or not wanted & peer.kernels:
-                continue
-            reason = peer.absent()
-            if reason is None:
-                here.append(peer)
-            else:
-                self._skip(Skipped(peer=peer.name, reason=reason))
+        from moegauge.bench.peers.table import present
+
+        here, absent = present(self.device, {kernel or "decode" for kernel in self._kernels()}, self._all)
+        for left_out in absent:
+            self._skip(left_out)
         return here
 
     def _skip(self, left_out: Skipped) -> None:

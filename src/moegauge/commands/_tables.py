@@ -55,6 +55,9 @@ def show_record(record: Record, *, head: bool = True) -> None:
     if head:
         click.echo(machine_line(record.machine))
         click.echo(roof_line(record))
+        for floor in record.floors:
+            low, high = floor.interval_us
+            click.echo(f"empty kernel, {floor.name}: {floor.us_per_kernel:.3f} us ({low:.3f} to {high:.3f})")
     if record.roof and not record.cases:
         print_table(
             ["access pattern", "GB/s"],
@@ -70,6 +73,8 @@ def show_record(record: Record, *, head: bool = True) -> None:
         [*names, "batch", "context", "bytes/step", "ms", *speed, "GB/s", "of roof", "max error"], rows, len(names)
     )
     show_warnings(record)
+    for text in record.left_out:
+        warn(f"not measured: {text}")
 
 
 def show_warnings(record: Record) -> None:

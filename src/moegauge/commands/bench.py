@@ -10,6 +10,7 @@ import click
 
 from moegauge.commands._measure import Options, Session
 from moegauge.commands._output import json_option, print_json
+from moegauge.errors import UsageError
 from moegauge.record import Record
 
 _EPILOG = """Examples:
@@ -18,6 +19,7 @@ _EPILOG = """Examples:
   moegauge bench roof
   moegauge bench decode --model gpt-oss-20b,glm-4.7 --format native,fp8
   moegauge bench decode --suite standard --out results/standard.json
+  moegauge bench --suite gpu --device cuda --out results/gpu.json
 
 Without --out nothing is stored: the table (or with --json the record) goes to stdout. With --out the record is written
 after every point; the same command takes up where it was stopped."""
@@ -76,6 +78,12 @@ def _points(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
             click.option("--arena-bytes", type=click.IntRange(1), help="Memory for weights; default: 1 GiB at least."),
             click.option("--time-limit", type=click.FloatRange(0.01), help="Seconds of sampling per point."),
+            click.option(
+                "--budget", "budget_s", type=click.FloatRange(1.0), help="Seconds for a suite of stages (gpu)."
+            ),
+            click.option(
+                "--dry-run", is_flag=True, help="Print a suite's stages and estimated seconds; measure nothing."
+            ),
             click.option("--min-samples", type=click.IntRange(3), default=10, show_default=True),
             _NOISE,
         )
@@ -112,16 +120,21 @@ def roof(as_json: bool, **options: Any) -> None:
 @command.command("decode", epilog=_EPILOG)
 @_points
 @_shared
-def decode(as_json: bool, **options: Any) -> None:
+def decode(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Whole decode steps: every layer of a model at its true bytes, timed beside the roof."""
+    if dry_run:
+        _schedule(options)
+        return
     _measure("decode", as_json, options)
 
 
 @command.command("kernels", epilog="Example: moegauge bench kernels --model deepseek-v3 --format fp8,mxfp4")
 @_points
 @_shared
-def kernels(as_json: bool, **options: Any) -> None:
+def kernels(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Each kind of kernel of a step alone, all layers of it: where the time of a step goes."""
+    if dry_run:
+        raise UsageError("--dry-run is for whole suites.", advice="Use it with `moegauge bench --suite gpu`.")
     _measure("kernel", as_json, options)
 
 
@@ -154,6 +167,21 @@ def peers(as_json: bool, kind: str, **options: Any) -> None:
     with PeerSession(PeerOptions(kind=kind, **options)) as session:
         record = session.measure()
     _print(session, record, as_json)
+
+
+def _schedule(options: dict[str, Any]) -> None:
+    """Print the stages of a suite; no device is touched."""
+    from moegauge.bench.suites import get_suite
+    from moegauge.commands._stages import schedule
+    from moegauge.commands._tables import print_table
+
+    suite = get_suite(options["suite"]) if options["suite"] else None
+    if suite is None or not suite.stages:
+        raise UsageError("--dry-run is for suites of stages.", advice="Use it with --suite gpu.")
+    rows = schedule(suite)
+    print_table(["stage", "points", "estimate s", "sum s", "what"], rows)
+    budget = options["budget_s"] or suite.budget_s
+    click.echo(f"Estimates, nothing was measured. Budget {budget:g} s; what does not fit waits for the same command.")
 
 
 def _measure(kind: str, as_json: bool, options: dict[str, Any]) -> None:

@@ -1,0 +1,23 @@
+"""A function's launches as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def capture(enqueue: Callable[[], None]) -> Any:
+    """Run `enqueue` once, so that every kernel is compiled outside the capture, then capture it; the graph."""
+    import torch
+
+    cuda: Any = torch.cuda  # its classes are not typed
+    side = cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        enqueue()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        enqueue()
+    return graph

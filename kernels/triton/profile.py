@@ -1,0 +1,130 @@
+"""What a program launches, told without a profiler: grids, registers, programs that fit, instructions per weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from moegauge.kernels import program as ir
+from moegauge.kernels.triton import ahead
+from moegauge.kernels.triton.launch import Launch
+
+REGISTERS = 65536  # of a multiprocessor, compute capability 8.0 to 12.0
+REGISTER_UNIT = 256  # a warp's registers are handed out in these
+MOST_PROGRAMS = 32  # on one multiprocessor, 8.0 and 9.0
+MOST_WARPS = {(8, 6): 48, (8, 9): 48, (12, 0): 48}  # on one multiprocessor; 64 elsewhere
+LOOPS = ("product", "experts_up", "experts_down")  # kernels that stream tiles of weights
+
+_known: dict[str, ahead.Report] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchProfile:
+    """One distinct launch; attributes as `moegauge.bench.profile.Launched` has them."""
+
+    kernel: str
+    launches: int
+    grid: tuple[int, ...]
+    warps: int
+    registers: int
+    shared: int
+    resident: int
+    processors: int
+    instructions_per_weight: float | None
+    weights: int
+
+    @property
+    def programs(self) -> int:
+        """Programs of one launch."""
+        count = 1
+        for size in self.grid:
+            count *= size
+        return count
+
+
+def resident(
+    warps: int, registers: int, shared: int, capability: tuple[int, int], shared_per_processor: int, processors: int
+) -> int:
+    """Programs that fit the device at once.
+
+    Args:
+        warps: of a program.
+        registers: per thread.
+        shared: bytes of a program.
+        capability: of the device.
+        shared_per_processor: bytes of shared memory of a multiprocessor.
+        processors: multiprocessors.
+    """
+    per_warp = -(-max(1, registers) * 32 // REGISTER_UNIT) * REGISTER_UNIT
+    fits = min(MOST_PROGRAMS, MOST_WARPS.get(capability, 64) // warps, REGISTERS // (per_warp * warps))
+    if shared:
+        fits = min(fits, shared_per_processor // (shared + 1024))  # the system keeps 1 KB of each
+    return max(0, fits) * processors
+
+
+def profile(
+    program: ir.Program,
+    launches: Sequence[Sequence[Launch]],
+    distinct: Callable[[str], int],
+    *,
+    dependent: bool,
+    capability: tuple[int, int],
+    processors: int,
+    shared_per_processor: int,
+) -> list[LaunchProfile]:
+    """Every distinct launch of a program, in order of first use.
+
+    Args:
+        program: what runs.
+        launches: of each of its operations.
+        distinct: route label -> distinct experts of the last run.
+        dependent: as programmatic dependent launches.
+        capability, processors, shared_per_processor: of the device, the last in bytes.
+    """
+    found: dict[tuple[Any, ...], LaunchProfile] = {}
+    for op, several in zip(program.operations, launches, strict=True):
+        for launch in several:
+            if launch.reuses:
+                continue
+            name = str(getattr(launch.kernel, "__name__", "kernel"))
+            weights = _weights(op, distinct) if name in LOOPS else 0
+            key = name, launch.grid, tuple(launch.constants.items()), launch.warps, weights
+            if key in found:
+                found[key] = replace(found[key], launches=found[key].launches + 1)
+                continue
+            compiled = launch.compile(dependent)
+            report = _inspect(compiled, name, launch)
+            shared = int(compiled.metadata.shared)
+            found[key] = LaunchProfile(
+                name,
+                1,
+                launch.grid,
+                launch.warps,
+                report.registers,
+                shared,
+                resident(launch.warps, report.registers, shared, capability, shared_per_processor, processors),
+                processors,
+                report.per_weight or None,
+                weights,
+            )
+    return list(found.values())
+
+
+def _weights(op: ir.Operation, distinct: Callable[[str], int]) -> int:
+    """Weights an operation multiplies once, whatever the batch."""
+    times = distinct(op.route) if isinstance(op, ir.ExpertsUp | ir.ExpertsDown) else 1
+    return sum(w.rows * w.columns * (times if routed else 1) for w, routed in op.weights() if isinstance(w, ir.Weight))
+
+
+def _inspect(compiled: Any, name: str, launch: Launch) -> ahead.Report:
+    """What the machine code of a launch shows; kept by its hash."""
+    key = str(compiled.hash)
+    if key not in _known:
+        constants = launch.constants
+        loops: tuple[str, ...] = ()
+        if name in LOOPS:
+            loops = tuple(f for f in (constants["FORMAT"], constants.get("SHARED", "")) if f)
+        case = ahead.Case(name, "", dict(constants), loops=loops, chunk=int(constants.get("TILES", 4)))
+        _known[key] = ahead.inspect(bytes(compiled.asm["cubin"]), case, 0)
+    return _known[key]

@@ -1,0 +1,191 @@
+"""A suite of stages: roof sweep, floors, steps, kernels, ladder, peers; each point is stored as soon as it is had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from moegauge import models
+from moegauge.bench import floors, roof
+from moegauge.bench.schedule import Clock, stage_seconds
+from moegauge.bench.step import step_kinds
+from moegauge.bench.sweep import Bench, guarded, key_of, run_sweep
+from moegauge.errors import MoegaugeError
+
+if TYPE_CHECKING:
+    from moegauge.bench.points import Point
+    from moegauge.bench.roof import RoofMeter
+    from moegauge.bench.stages import Stage
+    from moegauge.bench.suites import Suite
+    from moegauge.bench.sweep import Failure
+    from moegauge.commands._measure import Session
+    from moegauge.kernels.backend import Backend
+
+NO_TIME = "no time left in the budget"
+LOST = "the device stopped answering"
+
+
+class StageRun:
+    """Runs the stages of a session's suite.
+
+    Args:
+        session: what is measured, and where it is stored.
+        clock: the run's time budget.
+    """
+
+    def __init__(self, session: Session, clock: Clock) -> None:
+        self._session, self._clock, self._record = session, clock, session.record
+        self._record.left_out = []
+        self._lost = False
+
+    def run(self) -> list[Failure]:
+        """Every stage in order; the points that failed."""
+        meter = self._meter()
+        failures: list[Failure] = []
+        for stage in self._session.stages:
+            if stage.kind == "floors":
+                self._floors(stage)
+            elif stage.kind == "ladder":
+                failures += self._ladder(stage, meter)
+            elif stage.kind in ("decode", "kernel"):
+                failures += self._points(stage, meter, self._session.backend)
+            elif stage.kind == "peers":
+                self._peers(stage, meter)
+        self._session.save()
+        return failures
+
+    def _meter(self) -> RoofMeter:
+        """The roof, by a sweep; where an earlier part of this run swept, by the pattern it found best."""
+        backend, known = self._session.backend, self._record.roof
+        if known is not None and (meter := roof.known_roof(backend, known.pattern)):
+            return meter
+        meter = roof.sweep_roof(backend, progress=lambda name: self._session.progress(f"roof: {name}"))
+        self._record.roof = meter.measure(datasheet_gb_per_s=self._record.machine.get("datasheet_gb_per_s"))
+        self._session.save()
+        return meter
+
+    def _floors(self, stage: Stage) -> None:
+        backend = self._session.backend
+        known = {floor.name for floor in self._record.floors}
+        if not floors.boundaries(backend):
+            self._leave(stage, "all", f"the {backend.name} backend cannot run empty operations")
+        for name in floors.boundaries(backend):
+            if name in known:
+                continue
+            if not self._clock.room_for(stage.name):
+                self._leave(stage, name, NO_TIME)
+                continue
+            self._session.progress(f"{stage.name}: {name}")
+            try:
+                self._record.floors.append(floors.measure_floor(backend, name))
+            except (MoegaugeError, RuntimeError) as error:
+                self._leave(stage, name, str(error).splitlines()[0])
+            self._session.save()
+
+    def _points(self, stage: Stage, meter: RoofMeter, backend: Backend, label: str = "") -> list[Failure]:
+        session = self._session
+        name = f"{stage.name} {label}".strip()
+        bench = Bench(backend, meter, session.settings(stage), throttle=session.throttle())
+        rung = getattr(backend, "rung", "")
+        done = {key_of(case) for case in self._record.cases if case.rung == rung}
+
+        def finished(point: Point) -> bool:
+            shape = session.shapes[point.model]
+            given = (shape.name, point.format, point.batch, point.context)
+            if stage.kind != "kernel":
+                return (*given, None) in done
+            kinds = step_kinds(shape, batch=point.batch, context=point.context, format=point.format)
+            return all((*given, kind) in done for kind in kinds)
+
+        failures = run_sweep(
+            self._alive(
+                name,
+                self._clock.within(name, stage.points, lambda p: self._leave(name, p.label, NO_TIME), finished),
+                backend,
+            ),
+            session.shapes,
+            bench.kernels if stage.kind == "kernel" else bench.decode,
+            done=done,
+            on_case=session.store,
+            on_start=lambda p: session.progress(f"{self._clock.elapsed:.0f} s, {name}: {p.label}"),
+        )
+        session.save()
+        return failures
+
+    def _alive(self, name: str, points: Iterator[Point], backend: Backend) -> Iterator[Point]:
+        """The points, as long as the device answers: after a lost device none gives a time."""
+        for point in points:
+            if not self._lost:
+                try:
+                    backend.synchronize()
+                except RuntimeError:
+                    self._lost = True
+            if self._lost:
+                self._leave(name, point.label, LOST)
+            else:
+                yield point
+
+    def _ladder(self, stage: Stage, meter: RoofMeter) -> list[Failure]:
+        """Model by model, every way of launching the backend has; those measured already are passed over."""
+        backend: Any = self._session.backend
+        rungs: tuple[str, ...] = tuple(getattr(backend, "rungs", ()))
+        if len(rungs) < 2:
+            self._leave(stage, "all", f"the {backend.name} backend launches in one way")
+            return []
+        failures: list[Failure] = []
+        for row in stage.rows:
+            for model in row.models:
+                one = replace(stage, rows=(replace(row, models=(model,)),))
+                for rung in rungs:
+                    failures += self._points(one, meter, backend.on(rung), rung)
+        return failures
+
+    def _peers(self, stage: Stage, meter: RoofMeter) -> None:
+        """Other projects' expert kernels on the same matrices in the same rounds, those that are installed."""
+        from moegauge.bench.peers.table import present
+        from moegauge.bench.peers.versus import Versus
+        from moegauge.bench.peers.work import kernel_work
+
+        session, kernel = self._session, "experts"
+        here, absent = present(session.device, {kernel})
+        self._record.skipped += [skipped for skipped in absent if skipped not in self._record.skipped]
+        if not here:
+            self._leave(stage, "all", "no peer of this device is installed")
+            return
+        bench = Versus(session.backend, meter, session.settings(stage), here, throttle=session.throttle())
+        done = {(c.model, c.format, c.batch, c.kernel) for c in self._record.cases if c.peer is not None}
+        cache = session.backend.last_level_cache
+
+        def finished(point: Point) -> bool:
+            return (session.shapes[point.model].name, point.format, point.batch, kernel) in done
+
+        points = self._clock.within(stage.name, stage.points, lambda p: self._leave(stage, p.label, NO_TIME), finished)
+        for point in self._alive(stage.name, points, session.backend):
+            session.progress(f"{self._clock.elapsed:.0f} s, {stage.name}: {point.label}")
+            try:
+                with guarded():
+                    work = kernel_work(point, session.shapes[point.model], kernel, cache, session.options.seed)
+                    cases, skipped = bench.run(work)
+            except MoegaugeError as error:
+                self._leave(stage, point.label, str(error).splitlines()[0])
+                continue
+            self._record.skipped += skipped
+            for case in cases:
+                session.store(case)
+
+    def _leave(self, stage: Stage | str, what: str, why: str) -> None:
+        name = stage if isinstance(stage, str) else stage.name
+        self._record.left_out.append(f"{name}: {what}: {why}")
+
+
+def schedule(suite: Suite) -> list[list[str]]:
+    """Rows of the --dry-run table: stage, points, estimated seconds, their sum so far, what it does."""
+    rows, total = [], 0.0
+    for stage in suite.stages:
+        points = stage.points
+        shapes = {name: models.resolve(name) for name in dict.fromkeys(p.model for p in points)}
+        seconds = stage_seconds(stage, shapes, points)
+        total += seconds
+        rows.append([stage.name, str(len(points) or ""), f"{seconds:.0f}", f"{total:.0f}", stage.about])
+    return rows
