@@ -136,7 +136,10 @@ def _branch(
     number: int, alike: list[Launch], parameters: dict[tuple[int, str], tuple[str, Any]]
 ) -> tuple[list[str], list[str]]:
     """(lines of one class's branch, arguments its records hold)."""
-    first, tabled, lines, call = alike[0], [], [], []
+    first = alike[0]
+    tabled: list[str] = []
+    lines: list[str] = []
+    call: list[str] = []
     held: dict[tuple[Any, ...], str] = {}  # arguments equal in every launch are one: the matrices a product lacks
     for name, given in first.arguments.items():
         words = tuple(_word(launch.arguments[name]) for launch in alike)
