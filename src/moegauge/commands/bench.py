@@ -40,7 +40,11 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--device", default="auto", show_default=True, help="cpu, cuda, or auto: cuda where there is one."
             ),
             click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads; default: every core."),
-            click.option("--rung", default="", help="GPU: how steps are launched: eager, graph, pdl or persistent."),
+            click.option(
+                "--rung",
+                default="",
+                help="GPU: how steps are launched, eager, graph, pdl or persistent; default: pdl, or graph.",
+            ),
             click.option("--out", type=FILE, help="Write the record to this file."),
             click.option("--export-csv", type=FILE, help="One row per point."),
             click.option("--export-markdown", type=FILE, help="A Markdown table."),
