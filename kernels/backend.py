@@ -154,7 +154,7 @@ def get_backend(name: str, *, threads: int | None = None, rung: str = "") -> Bac
     Args:
         name: `cpu`, `cuda` or `reference`.
         threads: CPU threads; None uses every core this process may run on.
-        rung: how a GPU's steps are launched (`eager`, `graph`, `pdl`); "" is the best the device has.
+        rung: how a GPU's steps are launched (`eager`, `graph`, `pdl`, `persistent`); "" is the best the device has.
 
     Raises:
         UnknownNameError: no such device name.

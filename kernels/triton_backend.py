@@ -22,9 +22,10 @@ from moegauge.kernels.triton.configuration import CONFIGURATIONS, Configuration,
 
 if TYPE_CHECKING:
     from moegauge.kernels.triton.arena import TritonArena
+    from moegauge.kernels.triton.persistent import Persistent
     from moegauge.kernels.triton.profile import LaunchProfile
 
-RUNGS = ("eager", "graph", "pdl")
+RUNGS = ("eager", "graph", "pdl", "persistent")
 INTERPRETED = "interpreter"
 
 # (programs per multiprocessor, warps per program, loads of 16 bytes in flight per thread)
@@ -48,7 +49,7 @@ class TritonRunnable:
     """A program as launches on a device.
 
     Args:
-        rung: `eager`, `graph` or `pdl`.
+        rung: `eager`, `graph`, `pdl` or `persistent`.
     """
 
     def __init__(
@@ -63,29 +64,42 @@ class TritonRunnable:
         self._backend, self._rung = backend, rung
         self._graph: Any = None
         self._registers = Registers(program, backend.device)
-        lowering = Lowering(
-            program,
-            arena,
-            self._registers,
-            configuration,
-            backend.processors,
-            compiled=backend.device != "cpu",
-            quad=column_order(),
-        )
-        self._launches = lowering.lower() if program.batch else [[] for _ in program.operations]
+
+        def lowering() -> Lowering:
+            return Lowering(
+                program,
+                arena,
+                self._registers,
+                configuration,
+                backend.processors,
+                compiled=backend.device != "cpu",
+                quad=column_order(),
+                narrow=rung == "persistent",
+            )
+
+        if rung == "persistent" and program.batch:
+            lowering().lower()  # scratch has grown: below, launches that use it agree where it is
+        lowered = lowering()
+        self._launches = lowered.lower() if program.batch else [[] for _ in program.operations]
         for launches in self._launches:
             for launch in launches:
                 launch.check(backend.device)
-        if backend.device != "cpu":
+        if backend.device != "cpu" and rung != "persistent":
             from moegauge.kernels.triton.precompile import precompile
 
             precompile((launch for launches in self._launches for launch in launches), rung == "pdl")
-        self._routes = lowering.routes
+        self._routes = lowered.routes
+        self._persistent: Persistent | None = None
+        if rung == "persistent":
+            from moegauge.kernels.triton.persistent import Persistent
+
+            self._persistent = Persistent(self._launches, backend.device, backend.capability, backend.processors)
         self.kernels_per_step = sum(not launch.reuses for launches in self._launches for launch in launches)
 
     def run(self) -> None:
-        """Enqueue the whole step: a graph replay, or launch by launch on the eager rung."""
-        if self._rung == "eager":
+        """Enqueue the whole step: a graph replay (of one launch, on the persistent rung), or launch by launch on the
+        eager rung and under the interpreter, which has no graphs."""
+        if self._rung == "eager" or self._backend.device == "cpu":
             self._enqueue()
             return
         if self._graph is None:
@@ -97,13 +111,19 @@ class TritonRunnable:
     def _enqueue(self) -> None:
         from moegauge.kernels.triton.launch import run_all
 
+        if self._persistent is not None:
+            self._persistent.step()
+            return
         for launches in self._launches:
             run_all(launches, dependent=self._rung == "pdl")
 
     def run_operation(self, index: int) -> None:
         """One operation with the inputs it needs, by the very kernels the step is timed with, and wait."""
-        for launch in self._launches[index]:
-            launch.run(dependent=self._rung == "pdl")
+        if self._persistent is not None:
+            self._persistent.operation(index)
+        else:
+            for launch in self._launches[index]:
+                launch.run(dependent=self._rung == "pdl")
         self._backend.synchronize()
 
     def read(self, register: str) -> NDArray[np.float32]:
@@ -132,8 +152,9 @@ class TritonRunnable:
         return Choice(ids, share, slots, int(tables.distinct.item()))
 
     def profile(self) -> list[LaunchProfile]:
-        """What one step launches; empty under the interpreter, which compiles nothing."""
-        if self._backend.device == "cpu":
+        """What one step launches; empty under the interpreter, which compiles nothing, and for a persistent step, whose
+        grid and registers are every operation's."""
+        if self._backend.device == "cpu" or self._persistent is not None:
             return []
         from moegauge.kernels.triton.profile import profile
 
@@ -195,8 +216,8 @@ class TritonBackend:
 
     Args:
         device: `cuda` or `cpu`.
-        rung: how steps are launched: `eager`, `graph` (a CUDA graph) or `pdl` (a graph of programmatic dependent
-            launches, compute capability 9.0 and later).
+        rung: how steps are launched: `eager`, `graph` (a CUDA graph), `pdl` (a graph of programmatic dependent
+            launches, compute capability 9.0 and later) or `persistent` (one cooperative launch with grid barriers).
         configuration: a name of `CONFIGURATIONS`; None measures which is fastest, see `triton.tuning`.
 
     Raises:
@@ -221,7 +242,9 @@ class TritonBackend:
             self._gpu()
         capability = self.capability
         best = "pdl" if capability >= (9, 0) else "graph"
-        self.rung = "eager" if device == "cpu" else rung or best  # the interpreter has neither graphs nor dependence
+        if device == "cpu" and rung != "persistent":
+            rung = "eager"  # the interpreter has neither graphs nor dependence
+        self.rung = rung or best
         if self.rung == "pdl" and capability < (9, 0):
             raise DeviceError(
                 f"{self.description} has no programmatic dependent launch.", advice="Use the rung 'graph'."

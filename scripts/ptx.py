@@ -3,26 +3,47 @@
     python scripts/ptx.py                   every kernel, every target
     python scripts/ptx.py --target 90       one target
     python scripts/ptx.py --match product   cases whose name contains a word
+    python scripts/ptx.py --kernels-only    without the persistent kernels of whole steps
     python scripts/ptx.py --other-order     columns in the order of the other Triton versions: what shuffles cost
 
-Exit 1 on a spill, on weights loaded narrower than 16 bytes, or over the instruction budget. Reports are kept in the
-user's cache by the hash of the sources and the compiler's version.
+Exit 1 on a spill (of a step's kernel: one in a tensor-core loop, or more than 384 bytes in all), on weights loaded
+narrower than 16 bytes, or over the instruction budget. Reports are kept in the user's cache by the hash of the sources
+and the compiler's version.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from moegauge.bench.ahead import STEPS, persistent_case
 from moegauge.kernels.triton import ahead
 from moegauge.kernels.triton_backend import column_order
 
 HEAD = f"{'sm':>4} {'registers':>9} {'stack':>6} {'shared':>6} {'16 B':>5} {'instr./weight':>13} {'budget':>6}  kernel"
+
+
+STEP_TARGETS = (80, 90, 100)
+
+
+def all_cases(target: int, quad: bool, steps: bool) -> Iterator[ahead.Case]:
+    """Every kernel, and with `steps` the persistent kernel of a few whole steps."""
+    yield from ahead.cases(target, quad)
+    if steps and target in STEP_TARGETS:
+        for model in STEPS:
+            yield persistent_case(model, quad)
+
+
+def _key(case: ahead.Case, target: int) -> str:
+    source = hashlib.sha256(case.source.encode()).hexdigest()[:8] if case.source else ""
+    return f"{target} {case.name} {source}".rstrip()
 
 
 def _one(job: tuple[ahead.Case, int]) -> ahead.Report:
@@ -45,6 +66,7 @@ def main() -> int:
     parser.add_argument("--target", type=int, action="append", choices=ahead.TARGETS)
     parser.add_argument("--match", default="")
     parser.add_argument("--other-order", action="store_true")
+    parser.add_argument("--kernels-only", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     if os.environ.pop("TRITON_INTERPRET", None):
@@ -56,16 +78,16 @@ def main() -> int:
     jobs = [
         (case, target)
         for target in options.target or ahead.TARGETS
-        for case in ahead.cases(target, column_order() != options.other_order)
+        for case in all_cases(target, column_order() != options.other_order, not options.kernels_only)
         if options.match in case.name
     ]
-    missing = [job for job in jobs if f"{job[1]} {job[0].name}" not in known]
+    missing = [job for job in jobs if _key(*job) not in known]
     home.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.jobs) as pool:
-        for done in pool.map(_one, missing):
-            known[f"{done.target} {done.case}"] = dataclasses.asdict(done)
+        for job, done in zip(missing, pool.map(_one, missing), strict=True):
+            known[_key(*job)] = dataclasses.asdict(done)
             kept.write_text(json.dumps(known, indent=1))  # after each: an interrupted run loses one
-    reports = [ahead.Report(**known[f"{target} {case.name}"]) for case, target in jobs]
+    reports = [ahead.Report(**known[_key(case, target)]) for case, target in jobs]
     print(HEAD)
     for report in reports:
         print(line(report))

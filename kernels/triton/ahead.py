@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from moegauge.kernels.triton import layout
+from moegauge.kernels.triton.assembly import Assembly, load
+from moegauge.kernels.triton.barrier import LINE, SHARDS
 from moegauge.kernels.triton.configuration import cut
-from moegauge.kernels.triton.launch import REGISTERS
+from moegauge.kernels.triton.launch import PERSISTENT_REGISTERS, REGISTERS
 from moegauge.kernels.triton.signature import POINTERS
 
 TARGETS = (80, 89, 90, 100)
@@ -31,7 +33,7 @@ class Case:
 
     Attributes:
         name: for the table.
-        kernel: `module.function` under `moegauge.kernels.triton`.
+        kernel: `module.function` under `moegauge.kernels.triton`; "" for an assembled source.
         constants: every constexpr.
         types: parameters whose type is not the usual one of their name.
         warps, stages: `num_warps`, `num_stages`.
@@ -41,6 +43,9 @@ class Case:
             and held to no budget.
         maxnreg: most registers per thread; 0 leaves it to the assembler.
         access: bytes every load of a lane must bring; 0 is not checked.
+        source, signature: of an assembled kernel (`moegauge.kernels.triton.assembly`).
+        chunks: of an assembled kernel, (format, chunk) of every class that streams tiles.
+        stack: bytes it may spill outside its loops.
     """
 
     name: str
@@ -54,6 +59,15 @@ class Case:
     per_turn: int = 0
     maxnreg: int = 0
     access: int = 0
+    source: str = ""
+    signature: tuple[tuple[str, str, bool], ...] = ()
+    chunks: tuple[tuple[str, int], ...] = ()
+    stack: int = 0
+
+    @property
+    def walks(self) -> tuple[tuple[str, int], ...]:
+        """(format, tiles one turn multiplies) of every weight loop it may have."""
+        return self.chunks or tuple((f, 4 if i else self.chunk) for i, f in enumerate(self.loops))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,10 @@ class Report:
         per_weight: lane instructions per weight of the weight loop nearest to its budget; 0 without one.
         budget: what `per_weight` may be; 0 without one.
         access, wanted: bytes of a lane's narrowest load, and what it must bring; 0 where that is not checked.
+        allowed: bytes of stack it may have, outside its loops.
+        spilled: instructions of its tensor-core loops that spill.
+        weight_loops: how many weight loops it has.
+        fresh: for a kernel with grid barriers: the L1 is dropped behind each, and no load takes the way of constants.
     """
 
     case: str
@@ -79,12 +97,18 @@ class Report:
     budget: float
     access: int = 0
     wanted: int = 0
+    allowed: int = 0
+    spilled: int = 0
+    weight_loops: int = 0
+    fresh: bool = True
 
     @property
     def fault(self) -> str:
         """What is wrong with it, in words; empty when nothing is."""
-        if self.stack:
-            return f"spills {self.stack} bytes"
+        if self.stack > self.allowed or self.spilled:
+            return f"spills {self.stack} bytes" + (f", {self.spilled} times in a loop" if self.spilled else "")
+        if not self.fresh:
+            return "may read stale data behind a barrier"
         if self.access != self.wanted:
             return f"loads {self.access} bytes at a time, not {self.wanted}"
         if self.budget and self.wide_loads < 1:
@@ -193,6 +217,25 @@ def cases(target: int, quad: bool) -> Iterator[Case]:
     yield from expert_cases("nvfp4", "", 7168, 8, quad, False)
 
 
+STEP_STACK = 384  # bytes the kernel of a whole step may spill, outside every tensor-core loop
+
+
+def step_case(name: str, made: Assembly) -> Case:
+    """The persistent kernel of a step."""
+    chunks: dict[tuple[str, int], None] = {}
+    for _, constants in made.classes:
+        if "TILES" in constants and constants["NT"] == 8:  # more tokens are more products: no budget
+            chunks[constants["FORMAT"], constants["TILES"]] = None
+            if constants.get("SHARED"):
+                chunks[constants["SHARED"], constants["SHARED_TILES"]] = None
+    formats = tuple(dict.fromkeys(f for f, _ in chunks))
+    constants = {"SHARDS": SHARDS, "LINE": LINE, "ASM": True}
+    return Case(
+        name, "", constants, loops=formats, maxnreg=PERSISTENT_REGISTERS, source=made.source, signature=made.signature,
+        chunks=tuple(chunks), stack=STEP_STACK,
+    )  # fmt: skip
+
+
 def _kernel(path: str) -> Any:
     import importlib
 
@@ -206,20 +249,23 @@ def compile_case(case: Case, target: int) -> bytes:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = _kernel(case.kernel)
+    kernel = load(case.source) if case.source else _kernel(case.kernel)
     signature, attributes = {}, {}
+    constants = {k: v for k, v in {**case.constants, "at": None}.items() if k in kernel.arg_names}
+    given = {name: (kind, aligned) for name, kind, aligned in case.signature}
     for i, name in enumerate(kernel.arg_names):
-        kind = "constexpr" if name in case.constants else case.types.get(name, POINTERS.get(name, ("i32",))[0])
-        signature[name] = kind
-        if kind.startswith("*"):
+        kind, aligned = given.get(name) or (case.types.get(name, POINTERS.get(name, ("i32",))[0]), True)
+        signature[name] = "constexpr" if name in constants else kind
+        if signature[name].startswith("*") and aligned:
             attributes[(i,)] = [["tt.divisibility", 16]]
-    constants = {k: v for k, v in case.constants.items() if k in kernel.arg_names}
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
     options: dict[str, Any] = {"num_warps": case.warps, "num_stages": case.stages}
     if case.maxnreg:
         options["maxnreg"] = case.maxnreg
     if case.constants.get("PDL"):
         options["launch_pdl"] = True
+    if case.source:
+        options["launch_cooperative_grid"] = True
     compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
     return bytes(compiled.asm["cubin"])
 
@@ -263,9 +309,11 @@ def inspect(cubin: bytes, case: Case, target: int) -> Report:
         path.write_bytes(cubin)
         usage = dict(re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", _tool("cuobjdump", "-res-usage", str(path))))
         found, loops = instructions(_tool("nvdisasm", "-c", str(path)))
-    stack = int(usage["STACK"]) + int(usage["LOCAL"]) + sum(bool(re.search(r"\b(LDL|STL)\b", i)) for i in found)
-    # Each innermost loop with tensor-core products is a weight loop; the one nearest to its own budget is reported.
-    weight_loops = [(a, b) for a, b in _innermost(loops) if any("HMMA" in i for i in found[a:b])] if case.loops else []
+    stack = int(usage["STACK"]) + int(usage["LOCAL"]) + (0 if case.stack else _spills(found))
+    products = [(a, b) for a, b in _innermost(loops) if any("HMMA" in i for i in found[a:b])]
+    # Each innermost loop with tensor-core products is a weight loop (but attention's: only weights are to be evicted
+    # first); the one nearest to its own budget is reported.
+    weight_loops = [(a, b) for a, b in products if case.loops and any(".EF" in i for i in found[a:b])]
     per_weight, wide, budget = 0.0, 0.0, 0.0
     if case.per_turn:
         per_weight = max(b - a for a, b in _innermost(loops)) / case.per_turn
@@ -281,6 +329,7 @@ def inspect(cubin: bytes, case: Case, target: int) -> Report:
                 worst, per_weight, budget = (b - a) / weights / allowed, (b - a) / weights, allowed
             loads = sum(bool(re.search(r"\bLDG\S*\.128\b", i)) for i in body)
             wide = min(wide, loads / chunk)
+    spilled = sum(_spills(found[a:b]) for a, b in products)
     access = min(map(access_bytes, (i for i in found if re.search(r"\bLDG\b", i))), default=0) if case.access else 0
     return Report(
         case.name,
@@ -291,8 +340,12 @@ def inspect(cubin: bytes, case: Case, target: int) -> Report:
         wide,
         round(per_weight, 2),
         budget,
-        access,
-        case.access,
+        access=access,
+        wanted=case.access,
+        allowed=case.stack,
+        spilled=spilled,
+        weight_loops=len(weight_loops),
+        fresh=not case.source or is_fresh(found),
     )
 
 
@@ -302,10 +355,22 @@ def access_bytes(instruction: str) -> int:
     return {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}[bits[1]] if bits else 4
 
 
+def is_fresh(found: list[str]) -> bool:
+    """Whether what other programs wrote is seen behind a barrier: an acquiring load that drops the L1 (CCTL.IVALL), and
+    no load by the constants' path, which nothing invalidates."""
+    acquires = [i for i, text in enumerate(found) if re.search(r"\bLDG?\.E\.STRONG\.GPU\b", text)]
+    dropped = any("CCTL.IVALL" in text for i in acquires for text in found[i + 1 : i + 4])
+    return dropped and not any(re.search(r"\bLDG\S*\.CONSTANT\b", text) for text in found)
+
+
+def _spills(found: list[str]) -> int:
+    return sum(bool(re.search(r"\b(LDL|STL)\b", i)) for i in found)
+
+
 def _identify(body: list[str], case: Case) -> tuple[int, str]:
     """(chunk, format) of a weight loop by its tensor-core products: one per step of 16 columns."""
     products = sum("HMMA" in i for i in body)
-    for name, chunk in ((case.loops[0], case.chunk), *((f, 4) for f in case.loops[1:])):
+    for name, chunk in case.walks:
         if products == chunk * layout.tile_columns(name) // 16:
             return chunk, name
     raise AssertionError(f"{case.name}: a loop of {products} tensor-core products fits none of its formats")

@@ -7,6 +7,7 @@ whose keys are the cache rows and whose values are their first VALUE columns; th
 import triton
 import triton.language as tl
 
+from moegauge.kernels.triton.grid import program, programs
 from moegauge.kernels.triton.matrix import arrive
 from moegauge.kernels.triton.plain import e4m3
 from moegauge.kernels.triton.span import wait_for_producers
@@ -38,7 +39,7 @@ def attention(
     heads, kv_heads, length, per_split, q_stride, r_stride, k_stride, v_stride, out_stride, scale,
     MLA: tl.constexpr, FP8: tl.constexpr, HEADS: tl.constexpr, KEY: tl.constexpr, KEY2: tl.constexpr,
     VALUE: tl.constexpr, VALUE2: tl.constexpr, ROPE: tl.constexpr, ROPE2: tl.constexpr, BLOCK: tl.constexpr,
-    ASM: tl.constexpr, PDL: tl.constexpr, SHADOW: tl.constexpr,
+    ASM: tl.constexpr, PDL: tl.constexpr, SHADOW: tl.constexpr, at=None,
 ):  # fmt: skip
     """Grid (tokens, head blocks, splits): kv heads for gqa, blocks of HEADS heads for mla.
 
@@ -48,10 +49,10 @@ def attention(
     """
     if PDL:
         wait_for_producers()
-    b = tl.program_id(0)
-    h = tl.program_id(1)
-    z = tl.program_id(2)
-    splits = tl.num_programs(2)
+    b = program(at, 0)
+    h = program(at, 1)
+    z = program(at, 2)
+    splits = programs(at, 2)
     group = heads // kv_heads
     row = tl.arange(0, HEADS)
     if MLA:
@@ -114,7 +115,7 @@ def attention(
         total = total * shrink + weight
         acc = acc * shrink[:, None] + weight[:, None] * own_value[None, :]
         most = top
-    block = b * tl.num_programs(1) + h
+    block = b * programs(at, 1) + h
     there = live[:, None] & (e < VALUE)[None, :]
     at = row[:, None] * VALUE + e[None, :]
     tl.store(part + (block * splits + z) * HEADS * VALUE + at, acc, mask=there)

@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from moegauge.kernels.triton.grid import program
 from moegauge.kernels.triton.matrix import arrive, quads, rows_of_tile
 from moegauge.kernels.triton.span import wait_for_producers
 
@@ -57,16 +58,16 @@ def experts_down(
     length, experts_most,
     FORMAT: tl.constexpr, SHARED: tl.constexpr, TOPK: tl.constexpr, NT: tl.constexpr, TILES: tl.constexpr,
     EVEN: tl.constexpr, SHARED_TILES: tl.constexpr, SHARED_EVEN: tl.constexpr, QUAD: tl.constexpr, ASM: tl.constexpr,
-    PDL: tl.constexpr, SHADOW: tl.constexpr,
+    PDL: tl.constexpr, SHADOW: tl.constexpr, at=None,
 ):  # fmt: skip
     """out[b] += sum_i share[b, i] (W_down x[b, i] + bias) + W_shared x_shared. width8: rows of an up projection / 8.
 
     Grid (row tiles, splits, distinct experts at most + shared). Under programmatic launch the slots are read before
     the wait: `route` ended before `experts_up` could let this kernel start.
     """
-    row_tile = tl.program_id(0)
-    z = tl.program_id(1)
-    j = tl.program_id(2)
+    row_tile = program(at, 0)
+    z = program(at, 1)
+    j = program(at, 2)
     token, k = quads(NT)
     row = row_tile * 16 + tl.arange(0, 16)
     lane = tl.arange(0, NT)
@@ -119,12 +120,12 @@ def experts_down(
 @triton.jit(do_not_specialize=["rows", "batch", "out_stride", "bias_stride", "length"])
 def experts_down_finish(
     part, out, shadow, bias, share, slot_of, rows, batch, out_stride, bias_stride, length,
-    TOPK: tl.constexpr, SHARED: tl.constexpr, SHADOW: tl.constexpr, PDL: tl.constexpr,
+    TOPK: tl.constexpr, SHARED: tl.constexpr, SHADOW: tl.constexpr, PDL: tl.constexpr, at=None,
 ):  # fmt: skip
     """The end of `experts_down` alone, after `moegauge.kernels.triton.plain` made the parts. Grid: ceil(rows / 16)."""
     if PDL:
         wait_for_producers()
-    row = tl.program_id(0) * 16 + tl.arange(0, 16)
+    row = program(at, 0) * 16 + tl.arange(0, 16)
     finish_down(
         part, out, shadow, bias, share, slot_of, row, rows, 1, batch, out_stride, bias_stride, length,
         TOPK, 8, SHARED, SHADOW,

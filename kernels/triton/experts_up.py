@@ -9,6 +9,7 @@ shared expert's, whose format may differ; programs without work leave at once.
 import triton
 import triton.language as tl
 
+from moegauge.kernels.triton.grid import program, programs
 from moegauge.kernels.triton.matrix import add_bias, arrive, quads, rows_of_tile, silu
 from moegauge.kernels.triton.span import wait_for_producers
 
@@ -56,16 +57,16 @@ def experts_up(
     out_stride, gate_length, up_length, experts_most,
     FORMAT: tl.constexpr, SHARED: tl.constexpr, TOPK: tl.constexpr, NT: tl.constexpr, TILES: tl.constexpr,
     EVEN: tl.constexpr, SHARED_TILES: tl.constexpr, SHARED_EVEN: tl.constexpr, QUAD: tl.constexpr, ASM: tl.constexpr,
-    PDL: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr,
+    PDL: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr, at=None,
 ):  # fmt: skip
     """out[token, choice * rows + i] = silu(W_gate x) * (W_up x) of every pair, and the shared expert's behind them.
 
     Grid (row tiles, parts, distinct experts at most + shared). Part z < splits is up, z >= splits gate. SHARED is the
     shared expert's format or "".
     """
-    row_tile = tl.program_id(0)
-    z = tl.program_id(1)
-    j = tl.program_id(2)
+    row_tile = program(at, 0)
+    z = program(at, 1)
+    j = program(at, 2)
     split = z % splits
     gate = z >= splits
     token, k = quads(NT)
@@ -93,7 +94,7 @@ def experts_up(
                 there = q + lane < count
                 pairs = tl.load(members + j * batch + q + lane, mask=there, other=0)
                 tl.store(part + z * parts_stride + pairs[None, :] * height + row[:, None], acc, mask=there[None, :])
-            if arrive(counters + j * tl.num_programs(0) + row_tile, 2 * splits if GATED else splits):
+            if arrive(counters + j * programs(at, 0) + row_tile, 2 * splits if GATED else splits):
                 for q in range(0, count, NT):
                     there = q + lane < count
                     pairs = tl.load(members + j * batch + q + lane, mask=there, other=0)
@@ -117,7 +118,7 @@ def experts_up(
                 there = q + lane < batch
                 pairs = batch * TOPK + q + lane
                 tl.store(part + z * parts_stride + pairs[None, :] * height + row[:, None], acc, mask=there[None, :])
-            if arrive(counters + j * tl.num_programs(0) + row_tile, 2 * splits if GATED else splits):
+            if arrive(counters + j * programs(at, 0) + row_tile, 2 * splits if GATED else splits):
                 for q in range(0, batch, NT):
                     there = q + lane < batch
                     finish_up(
@@ -135,7 +136,7 @@ def experts_up(
 def experts_up_finish(
     part, out, shadow, gate_bias, up_bias, slot_of, rows, shared_rows, height, batch, bias_stride, out_stride,
     gate_length, up_length,
-    TOPK: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr, PDL: tl.constexpr,
+    TOPK: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr, PDL: tl.constexpr, at=None,
 ):  # fmt: skip
     """The end of `experts_up` alone, after `moegauge.kernels.triton.plain` made the parts.
 
@@ -143,8 +144,8 @@ def experts_up_finish(
     """
     if PDL:
         wait_for_producers()
-    pair = tl.program_id(1)
-    row = tl.program_id(0) * 16 + tl.arange(0, 16)
+    pair = program(at, 1)
+    row = program(at, 0) * 16 + tl.arange(0, 16)
     lane = tl.arange(0, 8)
     there = lane < 1
     stride = batch * (TOPK + 1) * height

@@ -11,6 +11,9 @@ from moegauge.kernels.triton.signature import check
 # Registers per thread of the expert kernels: left alone, the assembler stops at 80 and spills scalars; 128 leave room
 # for 16 warps on a multiprocessor.
 REGISTERS = 128
+# The persistent kernel's: the step's every kernel in one, which 128 would make spill inside attention's loops. Three
+# warps of 168 fill a quarter of a multiprocessor's registers, so twelve are resident, with 24 KB of weights in flight.
+PERSISTENT_REGISTERS, PERSISTENT_WARPS = 168, 12
 
 
 @dataclass(slots=True)

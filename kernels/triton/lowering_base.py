@@ -8,7 +8,7 @@ from moegauge.kernels import program as ir
 from moegauge.kernels.triton import layout, prepare
 from moegauge.kernels.triton.arena import TritonArena, typed
 from moegauge.kernels.triton.configuration import Configuration, Cut, cut
-from moegauge.kernels.triton.launch import Launch
+from moegauge.kernels.triton.launch import PERSISTENT_WARPS, Launch
 from moegauge.kernels.triton.registers import Registers, RouteTables
 
 UNIT = ir.ALIGNMENT
@@ -38,6 +38,7 @@ class LoweringBase:
         configuration: how products are cut.
         processors: multiprocessors of the device.
         compiled: false under the interpreter, which cannot run inline assembly.
+        narrow: for programs of one warp, as the persistent kernel has: smaller blocks, attention in two grids.
         quad: the column order in which the compiler gives a lane its own columns (see `tiles.dot16`).
     """
 
@@ -51,11 +52,12 @@ class LoweringBase:
         *,
         compiled: bool,
         quad: bool,
+        narrow: bool = False,
     ) -> None:
         self._program, self._arena, self._registers = program, arena, registers
         self._configuration, self._processors = configuration, processors
         self._common = {"QUAD": quad, "ASM": compiled}
-        self._compiled = compiled
+        self._compiled, self._narrow = compiled, narrow
         self._fresh: set[tuple[ir.View, ir.Vector | None]] = set()
         self._batch = program.batch
         self.routes: dict[str, RouteTables] = {}
@@ -84,9 +86,10 @@ class LoweringBase:
         if shadow is not None and view.offset % 8 == 0 and shadow.shape[1] % 8 == 0:
             return shadow[:, view.offset :], shadow.shape[1] // 8, []
         out = self._registers.prepared(view, gain)
+        block = min(512 if self._narrow else 2048, power(view.width, 128))
         launch = Launch(
             prepare.prepare,
-            (self._batch,),
+            (self._batch, -(-view.width // block) if self._narrow else 1),
             {
                 "x": self._registers.view(view),
                 "gain": self._vector(gain),
@@ -95,12 +98,16 @@ class LoweringBase:
                 "x_stride": self._registers.stride(view),
                 "out_stride": out.shape[1],
             },
-            {"NORM": gain is not None, "BLOCK": min(2048, power(view.width, 128))},
-            warps=8 if view.width > 1024 else 4,
+            {"NORM": gain is not None, "BLOCK": block},
+            warps=self._warps(8 if view.width > 1024 else 4),
             reuses=(view, gain) in self._fresh,
         )
         self._fresh.add((view, gain))
         return out, out.shape[1] // 8, [launch]
+
+    def _warps(self, wide: int) -> int:
+        """Warps of a program that would have `wide` of them."""
+        return 1 if self._narrow else wide
 
     def _vector(self, vector: ir.Vector | None) -> Any:
         if vector is None:
@@ -120,5 +127,8 @@ class LoweringBase:
         return self._registers.shadow(view.register) is not None
 
     def _cut(self, weight: ir.Weight, programs: int, splits: int = 0) -> Cut:
-        wanted = self._configuration.programs * self._processors
+        wanted = self._configuration.programs
+        if self._narrow:
+            wanted = min(wanted, PERSISTENT_WARPS)  # more would be a second turn of the same programs
+        wanted *= self._processors
         return cut(weight.format, weight.columns, programs, wanted, self._configuration.chunks, splits)

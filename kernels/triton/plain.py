@@ -7,6 +7,7 @@ lesson of docs/kernels-triton.md starts.
 import triton
 import triton.language as tl
 
+from moegauge.kernels.triton.grid import program
 from moegauge.kernels.triton.span import wait_for_producers
 
 
@@ -66,7 +67,7 @@ def weights_at(w, s, row, column, there, columns, FORMAT: tl.constexpr):
 def plain(
     w_pool, s_pool, t_pool, x, part, slot_of, w, s, t, w_stride, s_stride, t_stride, columns, rows_per_block, height,
     row_offset, part_first, x_stride, x_inner,
-    FORMAT: tl.constexpr, CHOICES: tl.constexpr, ROUTED: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    FORMAT: tl.constexpr, CHOICES: tl.constexpr, ROUTED: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr, at=None,
 ):  # fmt: skip
     """part[part_first + p, row_offset + row] = sum_k W[row, k] x[p // CHOICES, p % CHOICES, k]. Grid (rows, pairs).
 
@@ -74,8 +75,8 @@ def plain(
     """
     if PDL:
         wait_for_producers()
-    row = tl.program_id(0)
-    p = tl.program_id(1)
+    row = program(at, 0)
+    p = program(at, 1)
     slot = tl.load(slot_of + p).to(tl.int64) if ROUTED else p.to(tl.int64) * 0
     w_pool += (tl.cast(w, tl.int64) + slot * w_stride) * 256
     s_pool += (tl.cast(s, tl.int64) + slot * s_stride) * 256

@@ -6,6 +6,7 @@ Grid (row tiles of all matrices, parts). Offsets into the arena are in its align
 import triton
 import triton.language as tl
 
+from moegauge.kernels.triton.grid import program
 from moegauge.kernels.triton.matrix import add_bias, arrive, quads, rows_of_tile, silu
 from moegauge.kernels.triton.span import wait_for_producers
 
@@ -62,7 +63,7 @@ def product(
     bias0, length0, bias1, length1, bias2, length2,
     FORMAT: tl.constexpr, NT: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr, QUAD: tl.constexpr,
     ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
-    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
+    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, at=None,
 ):  # fmt: skip
     """out[b, column + i] (+)= sum_k W[i, k] x[b, k] + bias, or silu(gate) * up with GATED (w0 = gate, w1 = up),
     or silu(up) with SILU.
@@ -72,8 +73,8 @@ def product(
     block b read x from column b * tiles * TILE on.
     """
     COLUMNS: tl.constexpr = 16 if FORMAT == "bf16" else (32 if FORMAT == "fp8" or FORMAT == "int8" else 64)
-    row_tile = tl.program_id(0)
-    z = tl.program_id(1)
+    row_tile = program(at, 0)
+    z = program(at, 1)
     local = row_tile
     if GATED:
         split = z % splits
@@ -118,12 +119,12 @@ def product_finish(
     part, out, shadow, bias, bias_f32, rows, column, width, splits, batch, out_stride,
     bias0, length0, bias1, length1, bias2, length2,
     NT: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
-    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
+    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, at=None,
 ):  # fmt: skip
     """The end of `product` alone, after `moegauge.kernels.triton.plain` made the parts. Grid: ceil(rows / 16)."""
     if PDL:
         wait_for_producers()
     finish_product(
-        part, out, shadow, bias, bias_f32, tl.program_id(0) * 16, rows, column, width, splits, batch, out_stride,
+        part, out, shadow, bias, bias_f32, program(at, 0) * 16, rows, column, width, splits, batch, out_stride,
         bias0, length0, bias1, length1, bias2, length2, NT, GATED, SILU, ACCUMULATE, SHADOW,
     )  # fmt: skip

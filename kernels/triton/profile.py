@@ -9,11 +9,8 @@ from typing import Any
 from moegauge.kernels import program as ir
 from moegauge.kernels.triton import ahead
 from moegauge.kernels.triton.launch import Launch
+from moegauge.kernels.triton.residency import resident
 
-REGISTERS = 65536  # of a multiprocessor, compute capability 8.0 to 12.0
-REGISTER_UNIT = 256  # a warp's registers are handed out in these
-MOST_PROGRAMS = 32  # on one multiprocessor, 8.0 and 9.0
-MOST_WARPS = {(8, 6): 48, (8, 9): 48, (12, 0): 48}  # on one multiprocessor; 64 elsewhere
 LOOPS = ("product", "experts_up", "experts_down")  # kernels that stream tiles of weights
 
 _known: dict[str, ahead.Report] = {}
@@ -41,26 +38,6 @@ class LaunchProfile:
         for size in self.grid:
             count *= size
         return count
-
-
-def resident(
-    warps: int, registers: int, shared: int, capability: tuple[int, int], shared_per_processor: int, processors: int
-) -> int:
-    """Programs that fit the device at once.
-
-    Args:
-        warps: of a program.
-        registers: per thread.
-        shared: bytes of a program.
-        capability: of the device.
-        shared_per_processor: bytes of shared memory of a multiprocessor.
-        processors: multiprocessors.
-    """
-    per_warp = -(-max(1, registers) * 32 // REGISTER_UNIT) * REGISTER_UNIT
-    fits = min(MOST_PROGRAMS, MOST_WARPS.get(capability, 64) // warps, REGISTERS // (per_warp * warps))
-    if shared:
-        fits = min(fits, shared_per_processor // (shared + 1024))  # the system keeps 1 KB of each
-    return max(0, fits) * processors
 
 
 def profile(
@@ -103,7 +80,7 @@ def profile(
                 launch.warps,
                 report.registers,
                 shared,
-                resident(launch.warps, report.registers, shared, capability, shared_per_processor, processors),
+                processors * resident(report.registers, shared, launch.warps, shared_per_processor, capability),
                 processors,
                 report.per_weight or None,
                 weights,

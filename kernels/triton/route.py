@@ -8,6 +8,7 @@ for j < D; distinct[0] = D.
 import triton
 import triton.language as tl
 
+from moegauge.kernels.triton.grid import program
 from moegauge.kernels.triton.span import wait_for_producers
 
 
@@ -21,7 +22,7 @@ def slot_for(j, expert, stride, slots):
 def choose(
     logits, prior, ids, share, slot_of, slots, counts, members, distinct, choices,
     experts, batch, logits_stride, stride, slot_count, slope,
-    TOPK: tl.constexpr, E2: tl.constexpr, ALONE: tl.constexpr, PDL: tl.constexpr,
+    TOPK: tl.constexpr, E2: tl.constexpr, ALONE: tl.constexpr, PDL: tl.constexpr, at=None,
 ):  # fmt: skip
     """One token per program. ALONE: a single token needs no grouping, every choice is a distinct expert.
 
@@ -29,7 +30,7 @@ def choose(
     """
     if PDL:
         wait_for_producers()
-    b = tl.program_id(0)
+    b = program(at, 0)
     e = tl.arange(0, E2)
     logit = tl.load(logits + b * logits_stride + e, mask=e < experts, other=0.0)
     score = tl.where(e < experts, tl.load(prior + b * experts + e, mask=e < experts, other=0.0) + slope * logit, -1e38)
@@ -61,7 +62,7 @@ def choose(
 def group(
     slot_of, slots, counts, members, distinct, choices, firsts, numbers,
     experts, batch, stride, slot_count,
-    TOPK: tl.constexpr, E2: tl.constexpr, P2: tl.constexpr, PDL: tl.constexpr,
+    TOPK: tl.constexpr, E2: tl.constexpr, P2: tl.constexpr, PDL: tl.constexpr, at=None,
 ):  # fmt: skip
     """Number the distinct experts and list their pairs; one program. firsts [P2], numbers [experts]: scratch."""
     if PDL:

@@ -20,7 +20,8 @@ POINTERS: dict[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("buffer",), ("*i32",)),
     **dict.fromkeys(
-        ("t_pool", "shared_t_pool", "part", "bias_f32", "share", "logits", "prior", "pool", "stats"), ("*fp32",)
+        ("t_pool", "shared_t_pool", "part", "bias_f32", "share", "logits", "prior", "pool", "stats", "score", "maxima"),
+        ("*fp32",),
     ),
     **dict.fromkeys(("q", "q_rope", "k", "v"), ("*fp32",)),
 }

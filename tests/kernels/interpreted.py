@@ -3,6 +3,10 @@ process of its own, since TRITON_INTERPRET must be set before Triton is imported
 
     python interpreted.py product FORMAT COLUMNS TOKENS     the tiled product of a random matrix
     python interpreted.py step FORMAT KIND BATCH CONTEXT    a whole made-up model, every operation gated
+    python interpreted.py rungs FORMAT KIND BATCH CONTEXT   the same model, persistent and launch by launch
+    python interpreted.py barrier                           programs counted in, in random order
+
+A first word `persistent` runs everything by the persistent kernel.
 """
 
 from __future__ import annotations
@@ -17,10 +21,13 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, 
 import numpy as np
 import quick_interpreter
 import torch
+import triton
+import triton.language as tl
 
 from moegauge.bench.step import build_step
 from moegauge.kernels import codes, content, packing
 from moegauge.kernels.program import Place, Product, Program, View, Weight
+from moegauge.kernels.triton import barrier as grid_barrier
 from moegauge.kernels.triton import layout
 from moegauge.kernels.triton.arena import canonical_codes
 from moegauge.kernels.triton_backend import TritonBackend
@@ -128,8 +135,84 @@ def step(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner:
     made.close()
 
 
+def registers_of(runnable) -> dict[str, np.ndarray]:
+    """Every register."""
+    return {name: runnable.read(name) for name in runnable.program.registers}
+
+
+def rungs(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner: int = 128) -> None:
+    """One step by the persistent kernel twice, by its launches one by one, and on the eager rung."""
+    answers = []
+    for rung in ("eager", "persistent"):
+        made = build_step(
+            shape(fmt, kind, hidden, inner), TritonBackend("cpu", rung=rung), batch=batch, context=context,
+            arena_bytes=1 << 24, reuse=0.0,
+        )  # fmt: skip
+        (runnable,) = made._laps
+        runnable.run()
+        answers.append(registers_of(runnable))
+        if rung == "persistent":
+            kernels = runnable.kernels_per_step
+            runnable.run()
+            answers.append(registers_of(runnable))
+            for launches in runnable._launches:
+                for launch in launches:
+                    launch.run()
+            answers.append(registers_of(runnable))
+        made.close()
+    eager, first, again, singly = answers
+    far = 0.0
+    for name, value in eager.items():
+        there = np.isfinite(value)
+        assert (there == np.isfinite(first[name])).all(), f"{name}: written on one rung only"
+        if there.any():
+            far = max(far, float(np.abs(value - first[name])[there].max() / np.abs(value[there]).max()))
+
+    def same(a, b) -> bool:
+        return all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
+
+    result = {
+        "singly": same(first, singly), "again": same(first, again), "eager": same(first, eager), "far": far,
+        "kernels": kernels,
+    }  # fmt: skip
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+@triton.jit
+def counted_in(memory, order, programs, first, last, SHARDS: tl.constexpr, LINE: tl.constexpr):
+    """Programs order[first .. last) of `programs` arrive at a barrier of generation memory[the first flag]."""
+    generation = tl.load(memory + (SHARDS + 1) * LINE)
+    for i in range(first, last):
+        grid_barrier.count_in(memory, generation, tl.load(order + i), programs, SHARDS, LINE)
+
+
+def barrier() -> None:
+    """Three barriers each of several grids on the same memory; the last arrival opens it and nobody before."""
+    shards, line = grid_barrier.SHARDS, grid_barrier.LINE
+    memory = torch.zeros(grid_barrier.WORDS, dtype=torch.int32)
+    flags = memory[(shards + 1) * line :: line]
+    flags[:] = 2**31 - 3  # generations wrap on the way
+    rng = np.random.default_rng(0)
+    for programs in (1, 2, shards - 1, shards, shards + 1, 99):
+        for _ in range(3):
+            before = int(flags[0])
+            order = torch.from_numpy(rng.permutation(programs).astype(np.int32))
+            run = counted_in[(1,)]
+            run(memory, order, programs, 0, programs - 1, SHARDS=shards, LINE=line)
+            early = bool((flags != before).any())
+            run(memory, order, programs, programs - 1, programs, SHARDS=shards, LINE=line)
+            after = (before + 1 + 2**31) % 2**32 - 2**31
+            opened = bool((flags == after).all()) and flags.numel() == shards
+            zero = not bool(memory[: (shards + 1) * line].any())
+            result = {"programs": programs, "early": early, "opened": opened, "zero": zero}
+            sys.stdout.write(json.dumps(result) + "\n")
+
+
 if __name__ == "__main__":
     for job in " ".join(sys.argv[1:]).split(" , "):
         command, *words = job.split()
+        if command == "persistent":
+            BACKEND = TritonBackend("cpu", rung="persistent")
+            command, *words = words
         numbers = [int(w) if w.isdigit() else w for w in words]
-        {"product": product, "step": step}[command](*numbers)
+        {"product": product, "step": step, "rungs": rungs, "barrier": barrier}[command](*numbers)

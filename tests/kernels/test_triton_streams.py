@@ -82,12 +82,12 @@ def test_a_sixteen_byte_stream_loads_sixteen_bytes():
 
 
 def test_programs_that_fit_are_bounded_by_warps_registers_and_shared_memory():
-    from moegauge.kernels.triton.profile import resident
+    from moegauge.kernels.triton.residency import resident
 
-    assert resident(4, 32, 0, (9, 0), 233472, 132) == 16 * 132  # 64 warps
-    assert resident(4, 32, 0, (8, 9), 102400, 10) == 12 * 10  # 48 warps
-    assert resident(1, 128, 0, (9, 0), 233472, 1) == 16  # 65,536 registers
-    assert resident(8, 32, 77824, (9, 0), 233472, 1) == 2  # shared memory
+    assert resident(32, 0, 4, 233472, (9, 0)) == 16  # 64 warps
+    assert resident(32, 0, 4, 102400, (8, 9)) == 12  # 48 warps
+    assert resident(128, 0, 1, 233472, (9, 0)) == 16  # 65,536 registers
+    assert resident(32, 77824, 8, 233472, (9, 0)) == 2  # shared memory
 
 
 def test_empty_operations_run_on_the_cpu_core():

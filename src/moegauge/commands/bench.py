@@ -52,7 +52,9 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads; default: every core."),
             click.option(
-                "--rung", default="", help="GPU: how steps are launched, eager, graph or pdl; default: the best."
+                "--rung",
+                default="",
+                help="GPU: how steps are launched, eager, graph, pdl or persistent; default: pdl, or graph.",
             ),
             click.option("--out", type=FILE, help="Write the record to this file."),
             click.option("--export-csv", type=FILE, help="One row per point."),

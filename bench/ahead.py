@@ -1,0 +1,72 @@
+"""The persistent kernel of a shipped model's decode step, for ahead-of-time compilation: no GPU, no weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moegauge import models
+from moegauge.bench.arena import Layout, plan
+from moegauge.bench.compose import Composer
+from moegauge.bench.routing import Routing
+from moegauge.kernels.program import Program, Weight
+from moegauge.kernels.triton.ahead import Case, step_case
+
+if TYPE_CHECKING:
+    import torch
+
+# One of each kind: mxfp4 experts with biases and bf16 attention; fp8 with latent attention and shared experts; int4
+# experts beside bf16 shared ones.
+STEPS = ("gpt-oss-120b", "deepseek-v3", "kimi-k2-thinking")
+ARENA = 1 << 32  # bytes asked of the system and never touched
+
+
+class _Untouched:
+    """An arena whose memory is never read or written, so it takes none."""
+
+    def __init__(self, pools: dict[str, int]) -> None:
+        self.pools = pools
+        self.tiled: set[Weight] = set()
+        self._memory: dict[str, torch.Tensor] = {}
+
+    def memory(self, pool: str) -> torch.Tensor:
+        """A pool's bytes."""
+        import torch
+
+        if pool not in self._memory:
+            self._memory[pool] = torch.empty(-(-self.pools[pool] // 256) * 256 + 2048, dtype=torch.uint8)
+        return self._memory[pool]
+
+
+def step_program(model: str, batch: int, context: int) -> Program:
+    """The decode step of a shipped model, on an arena of ARENA bytes."""
+
+    def compose(layout: Layout, laps: int) -> list[Program]:
+        rng, routing, shape = np.random.default_rng(0), Routing("uniform"), models.load(model)
+        composer = Composer(shape, layout, batch=batch, context=context, kv_format="bf16", routing=routing, rng=rng)
+        return [composer.build() for _ in range(laps)]
+
+    programs, _ = plan(compose, distance=0, wanted=ARENA, room=1 << 40, fixed=False)
+    return programs[0]
+
+
+def persistent_case(model: str, quad: bool, batch: int = 1, context: int = 4096, processors: int = 132) -> Case:
+    """The persistent kernel of a model's step as a case; `quad` as in `moegauge.kernels.triton.tiles.dot16`."""
+    from moegauge.kernels.triton.assembly import assemble
+    from moegauge.kernels.triton.configuration import CONFIGURATIONS
+    from moegauge.kernels.triton.lowering import Lowering
+    from moegauge.kernels.triton.registers import Registers
+
+    program = step_program(model, batch, context)
+    arena: Any = _Untouched(program.pools)
+    registers = Registers(program, "cpu")
+
+    def lower() -> list[Any]:
+        even = CONFIGURATIONS["even"]
+        low = Lowering(program, arena, registers, even, processors, compiled=True, quad=quad, narrow=True)
+        return [launch for launches in low.lower() for launch in launches]
+
+    lower()  # scratch has grown
+    made = assemble(lower())
+    return step_case(f"step of {model}, batch {batch}, {len(made.classes)} classes", made)
