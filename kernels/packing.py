@@ -11,7 +11,7 @@ Canonical packed order of a matrix [rows, columns], the same on disk-like bytes 
 
 NaN: f32, bf16 and fp8 keep it; mxfp4 and nvfp4 mark the whole group with a NaN scale (OCP MX 1.0 section 5.1); int8 and
 int4 have no way to say it and refuse. Infinity is refused by every format but f32 and bf16. The compiled kernels read
-the fp8 NaN codes as +-480, an e8m0 NaN as infinity and the smallest e8m0, 2^-127, as 0: `fill` makes none of them.
+the fp8 NaN codes as +-480 and an e8m0 NaN as infinity: `fill` makes none of them.
 """
 
 from __future__ import annotations

@@ -90,7 +90,8 @@ struct Avx2 {
 
     // One scale per lane.
     static F scales_e8m0(const uint8_t *s) {
-        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(s))), 23));
+        const I bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(s))), 23);
+        return _mm256_castsi256_ps(_mm256_max_epi32(bits, _mm256_set1_epi32(0x00400000)));  // code 0 is 2^-127, subnormal
     }
     static F scales_bf16(const uint8_t *s) {
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(s))), 16));

@@ -82,7 +82,9 @@ struct Neon {
         return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u8(w), vdupq_n_u32(0xFFFF0000u)));
     }
 
-    static F scales_e8m0(const uint8_t *s) { return vreinterpretq_f32_u32(vshlq_n_u32(bytes(s), 23)); }
+    static F scales_e8m0(const uint8_t *s) {  // code 0 is 2^-127, subnormal
+        return vreinterpretq_f32_u32(vmaxq_u32(vshlq_n_u32(bytes(s), 23), vdupq_n_u32(0x00400000)));
+    }
     static F scales_bf16(const uint8_t *s) {
         uint16x4_t v;
         std::memcpy(&v, s, 8);

@@ -78,7 +78,9 @@ struct Plain {
     static F bf16_even(I w) { return each([&](int i) { return as_float(word(w, i) << 16); }); }
     static F bf16_odd(I w) { return each([&](int i) { return as_float(word(w, i) & 0xFFFF0000u); }); }
 
-    static F scales_e8m0(const uint8_t *s) { return each([&](int i) { return as_float(static_cast<uint32_t>(s[i]) << 23); }); }
+    static F scales_e8m0(const uint8_t *s) {  // code 0 is 2^-127, subnormal
+        return each([&](int i) { return as_float(s[i] ? static_cast<uint32_t>(s[i]) << 23 : 0x00400000u); });
+    }
     static F scales_bf16(const uint8_t *s) {
         return each([&](int i) { return as_float(static_cast<uint32_t>(bits<uint16_t>(s + 2 * i)) << 16); });
     }
