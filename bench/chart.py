@@ -12,6 +12,7 @@ from html import escape
 
 # Room for axis labels around the plotting area, in SVG units (a chart is 720 wide).
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 46
+LETTER, LINE = 6.8, 14  # SVG units: a letter of a label at 12 px is about this wide, a line this high
 MARKS = ("circle", "square", "triangle", "diamond", "cross", "down", "bar", "star")
 
 
@@ -86,6 +87,7 @@ class Chart:
     x_ticks: Sequence[tuple[float, str]] | None = None
     percent_y: bool = False
     _parts: list[str] = field(default_factory=list)
+    _labels: list[tuple[float, float, float]] = field(default_factory=list)  # left, baseline, width of each
 
     WIDTH = 720
 
@@ -111,7 +113,8 @@ class Chart:
 
     def whisker(self, x: float, low: float, high: float, css: str) -> None:
         """A vertical interval."""
-        self._parts.append(f'<path class="whisker {css}" d="M{self.px(x)} {self.py(low)}V{self.py(high)}"/>')
+        path = f"M{self.px(x)} {self.py(low)}V{self.py(high)}"
+        self._parts.append(f'<path class="whisker {css}" clip-path="url(#{self._clip})" d="{path}"/>')
 
     def mark(self, x: float, y: float, shape: int, css: str, title: str) -> None:
         """A filled mark; `shape` counts through MARKS."""
@@ -123,13 +126,27 @@ class Chart:
         """An open ring: a prediction."""
         self._parts.append(f'<circle class="ring" cx="{self.px(x)}" cy="{self.py(y)}" r="7">{_title(title)}</circle>')
 
-    def label(self, x: float, y: float, text: str, *, right: bool = True, dy: float = 0.0) -> None:
-        """Text beside a point, on its right or left."""
-        away = 11 if right else -11
-        anchor = "start" if right else "end"
+    def label(self, x: float, y: float, text: str) -> None:
+        """Text beside a point: where it is nearest without covering another label or leaving the chart."""
+        wide = LETTER * len(text)
+        best: tuple[float, float, float, bool] | None = None
+        for dy in (4, -8, 16, -21, 29, -34, 42):
+            for right in (True, False):
+                left = self.px(x) + 11 if right else self.px(x) - 11 - wide
+                covered = sum(
+                    left < b + wide_b and b < left + wide and abs(self.py(y) + dy - y_b) < LINE
+                    for b, y_b, wide_b in self._labels
+                )
+                out = left < LEFT or left + wide > self.WIDTH or not TOP < self.py(y) + dy < self.height - BOTTOM
+                cost = 100.0 * (covered + out) + abs(dy - 4)
+                if best is None or cost < best[0]:
+                    best = cost, left, self.py(y) + dy, right
+        assert best is not None
+        _, left, down, right = best
+        self._labels.append((left, down, wide))
+        at, anchor = (left, "start") if right else (left + wide, "end")
         self._parts.append(
-            f'<text class="name" x="{self.px(x) + away:.1f}" y="{self.py(y) + dy:.1f}" text-anchor="{anchor}">'
-            f"{escape(text)}</text>"
+            f'<text class="name" x="{at:.1f}" y="{down:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
         )
 
     def _axes(self) -> str:

@@ -132,6 +132,40 @@ def left_out_markdown(record: Record) -> str:
     return "".join(f"- not measured: {escape(text)}\n" for text in record.left_out)
 
 
+def peers_markdown(records: Sequence[Record]) -> str:
+    """Other programs beside this kit, one row per program and point; "" where none was timed.
+
+    The time ratio is this kit's time over the peer's for the same number of weights, in the same rounds.
+    """
+    rows = []
+    for record in records:
+        own = {_point(case): case for case in record.own_cases}
+        for case in record.cases:
+            if case.peer is None or case.time_ratio is None or case.time_ratio_interval is None:
+                continue
+            low, high = case.time_ratio_interval
+            cells = (
+                escape(case.model),
+                case.kernel or "whole step",
+                case.format,
+                str(case.batch),
+                escape(" ".join(part for part in (case.backend, case.stored) if part)),
+                f"{100 * own[_point(case)].roof_fraction:.0f} %",
+                f"{100 * case.roof_fraction:.0f} %",
+                f"{case.time_ratio:.2f}",
+                f"{low:.2f} to {high:.2f}",
+            )
+            rows.append("| " + " | ".join(cells) + " |")
+    if not rows:
+        return ""
+    head = "| model | what | format | batch | other | of roof | its | time / its | 95 % interval |"
+    return "\n".join([head, "|---|---|---|--:|---|--:|--:|--:|--:|", *rows]) + "\n"
+
+
+def _point(case: Case) -> tuple[object, ...]:
+    return case.kernel, case.model, case.format, case.batch, case.context
+
+
 def _row(case: Case) -> str:
     cells = (
         escape(", ".join([_subject(case), *([case.backend] if case.peer else [])])),

@@ -105,9 +105,8 @@ def speed(found: Comparison) -> str:
     for p, at in sorted(zip(points, per_token, strict=True), key=lambda pair: pair[1]):
         if p.case.format == "native" or p.case.model not in named:
             named[p.case.model] = (at, p.case.tokens_per_s)
-    for i, (model, (at, tokens)) in enumerate(sorted(named.items(), key=lambda kv: kv[1])):
-        right = i % 2 == 0 and chart.px(at) < chart.WIDTH - 150  # a long name needs about that much room
-        chart.label(at, tokens, model, right=right, dy=-5 if right else 13)
+    for model, (at, tokens) in sorted(named.items(), key=lambda kv: kv[1]):
+        chart.label(at, tokens, model)
     entries: list[tuple[str, str, int | None]] = [(name, css, shape) for name, (css, shape) in styles.items()]
     entries += [("predicted without its own model", "", -1), ("law", "law", None), ("roof / bytes", "roofline", None)]
     return figure(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,10 @@ from moegauge.bench.arena import Layout, plan, relaid
 from moegauge.bench.compose import Composer
 from moegauge.bench.distance import readings
 from moegauge.bench.routing import Routing
+from moegauge.bench.whole import adds, disagreement, named, snapshot
 from moegauge.errors import ColdError, NumericsError, UnknownNameError, UsageError
 from moegauge.kernels.backend import Arena, Backend, Runnable
-from moegauge.kernels.program import Attention, ExpertsDown, Operation, Product, Program, Route, State, Vector, View
+from moegauge.kernels.program import Attention, Program, Route, State, Vector
 from moegauge.kernels.reference import Reference, Value
 from moegauge.shape import Matrix, ModelShape
 
@@ -128,7 +129,7 @@ class DecodeStep:
         wanted = {op.label for op in whole.operations if _kind(op.label) in kinds}
         wanted |= {getattr(op, "route", "") for op in whole.operations if op.label in wanted}
         kept = tuple(op for op in whole.operations if op.label in wanted)
-        touched = set().union(*map(_inputs, kept))
+        touched = set().union(*map(named, kept))
         registers = {register: width for register, width in whole.registers.items() if register in touched}
         name = f"{whole.name}, {' + '.join(kinds)}"
         if not any(True for op in kept for _ in readings(op)):
@@ -182,7 +183,8 @@ class DecodeStep:
         Outputs are poisoned with NaN first, and none may be NaN after; where an operation adds to what is there, the
         outputs that stay as they were are recomputed. `sample_rows` outputs (None: as the step was built) of every
         operation of every layer (two, in programs but the next to run) are recomputed from the inputs it actually had,
-        with bounds derived from the backend's arithmetic.
+        with bounds derived from the backend's arithmetic. Then the next program to run is run as it is timed, and must
+        give what its operations gave one by one.
 
         Returns:
             The largest error of any operation, relative to the largest sampled output of that operation.
@@ -195,7 +197,10 @@ class DecodeStep:
         laps = len(self._laps)
         for i in range(min(laps, LAPS_CHECKED)):
             lap = self._laps[(self._next + i * laps // LAPS_CHECKED) % laps]
+            before = snapshot(lap)
             worst = max(worst, self._check(lap, rows if i == 0 else min(2, rows)))
+            if i == 0 and (wrong := disagreement(lap, before, self.backend.synchronize)):
+                raise NumericsError(f"{lap.program.name}, run as a whole: {wrong}.", advice=_REPORT)
         self.max_relative_error = worst
         return worst
 
@@ -210,14 +215,14 @@ class DecodeStep:
                     raise NumericsError(f"{lap.program.name}, {op.label}: {wrong}.", advice=_REPORT)
                 continue
             (view,) = op.outputs()
-            adds = isinstance(op, ExpertsDown) or (isinstance(op, Product) and op.accumulate)
+            accumulates = adds(op)
             before = lap.read(view.register)
-            if not adds:
+            if not accumulates:
                 before[:, view.offset : view.offset + view.width] = np.nan
                 lap.write(view.register, before)
             expected = reference.expect(op)
-            if adds:  # its inputs are gone once it has run: what it may have left out is recomputed from them later
-                kept = {name: lap.read(name) for name in _inputs(op)}
+            if accumulates:  # its inputs are gone once it has run: what it may have left out is recomputed from them
+                kept = {name: lap.read(name) for name in named(op)}
             lap.run_operation(i)
             after = lap.read(view.register)
             part = np.s_[:, view.offset : view.offset + view.width]
@@ -226,7 +231,7 @@ class DecodeStep:
             left = np.vstack([left, np.argwhere(~np.isfinite(after[part]))])
             if len(left):
                 pairs = [(int(b), int(c)) for b, c in left[rng.permutation(len(left))[:UNWRITTEN]]]
-                if adds:
+                if accumulates:
                     source = Reference(self._arena, self.backend.precision, lap.choice, kept.__getitem__, rng, samples)
                     expected = [*expected, *source.expect(op, pairs)]
                 else:
@@ -249,11 +254,6 @@ class DecodeStep:
         self._laps.clear()
         if self._owns:
             self._arena.close()
-
-
-def _inputs(op: Operation) -> set[str]:
-    """Registers an operation names."""
-    return {v.register for f in fields(op) if isinstance(v := getattr(op, f.name), View)}
 
 
 def step_kinds(shape: ModelShape, *, batch: int = 1, context: int = 0, format: str = "native") -> tuple[str, ...]:

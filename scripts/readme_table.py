@@ -3,9 +3,10 @@
     python scripts/readme_table.py            rewrites what stands between the markers
     python scripts/readme_table.py --check    exits 1 when a page is out of step
 
-README.md gets the released formats, results/README.md every format, docs/measuring.md the agreement of two runs of one
-suite; each between `<!-- results:begin -->` and `<!-- results:end -->`. README.md also gets a real count between
-`<!-- count:begin -->` and `<!-- count:end -->`.
+README.md gets the released formats on the machine measured last, results/README.md every format and machine,
+docs/measuring.md the agreement of two runs of one suite; each between `<!-- results:begin -->` and
+`<!-- results:end -->`. README.md also gets other programs beside this kit between `<!-- peers:begin -->` and
+`<!-- peers:end -->`, and a real count between `<!-- count:begin -->` and `<!-- count:end -->`.
 """
 
 from __future__ import annotations
@@ -18,22 +19,36 @@ from collections.abc import Callable
 from pathlib import Path
 
 from moegauge.bench.compare import compare
-from moegauge.bench.export import comparison_markdown, verdict_markdown
+from moegauge.bench.export import comparison_markdown, peers_markdown, verdict_markdown
 from moegauge.bench.verdict import against
-from moegauge.record import load, pool
+from moegauge.record import Record, load, pool
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNTED = "deepseek-v3"
 
 
-def tables(root: Path, formats: tuple[str, ...]) -> str:
-    """One table per machine with committed decode records, with the command that prints it."""
-    parts = []
+def machines(root: Path) -> list[tuple[Path, list[Path], list[Record]]]:
+    """(folder, records' paths, records) of every machine with committed decode records, the last measured first."""
+    found = []
     for folder in sorted(p for p in (root / "results").iterdir() if p.is_dir()):
         paths = sorted(folder.glob("*.json"))
         records = [load(path) for path in paths]
-        if not any(case.kind == "decode" for record in records for case in record.cases):
-            continue
+        if any(case.kind == "decode" for record in records for case in record.cases):
+            found.append((folder, paths, records))
+    return sorted(found, key=lambda machine: max(r.created for r in machine[2]), reverse=True)
+
+
+def peers(root: Path) -> str:
+    """Other programs on the machine measured last."""
+    folder, _, records = machines(root)[0]
+    text = peers_markdown(records)
+    return f"{text}\nPrinted by `moegauge report results/{folder.name}/*peers*.json --markdown`.\n"
+
+
+def tables(root: Path, formats: tuple[str, ...], most: int | None = None) -> str:
+    """One table per machine, the last measured first, with the command that prints it."""
+    parts = []
+    for folder, paths, records in machines(root)[:most]:
         found = compare(pool(records, [path.name for path in paths]))
         latest = max(records, key=lambda record: record.created)
         parts.append(
@@ -91,7 +106,7 @@ def renew(text: str, mark: str, table: str) -> str:
 
 
 PAGES: dict[str, Callable[[Path], str]] = {
-    "README.md": lambda root: tables(root, ("native",)),
+    "README.md": lambda root: tables(root, ("native",), most=1),
     "results/README.md": lambda root: tables(root, ()),
     "docs/measuring.md": agreement,
 }
@@ -104,6 +119,8 @@ def main(root: Path = ROOT) -> int:
         path = root / page
         old = path.read_text(encoding="utf-8")
         new = renew(old, "results", make(root))
+        if "<!-- peers:begin -->" in old:
+            new = renew(new, "peers", peers(root))
         if "<!-- count:begin -->" in old:
             new = renew(new, "count", counted())
         if new != old:

@@ -196,3 +196,18 @@ def test_a_wrong_share_and_a_wrong_count() -> None:
         route = next(op for op in lap.program.operations if isinstance(op, Route))
         with pytest.raises(NumericsError, match=f"{route.label}:"):
             step.check()
+
+
+@pytest.mark.skipif(library() is None, reason="installed without a C++ compiler")
+@pytest.mark.parametrize("left_out", ["q, k, v", "experts down", "logits"])
+def test_a_whole_run_that_differs_from_its_operations(left_out: str) -> None:
+    """A step whose operations are right one by one, and which loses one of them when it is run as it is timed."""
+    step = made_up.build(made_up.shape(), get_backend("cpu"))
+    lap = step._laps[0]
+    kept = [i for i, op in enumerate(lap.program.operations) if op.label.partition(": ")[2] != left_out]
+    assert len(kept) < len(lap.program.operations)
+    assert step.check() >= 0
+    lap.run = lambda: [lap.run_operation(i) for i in kept]  # type: ignore[method-assign]
+    with pytest.raises(NumericsError, match=r"run as a whole: .* one by one give"):
+        step.check()
+    step.close()

@@ -15,7 +15,7 @@ from moegauge.formats import FORMATS
 from moegauge.kernels import cpu_layout, packing
 from moegauge.kernels.cpu_core import Core, cores, library
 from moegauge.kernels.cpu_program import FORMAT_INDEX, KINDS, CMatrix, COperation, CView
-from moegauge.kernels.program import Product
+from moegauge.kernels.program import GatedProduct, Product
 
 pytestmark = pytest.mark.skipif(library() is None, reason="installed without a C++ compiler")
 
@@ -144,6 +144,33 @@ def test_a_nan_input_spoils_the_output(core: Core) -> None:
         y = product(core, packed, x, *cpu_layout.pack(packed, core.lanes))
         assert np.isfinite(y[0]).all(), name
         assert np.isnan(y[1]).all(), name
+
+
+def test_the_gate_over_its_range(core: Core) -> None:
+    """silu's e^x is a polynomial: from where it underflows to where it overflows, and infinities and NaN."""
+    values = np.concatenate([np.linspace(-200, 200, 4001), [-1e30, 1e30, -88.7, 88.8, 0.0, np.inf, np.nan]])
+    x = np.zeros((1, 16), np.float32)
+    x[0, 0] = 1.0
+    weights = np.zeros((2, len(values), 16))
+    weights[0, :, 0], weights[1, :, 0] = values, 1.0
+    y = np.full((1, len(values)), np.nan, np.float32)
+    kept, matrices = [], (CMatrix * 2)()
+    for i, matrix in enumerate(weights):
+        packed = packing.quantise(matrix, "f32")
+        data, _ = cpu_layout.pack(packed, core.lanes)
+        kept.append(data)
+        matrices[i] = CMatrix(
+            data.ctypes.data, None, None, 0, 0, 0, packed.rows, 16, FORMAT_INDEX["f32"],
+            cpu_layout.weave("f32", 16, core.lanes) is not None,
+        )  # fmt: skip
+    operations = (COperation * 1)()
+    op = operations[0]
+    op.kind, op.batch, op.blocks, op.n_matrices, op.matrices = KINDS[GatedProduct], 1, 1, 2, matrices
+    op.x, op.y = CView(x.ctypes.data, 16, 16), CView(y.ctypes.data, len(values), len(values))
+    core.run(operations, 0, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        exact = values / (1 + np.exp(-values))
+    np.testing.assert_allclose(y[0], exact.astype(np.float32), rtol=1e-6, atol=1e-35)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -22,7 +22,7 @@ _EPILOG = """Examples:
 @click.command("report", epilog=_EPILOG)
 @click.argument("records", nargs=-1, type=FILE)
 @click.option("--out", type=FILE, help="Where the page goes.  [default: moegauge-report.html]")
-@click.option("--markdown", is_flag=True, help="Print a Markdown table of measured and predicted instead.")
+@click.option("--markdown", is_flag=True, help="Print Markdown tables instead: measured and predicted, other programs.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a record instead.")
 @json_option
 def command(records: tuple[Path, ...], out: Path | None, markdown: bool, schema: bool, as_json: bool) -> None:
@@ -35,9 +35,14 @@ def command(records: tuple[Path, ...], out: Path | None, markdown: bool, schema:
     loaded, names = [load(path) for path in records], [path.name for path in records]
     if markdown:
         from moegauge.bench.compare import compare
-        from moegauge.bench.export import comparison_markdown
+        from moegauge.bench.export import comparison_markdown, peers_markdown
 
-        click.echo(comparison_markdown(compare(pool(loaded, names)), loaded[-1]), nl=False)
+        peers = peers_markdown(loaded)
+        own = [r for r in loaded if any(case.kind == "decode" for case in r.own_cases)]
+        if own or not peers:
+            click.echo(comparison_markdown(compare(pool(loaded, names)), loaded[-1]), nl=False)
+        if peers:
+            click.echo(f"\n{peers}" if own else peers, nl=False)
         return
     target = out or Path("moegauge-report.html")
     if target.exists() and b'content="moegauge ' not in target.read_bytes()[:2000]:
