@@ -177,6 +177,8 @@ class Comparison:
                 "seconds_per_mac": law.seconds_per_mac,
                 "seconds_per_attention_mac": law.seconds_per_attention_mac,
                 "format_efficiency": dict(law.format_efficiency),
+                "format_seconds_per_mac": dict(law.format_seconds_per_mac),
+                "overlap": law.overlap,
                 "spread": law.spread,
             },
             "ladder": [ladder.to_json() for ladder in self.ladder],

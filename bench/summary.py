@@ -10,7 +10,7 @@ from moegauge.bench import statistics
 from moegauge.bench.points import Point
 from moegauge.bench.profile import Launched, make_profile
 from moegauge.bench.timing import Limits, Measurement, telemetry
-from moegauge.estimator.traffic import format_bytes, step_traffic
+from moegauge.estimator.traffic import format_bytes, format_macs, step_traffic
 from moegauge.kernels.backend import Backend
 from moegauge.record import Case, CaseBytes, public_argv
 from moegauge.shape import ModelShape
@@ -112,6 +112,7 @@ def make_case(
         formats={} if kernel else {name: int(size) for name, size in parts.items()},
         macs=round(work.macs),
         attention_macs=round(work.attention_macs),
+        format_macs={} if kernel else format_macs(cast, batch=point.batch),
         arena_bytes=settings.arena_bytes,
         **shown,
         profile=make_profile(launches, total, seconds, shown["telemetry"]) if launches and seconds > 0 else None,

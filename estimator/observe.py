@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from moegauge.errors import RecordError
+from moegauge import models
+from moegauge.errors import MoegaugeError, RecordError
 from moegauge.estimator.law import Observation
+from moegauge.estimator.traffic import format_macs
 from moegauge.record import Case, load
 
 Setup = tuple[str, str, int]
@@ -45,7 +47,16 @@ def observe(case: Case) -> Observation:
         context=case.context,
         parts=tuple(case.formats.items()),
         attention_macs=case.attention_macs or 0,
+        format_macs=tuple((case.format_macs or _format_macs(case)).items()),
     )
+
+
+def _format_macs(case: Case) -> dict[str, float]:
+    """Of a record that does not state them: counted from the model's shape where it ships, else nothing."""
+    try:
+        return format_macs(models.load(case.model), weight_format=case.format, batch=case.batch)
+    except MoegaugeError:
+        return {}
 
 
 def decode_cases(path: Path) -> list[Case]:

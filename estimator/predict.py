@@ -17,7 +17,7 @@ from moegauge.errors import MoegaugeError, RecordError, UsageError
 from moegauge.estimator import datasheet, law
 from moegauge.estimator.efficiency import load_calibration
 from moegauge.estimator.observe import decode_cases, observe
-from moegauge.estimator.traffic import Traffic, format_bytes, step_traffic
+from moegauge.estimator.traffic import Traffic, format_bytes, format_macs, step_traffic
 from moegauge.record import Case
 from moegauge.shape import ModelShape
 from moegauge.units import GB, MICROSECOND
@@ -170,6 +170,7 @@ def by_record(
             format_bytes(shape, weight_format=weight_format, batch=batch, context=context, kv_format=kv_format).items()
         ),
         traffic.attention_macs,
+        tuple(format_macs(shape, weight_format=weight_format, batch=batch).items()),
     )
     guess = fitted.predict(told)
     weights = guess.terms_s["bytes"] * traffic.weight_bytes / traffic.total_bytes
@@ -205,7 +206,8 @@ def _observation(where: str, case: Case) -> law.Observation:
         raise RecordError(f"{where}: roof_fraction is {case.roof_fraction:g}, not above 0.")
     row = observe(case)
     try:
-        known = step_traffic(models.load(case.model), weight_format=case.format, batch=case.batch, context=case.context)
+        shape = models.load(case.model)
+        known = step_traffic(shape, weight_format=case.format, batch=case.batch, context=case.context)
         row = replace(row, kernels=known.kernels, macs=known.macs, attention_macs=known.attention_macs)
     except MoegaugeError:
         pass  # a model of the user's own: the record's own counts stand

@@ -8,10 +8,11 @@ is skewed or alike from token to token chooses fewer.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from moegauge.errors import UnknownNameError, UsageError
-from moegauge.shape import Layer, ModelShape
+from moegauge.shape import Layer, Matrix, ModelShape
 
 KV_BYTES = {"f32": 4, "bf16": 2, "fp8": 1}  # per cached element
 STATE_BYTES = 2 * 4  # a recurrent state is read and written in float32
@@ -141,6 +142,23 @@ def format_bytes(
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
+def format_macs(shape: ModelShape, *, weight_format: str = "native", batch: int = 1) -> dict[str, float]:
+    """Multiply-accumulates of one step with weights, by the weight's format, the most first."""
+    shape = shape.with_format(weight_format)
+    found: dict[str, float] = {}
+
+    def add(matrices: Iterable[Matrix], times: float) -> None:
+        for matrix in matrices:
+            found[matrix.format] = found.get(matrix.format, 0.0) + times * matrix.parameters
+
+    add([shape.head_matrix], batch)
+    for layer in shape.layers:
+        add(layer.dense_matrices, batch)
+        for pool in layer.experts:
+            add(pool.matrices, batch * pool.top_k)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
 def check_counts(batch: int, context: int) -> None:
     """Refuse a batch or context no step can have.
 
@@ -181,11 +199,7 @@ def kernel_boundaries(layer: Layer) -> int:
 
 def _weight_macs(shape: ModelShape, batch: int) -> float:
     """Multiply-accumulates with weights."""
-    weights = shape.head_matrix.parameters
-    for layer in shape.layers:
-        weights += sum(m.parameters for m in layer.dense_matrices)
-        weights += sum(pool.top_k * sum(m.parameters for m in pool.matrices) for pool in layer.experts)
-    return float(batch * weights)
+    return sum(format_macs(shape, batch=batch).values())
 
 
 def attention_macs(shape: ModelShape, batch: int, context: int) -> float:

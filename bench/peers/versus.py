@@ -131,6 +131,7 @@ class Versus:
             layers=work.layers,
             formula_bytes=None,
             attention_macs=None,
+            format_macs={},
             macs=round(parameters * work.tokens * _uses(work)),
         )
 

@@ -174,6 +174,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
         formula_bytes: bytes per token as the published estimate counts them: active parameters as stored, the whole
             input embedding included, no KV, batch 1.
         macs, attention_macs: multiply-accumulates of one step, and those of them that are attention over the cache.
+        format_macs: those of them with weights, by the weight's format.
         rung: how the step was launched (`threads`, `eager`, `graph`, `pdl`, `persistent`).
         telemetry: clocks, power and temperature seen while sampling, where the device tells.
         peer: name and version of the other program that was timed, as `backend` names it; None is this kit itself.
@@ -212,6 +213,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
     formula_bytes: int | None = None
     macs: int | None = None
     attention_macs: int | None = None
+    format_macs: dict[str, float] = {}
     formats: dict[str, int] = {}
     roof_samples_gb_per_s: list[float] = []
     throttled_ms: list[float] = []

@@ -76,6 +76,62 @@ def test_dear_attention_is_told_apart_from_its_bytes() -> None:
     assert max(abs(held.error) for held in leave_one_model_out(rows)) < 0.02
 
 
+def multiplied(overlap: float, costs: dict[str, float], noise: float = 0.0) -> list[Observation]:
+    """Steps whose multiplying hides behind their streaming, in several formats and batches."""
+    rng = random.Random(3)
+    rows = []
+    for name, layers, size in MODELS:
+        for form, share in (("bf16", 1.0), ("int4", 0.28)):
+            for batch in (1, 8, 64):
+                read, macs = size * share * min(1 + 0.1 * batch, 4), batch * size / 2
+                stream, compute = read / (0.95 * ROOF), macs * costs[form]
+                seconds = 8 * layers * 5e-6 + (stream**overlap + compute**overlap) ** (1 / overlap)
+                seconds *= math.exp(rng.gauss(0, noise))
+                whole = Observation(name, read, seconds, ROOF, 8 * layers, layers, macs, form, batch)
+                rows.append(replace(whole, format_macs=((form, macs),)))
+    return rows
+
+
+@pytest.mark.parametrize("overlap", [1.0, 1.4, 2.0])
+def test_multiplying_that_hides_behind_streaming(overlap: float) -> None:
+    costs = {"bf16": 1.0e-14, "int4": 1.6e-14}
+    rows = multiplied(overlap, costs)
+    law = fit(rows)
+    assert law.overlap == pytest.approx(overlap, rel=0.1)
+    for name, cost in costs.items():
+        assert law.format_seconds_per_mac[name] == pytest.approx(cost, rel=0.05)
+    assert law.seconds_per_mac == pytest.approx(1.3e-14, rel=0.05)
+    assert law.bandwidth_fraction == pytest.approx(0.95, rel=0.02)
+    assert not law.format_efficiency
+    assert max(abs(held.error) for held in leave_one_model_out(rows)) < 0.02
+    prediction = law.predict(rows[3])
+    assert sum(prediction.terms_s.values()) == pytest.approx(prediction.seconds)
+    assert prediction.seconds == pytest.approx(rows[3].seconds, rel=0.01)
+
+
+def test_one_more_parameter_in_the_wrong_place_would_show() -> None:
+    """The standard error of a prediction is that of refits: noise of 1 % moves the prediction of a new step so far."""
+    costs = {"bf16": 1.0e-14, "int4": 1.6e-14}
+    target = multiplied(1.4, costs)[5]
+    fits = []
+    for seed in range(12):
+        rng = random.Random(seed)
+        rows = [replace(o, seconds=o.seconds * math.exp(rng.gauss(0, 0.01))) for o in multiplied(1.4, costs)]
+        fits.append(fit(rows))
+    moved = [math.log(law.predict_seconds(target)) for law in fits]
+    mean = sum(moved) / len(moved)
+    seen = math.sqrt(sum((v - mean) ** 2 for v in moved) / (len(moved) - 1))
+    told = [math.sqrt(max(law.predict(target).log_standard_error ** 2 - law.spread**2, 0.0)) for law in fits]
+    assert 0.4 * seen < sorted(told)[6] < 3 * seen
+
+
+def test_an_unseen_format_multiplies_at_an_unknown_cost() -> None:
+    law = fit(multiplied(1.4, {"bf16": 1.0e-14, "int4": 1.6e-14}, noise=0.003))
+    seen = multiplied(1.4, {"bf16": 1.0e-14, "int4": 1.6e-14})[5]
+    unseen = replace(seen, format="fp8", format_macs=(("fp8", seen.macs),))
+    assert law.predict(unseen).log_standard_error > 3 * law.predict(seen).log_standard_error
+
+
 def test_more_bytes_by_format_than_bytes_is_refused() -> None:
     with pytest.raises(ObservationError, match="by format"):
         fit([Observation("a", 1e9, 1.0, ROOF, parts=(("bf16", 9e8), ("int4", 3e8)))])
