@@ -64,7 +64,10 @@ def _middle(points: Sequence[Compared]) -> Observation:
 
 def _law_seconds(found: Comparison, middle: Observation, size: float) -> float:
     """Seconds of a step like `middle` that reads `size` bytes, at the record's roof."""
-    step = replace(middle, bytes=size, macs=middle.macs * size, roof_bytes_per_s=found.roof_gb_per_s * GB)
+    macs = middle.macs * size
+    roof = found.roof_gb_per_s * GB
+    # In no format: what a multiply-accumulate costs on average.
+    step = replace(middle, bytes=size, macs=macs, format_macs=(("", macs),), roof_bytes_per_s=roof)
     return found.law.predict_seconds(step)
 
 

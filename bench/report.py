@@ -12,7 +12,7 @@ from importlib import resources
 from string import Template
 
 from moegauge import __version__
-from moegauge.bench import curves, figures
+from moegauge.bench import curves, figures, statistics
 from moegauge.bench.compare import Compared, Comparison, Summary, compare
 from moegauge.bench.export import profile_cells
 from moegauge.bench.ladder import setup_name
@@ -90,7 +90,9 @@ def _tiles(records: Sequence[Record], found: Comparison | None) -> str:
         tiles.append((f"{roof.gb_per_s:.2f} GB/s", f"read roof ({roof.pattern}{sheet})"))
     if found:
         law = found.law
-        tiles.append((f"{100 * law.bandwidth_fraction:.1f} %", "of the roof, while weights stream"))
+        shares = [p.case.roof_fraction for p in found.points if p.case.batch == 1 and p.case.context == 0]
+        if shares:  # the law's own fraction is no speed where multiplying hides behind streaming
+            tiles.append((f"{100 * statistics.median(shares):.1f} %", "of the roof, median of steps of one stream"))
         kernels = sum(p.observation.kernels for p in found.points) / sum(p.observation.layers for p in found.points)
         floor = law.floor_per_layer_s + kernels * law.floor_per_kernel_s
         tiles.append((f"{1e6 * floor:.3g} µs", f"fixed per layer of {kernels:.1f} kernels"))

@@ -90,7 +90,7 @@ def show_comparison(found: Comparison) -> None:
         f"law: {device['bandwidth_gb_per_s']:.2f} GB/s ({100 * device['bandwidth_fraction']:.1f} % of the roof), "
         f"{device['floor_us']:.2f} us per kernel, {device['floor_per_layer_us']:.2f} us per layer"
     )
-    if costs := device["format_seconds_per_mac"]:
+    if any((costs := device["format_seconds_per_mac"]).values()):
         told = ", ".join(f"{name} {1e12 * cost:.2f}" for name, cost in costs.items())
         click.echo(f"multiply-accumulates, ps: {told}; overlap {device['overlap']:.2f}")
     for note in found.notes:
