@@ -48,8 +48,8 @@ void Executor::one(const Operation &op, int thread) {
 void Executor::products(const Operation &op, int thread) {
     if (thread == 0) {
         inputs_.clear();
-        input_index_.clear();
-        jobs_.clear();
+        std::fill(known_.begin(), known_.end(), -1);
+        jobs_used_ = 0;
         input_bytes_ = 0;
         if (op.kind == EXPERTS_UP || op.kind == EXPERTS_DOWN)
             plan_experts(op);
@@ -65,19 +65,27 @@ void Executor::products(const Operation &op, int thread) {
     finish(op, *kernels_, static_cast<const float *>(sums_.take(0)), thread, pool_.size());
 }
 
-size_t Executor::input(const float *x, int64_t columns, int64_t format, const Vector *gain) {
-    // The matrices of one operation share their inputs; a batch of 64 with 128 heads has 8,192, so look them up.
-    const auto key = reinterpret_cast<uintptr_t>(x) * FORMATS + static_cast<uintptr_t>(format);
-    const auto [seen, fresh] = input_index_.try_emplace(key, inputs_.size());
-    if (!fresh && inputs_[seen->second].columns == columns) return seen->second;
+// The prepared input for the id-th vector of an operation in one format, made once: matrices of one operation share them.
+size_t Executor::input(size_t id, const float *x, int64_t columns, int64_t format, const Vector *gain) {
+    const size_t key = id * FORMATS + static_cast<size_t>(format);
+    if (key >= known_.size()) known_.resize(key + 1, -1);
+    int64_t &seen = known_[key];
+    if (seen >= 0 && inputs_[static_cast<size_t>(seen)].x == x && inputs_[static_cast<size_t>(seen)].columns == columns)
+        return static_cast<size_t>(seen);
+    seen = static_cast<int64_t>(inputs_.size());
     inputs_.push_back({x, columns, format, gain, input_bytes_});
     input_bytes_ += (kernels_->prepared_bytes(format, columns) + 63) / 64 * 64;
-    return inputs_.size() - 1;
+    return static_cast<size_t>(seen);
 }
 
-void Executor::job(const Matrix &matrix, int64_t first, int64_t last, std::vector<size_t> inputs,
-                   std::vector<float *> outputs) {
-    jobs_.push_back({matrix, first, last, std::move(inputs), std::move(outputs), {}});
+// The next job, empty but for its matrix and rows; good until the one after. Jobs keep their memory from operation to
+// operation: an absorbed MLA has 128 of them, and making their lists anew took as long as their products.
+Job &Executor::job(const Matrix &matrix, int64_t first, int64_t last) {
+    if (jobs_used_ == jobs_.size()) jobs_.emplace_back();
+    Job &j = jobs_[jobs_used_++];
+    j.matrix = matrix, j.first = first, j.last = last;
+    j.inputs.clear(), j.outputs.clear(), j.x.clear();
+    return j;
 }
 
 // PRODUCT and GATED: sums are [batch, rows of all matrices], in order.
@@ -90,13 +98,12 @@ void Executor::plan(const Operation &op) {
         const Matrix &matrix = op.matrices[m];
         const int64_t part = matrix.rows / op.blocks;
         for (int64_t h = 0; h < op.blocks; ++h) {
-            std::vector<size_t> inputs;
-            std::vector<float *> outputs;
+            Job &j = job(matrix, h * part, (h + 1) * part);
             for (int64_t b = 0; b < op.batch; ++b) {
-                inputs.push_back(input(op.x.data + b * op.x.pitch + h * matrix.columns, matrix.columns, matrix.format, op.gain));
-                outputs.push_back(sums + b * rows + before);
+                j.inputs.push_back(input(static_cast<size_t>(h * op.batch + b), op.x.data + b * op.x.pitch + h * matrix.columns,
+                                         matrix.columns, matrix.format, op.gain));
+                j.outputs.push_back(sums + b * rows + before);
             }
-            job(matrix, h * part, (h + 1) * part, std::move(inputs), std::move(outputs));
         }
         before += matrix.rows;
     }
@@ -105,7 +112,8 @@ void Executor::plan(const Operation &op) {
 // EXPERTS_*: sums are [batch * top_k, rows] for each routed matrix, then [batch, rows] for each shared one.
 void Executor::plan_experts(const Operation &op) {
     const Route &route = *op.route;
-    const int64_t routed = op.kind == EXPERTS_UP ? op.n_matrices - op.accumulate : 1;  // accumulate: shared matrices here
+    const bool down = op.kind == EXPERTS_DOWN;
+    const int64_t routed = down ? 1 : op.n_matrices - op.accumulate;  // accumulate: shared matrices here
     const int64_t choices = op.batch * op.top_k;
     int64_t total = 0;
     for (int64_t m = 0; m < op.n_matrices; ++m) total += (m < routed ? choices : op.batch) * op.matrices[m].rows;
@@ -114,36 +122,33 @@ void Executor::plan_experts(const Operation &op) {
     for (int64_t m = 0; m < op.n_matrices; ++m) {
         const Matrix &matrix = op.matrices[m];
         if (m < routed) {
-            for (int64_t j = 0; j < route.distinct; ++j) {
-                std::vector<size_t> inputs;
-                std::vector<float *> outputs;
-                for (int64_t c = 0; c < choices; ++c) {
-                    if (route.index[c] != j) continue;
-                    const float *x = op.x.data + c / op.top_k * op.x.pitch;
-                    if (op.kind == EXPERTS_DOWN) x += c % op.top_k * matrix.columns;
-                    inputs.push_back(input(x, matrix.columns, matrix.format, op.gain));
-                    outputs.push_back(sums + c * matrix.rows);
-                }
+            for (int64_t d = 0; d < route.distinct; ++d) {
                 Matrix slot = matrix;
-                const int64_t s = route.distinct_slot[j];
+                const int64_t s = route.distinct_slot[d];
                 slot.weights += s * matrix.weight_stride;
                 slot.scales += s * matrix.scale_stride;
                 slot.tensor_scale = reinterpret_cast<const float *>(
                     reinterpret_cast<const char *>(matrix.tensor_scale) + s * matrix.tensor_stride);
-                job(slot, 0, matrix.rows, std::move(inputs), std::move(outputs));
+                Job &j = job(slot, 0, matrix.rows);
+                for (int64_t c = 0; c < choices; ++c) {
+                    if (route.index[c] != d) continue;
+                    const float *x = op.x.data + c / op.top_k * op.x.pitch + (down ? c % op.top_k * matrix.columns : 0);
+                    const int64_t id = down ? c : c / op.top_k;  // going up, a token's choices share its vector
+                    j.inputs.push_back(input(static_cast<size_t>(id), x, matrix.columns, matrix.format, op.gain));
+                    j.outputs.push_back(sums + c * matrix.rows);
+                }
             }
             sums += choices * matrix.rows;
         } else {
-            std::vector<size_t> inputs;
-            std::vector<float *> outputs;
+            Job &j = job(matrix, 0, matrix.rows);
             for (int64_t b = 0; b < op.batch; ++b) {
-                const float *x = op.x.data + b * op.x.pitch + (op.kind == EXPERTS_DOWN ? shared_at : 0);
-                inputs.push_back(input(x, matrix.columns, matrix.format, op.gain));
-                outputs.push_back(sums + b * matrix.rows);
+                const float *x = op.x.data + b * op.x.pitch + (down ? shared_at : 0);
+                const int64_t id = down ? choices + (m - routed) * op.batch + b : b;
+                j.inputs.push_back(input(static_cast<size_t>(id), x, matrix.columns, matrix.format, op.gain));
+                j.outputs.push_back(sums + b * matrix.rows);
             }
-            job(matrix, 0, matrix.rows, std::move(inputs), std::move(outputs));
             sums += op.batch * matrix.rows;
-            if (op.kind == EXPERTS_DOWN) shared_at += matrix.columns;
+            if (down) shared_at += matrix.columns;
         }
     }
 }
@@ -153,10 +158,11 @@ void Executor::plan_experts(const Operation &op) {
 // left over is taken from its far end.
 void Executor::cut() {
     int64_t bytes = 0;
-    for (const Job &j : jobs_) bytes += (j.last - j.first) * matrix_row_bytes(j.matrix.format, j.matrix.columns);
+    for (size_t i = 0; i < jobs_used_; ++i)
+        bytes += (jobs_[i].last - jobs_[i].first) * matrix_row_bytes(jobs_[i].matrix.format, jobs_[i].matrix.columns);
     const int64_t size = std::clamp<int64_t>(bytes / (16 * pool_.size()), 32 << 10, chunk_bytes_);
     chunks_.clear();
-    for (size_t i = 0; i < jobs_.size(); ++i) {
+    for (size_t i = 0; i < jobs_used_; ++i) {
         const Job &j = jobs_[i];
         const int64_t row = matrix_row_bytes(j.matrix.format, j.matrix.columns);
         const int64_t rows = j.last - j.first, parts = std::max<int64_t>(1, (rows * row + size / 2) / size);
@@ -164,8 +170,8 @@ void Executor::cut() {
         for (int64_t r = j.first; r < j.last; r += step) chunks_.push_back({i, r, std::min(r + step, j.last)});
     }
     char *base = static_cast<char *>(input_buffer_.take(input_bytes_));
-    for (Job &j : jobs_)
-        for (size_t i : j.inputs) j.x.push_back(base + inputs_[i].at);
+    for (size_t n = 0; n < jobs_used_; ++n)
+        for (size_t i : jobs_[n].inputs) jobs_[n].x.push_back(base + inputs_[i].at);
     const uint64_t n = chunks_.size(), threads = ranges_.size();
     for (uint64_t t = 0; t < threads; ++t)
         ranges_[t].ends.store((t * n / threads) << 32 | ((t + 1) * n / threads), std::memory_order_relaxed);

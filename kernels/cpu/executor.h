@@ -2,7 +2,6 @@
 // list of operations, so Python is not entered between them.
 #pragma once
 #include <atomic>
-#include <unordered_map>
 #include <vector>
 
 #include "core.h"
@@ -63,8 +62,8 @@ class Executor {
     void plan(const Operation &op);
     void plan_experts(const Operation &op);
     void attention(const Operation &op, int thread);
-    size_t input(const float *x, int64_t columns, int64_t format, const Vector *gain);
-    void job(const Matrix &matrix, int64_t first, int64_t last, std::vector<size_t> inputs, std::vector<float *> outputs);
+    size_t input(size_t id, const float *x, int64_t columns, int64_t format, const Vector *gain);
+    Job &job(const Matrix &matrix, int64_t first, int64_t last);
     void cut();
     void prepare(int thread);
     void multiply(int thread);
@@ -74,8 +73,9 @@ class Executor {
     Pool pool_;
     int64_t prefetch_ = 8192, chunk_bytes_ = 1 << 18;  // bytes; see docs/kernels.md for how they were chosen
     std::vector<Input> inputs_;
-    std::unordered_map<uintptr_t, size_t> input_index_;
+    std::vector<int64_t> known_;  // (id, format) -> index into inputs_, or -1
     std::vector<Job> jobs_;
+    size_t jobs_used_ = 0;
     std::vector<Chunk> chunks_;
     size_t input_bytes_ = 0;
     Buffer input_buffer_, sums_, scores_, partial_, ones_;
