@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS ?= bench,report,parquet,dev
 
-.PHONY: install test validate check types lint format bench models ptx fuzz clean help
+.PHONY: install test validate check types lint format bench models ptx triton-versions fuzz clean help
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 $(STAMP): pyproject.toml constraints.txt $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -49,6 +49,9 @@ models: $(STAMP) ## regenerate the shipped ModelShapes
 
 ptx: $(STAMP) ## compile every Triton kernel for four GPUs; registers, spills, instructions
 	$(BIN)/python scripts/ptx.py
+
+triton-versions: $(STAMP) ## kernels compiled for 9.0 and interpreted on four Triton releases (downloads them)
+	$(BIN)/python scripts/triton_versions.py
 
 clean: ## remove what was built
 	rm -rf build dist *.egg-info $(VENV)

@@ -207,7 +207,9 @@ class TritonStream:
         stream.warmup(self._buffer, self._out, self._words, grid=self._grid, **self._constants())
 
     def _constants(self) -> dict[str, Any]:
-        return {"BLOCK": self._block, "UNROLL": self._unroll, "num_warps": self._warps}
+        from moegauge.kernels.triton.launch import OPTIONS
+
+        return {**OPTIONS, "BLOCK": self._block, "UNROLL": self._unroll, "num_warps": self._warps}
 
 
 class TritonBackend:

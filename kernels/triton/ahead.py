@@ -18,7 +18,7 @@ from moegauge.kernels.triton import layout
 from moegauge.kernels.triton.assembly import Assembly, load
 from moegauge.kernels.triton.barrier import LINE, SHARDS
 from moegauge.kernels.triton.configuration import cut
-from moegauge.kernels.triton.launch import PERSISTENT_REGISTERS, REGISTERS
+from moegauge.kernels.triton.launch import OPTIONS, PERSISTENT_REGISTERS, REGISTERS
 from moegauge.kernels.triton.signature import POINTERS
 
 TARGETS = (80, 89, 90, 100)
@@ -259,7 +259,7 @@ def compile_case(case: Case, target: int) -> bytes:
         if signature[name].startswith("*") and aligned:
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
-    options: dict[str, Any] = {"num_warps": case.warps, "num_stages": case.stages}
+    options: dict[str, Any] = {**OPTIONS, "num_warps": case.warps, "num_stages": case.stages}
     if case.maxnreg:
         options["maxnreg"] = case.maxnreg
     if case.constants.get("PDL"):

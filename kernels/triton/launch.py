@@ -14,6 +14,9 @@ REGISTERS = 128
 # The persistent kernel's: the step's every kernel in one, which 128 would make spill inside attention's loops. Three
 # warps of 168 fill a quarter of a multiprocessor's registers, so twelve are resident, with 24 KB of weights in flight.
 PERSISTENT_REGISTERS, PERSISTENT_WARPS = 168, 12
+# What every kernel is compiled with. Products and sums may be fused, as up to Triton 3.9 by default: asked for, since
+# 3.9 warns that its successor will not.
+OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
 
 
 @dataclass(slots=True)
@@ -52,7 +55,7 @@ class Launch:
         return self.kernel.warmup(grid=self.grid, **self._given(dependent))
 
     def _given(self, dependent: bool) -> dict[str, Any]:
-        options: dict[str, Any] = {"num_warps": self.warps, "num_stages": self.stages}
+        options: dict[str, Any] = {**OPTIONS, "num_warps": self.warps, "num_stages": self.stages}
         if self.maxnreg:
             options["maxnreg"] = self.maxnreg
         if dependent:

@@ -9,7 +9,7 @@ from typing import Any
 from moegauge.errors import DeviceError
 from moegauge.kernels.triton import barrier
 from moegauge.kernels.triton.assembly import assemble
-from moegauge.kernels.triton.launch import PERSISTENT_REGISTERS, Launch
+from moegauge.kernels.triton.launch import OPTIONS, PERSISTENT_REGISTERS, Launch
 from moegauge.kernels.triton.residency import resident
 
 
@@ -53,6 +53,7 @@ class Persistent:
         self._constants: dict[str, Any] = {"SHARDS": barrier.SHARDS, "LINE": barrier.LINE, "ASM": self._compiled}
         if self._compiled:
             self._constants |= {
+                **OPTIONS,
                 "num_warps": 1,
                 "num_stages": 1,
                 "maxnreg": PERSISTENT_REGISTERS,

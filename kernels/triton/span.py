@@ -12,12 +12,20 @@ from moegauge.kernels.triton.tiles import bf16_rows, tile
 
 
 @triton.jit
+def before(tile, last, like):
+    """tile < last as a mask of the shape of `like`. Both are spread before they are compared: the interpreter keeps a
+    scalar comparison as an int32, which spread afterwards is no mask to Triton 3.9."""
+    return tl.broadcast_to(last, like.shape) > tile
+
+
+@triton.jit
 def load_words(w, t, last, I: tl.constexpr, EVEN: tl.constexpr):
     """The words of tile t + I, [32, 4]: one 16-byte load per lane, 512 contiguous bytes per warp."""
     if EVEN:
         words = tl.load(w + t * 128 + I * 128, eviction_policy="evict_first")
     else:
-        words = tl.load(w + t * 128 + I * 128, mask=t + I < last, other=0, eviction_policy="evict_first")
+        there = before(t + I, last, w)
+        words = tl.load(w + t * 128 + I * 128, mask=there, other=0, eviction_policy="evict_first")
     return words
 
 
@@ -30,7 +38,7 @@ def load_scales(s, t, last, I: tl.constexpr, FORMAT: tl.constexpr, EVEN: tl.cons
     elif EVEN:
         words = tl.load(s + t * SIZE + I * SIZE)
     else:
-        words = tl.load(s + t * SIZE + I * SIZE, mask=t + I < last, other=0)
+        words = tl.load(s + t * SIZE + I * SIZE, mask=before(t + I, last, s), other=0)
     return words
 
 

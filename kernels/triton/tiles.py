@@ -54,7 +54,8 @@ def load_x(x, limit, live, OFFSET: tl.constexpr, EVEN: tl.constexpr):
     if EVEN:
         values = tl.load(x + OFFSET, mask=live)
     else:
-        values = tl.load(x + OFFSET, mask=live & (limit > OFFSET), other=0.0)
+        # Spread before it is compared: see span.before.
+        values = tl.load(x + OFFSET, mask=live & (tl.broadcast_to(limit, live.shape) > OFFSET), other=0.0)
     return values
 
 
