@@ -193,14 +193,15 @@ class DecodeStep:
             NumericsError: an output past its bound, or a wrong routing choice; names operation, token and column.
         """
         rows = sample_rows or self._gate_rows
-        worst = 0.0
-        laps = len(self._laps)
-        for i in range(min(laps, LAPS_CHECKED)):
-            lap = self._laps[(self._next + i * laps // LAPS_CHECKED) % laps]
-            before = snapshot(lap)
-            worst = max(worst, self._check(lap, rows if i == 0 else min(2, rows)))
-            if i == 0 and (wrong := disagreement(lap, before, self.backend.synchronize)):
-                raise NumericsError(f"{lap.program.name}, run as a whole: {wrong}.", advice=_REPORT)
+        count = len(self._laps)
+        checked = [
+            self._laps[(self._next + i * count // LAPS_CHECKED) % count] for i in range(min(count, LAPS_CHECKED))
+        ]
+        before = snapshot(checked[0])
+        worst = self._check(checked[0], rows)
+        if wrong := disagreement(checked[0], before, self.backend.synchronize):
+            raise NumericsError(f"{checked[0].program.name}, run as a whole: {wrong}.", advice=_REPORT)
+        worst = max([worst, *(self._check(lap, min(2, rows)) for lap in checked[1:])])
         self.max_relative_error = worst
         return worst
 

@@ -197,7 +197,7 @@ class Law:
         macs = dict(o.format_macs) if self.format_seconds_per_mac else {"": o.macs}
         costs = {name: self.format_seconds_per_mac.get(name, self.seconds_per_mac) for name in macs}
         compute = sum(costs[name] * count for name, count in macs.items())
-        both = _overlapped(stream, compute, self.overlap)
+        both = float(_overlapped(stream, compute, self.overlap))
         attention = self.seconds_per_attention_mac * o.attention_macs
         terms = {**floors, "compute": both - stream + attention, "bytes": stream}
         seconds = sum(terms.values())

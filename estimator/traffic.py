@@ -102,7 +102,7 @@ def step_traffic(
         kernels=2 + sum(t.kernels for t in layers),
         layers=len(shape.layers),
         moe_layers=shape.moe_layers,
-        macs=_weight_macs(shape, batch) + attention_macs(shape, batch, context),
+        macs=sum(format_macs(shape, batch=batch).values()) + attention_macs(shape, batch, context),
         attention_macs=attention_macs(shape, batch, context),
         distinct_experts=sum(p.coverage(batch) for p in pools) / len(pools) if pools else 0.0,
         all_reduces=2 * len(shape.layers),
@@ -195,11 +195,6 @@ def kernel_boundaries(layer: Layer) -> int:
     if layer.experts:
         return mixer + 4 * len(layer.experts)
     return mixer + (2 if layer.matrices else 0)
-
-
-def _weight_macs(shape: ModelShape, batch: int) -> float:
-    """Multiply-accumulates with weights."""
-    return sum(format_macs(shape, batch=batch).values())
 
 
 def attention_macs(shape: ModelShape, batch: int, context: int) -> float:

@@ -1,7 +1,6 @@
 #include "executor.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -48,7 +47,7 @@ void Executor::one(const Operation &op, int thread) {
 void Executor::products(const Operation &op, int thread) {
     if (thread == 0) {
         inputs_.clear();
-        std::fill(known_.begin(), known_.end(), -1);
+        known_.clear();  // its memory stays; what an operation uses of it is filled anew, not what an earlier one did
         jobs_used_ = 0;
         input_bytes_ = 0;
         if (op.kind == EXPERTS_UP || op.kind == EXPERTS_DOWN)

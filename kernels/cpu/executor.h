@@ -92,7 +92,6 @@ void embed(const Operation &op, int64_t lanes, int thread, int threads);
 void update_state(const Operation &op, int thread, int threads);
 void choose(Route &route, int thread, int threads);
 void number_distinct(Route &route);
-float vector_at(const Vector &v, int64_t slot, int64_t i);
 int64_t matrix_row_bytes(int64_t format, int64_t columns);
 
 }  // namespace moegauge

@@ -77,11 +77,6 @@ int64_t matrix_row_bytes(int64_t format, int64_t columns) {
     return format == F32 ? 4 * columns : format == BF16 ? 2 * columns : format >= INT4 ? (columns + 1) / 2 : columns;
 }
 
-float vector_at(const Vector &v, int64_t slot, int64_t i) {
-    const uint8_t *p = v.data + slot * v.stride;
-    return v.is_f32 ? f32(p + 4 * i) : bf16(p + 2 * i);
-}
-
 void embed(const Operation &op, int64_t lanes, int thread, int threads) {
     int64_t first, last;
     share(op.y.width, thread, threads, first, last);
