@@ -130,7 +130,7 @@ class Chart:
         """Text beside a point: where it is nearest without covering another label or leaving the chart."""
         wide = LETTER * len(text)
         best: tuple[float, float, float, bool] | None = None
-        for dy in (4, -8, 16, -21, 29, -34, 42):
+        for dy in (4, -11, 19, -26, 34, -41, 49):  # a line apart, nearest first
             for right in (True, False):
                 left = self.px(x) + 11 if right else self.px(x) - 11 - wide
                 covered = sum(

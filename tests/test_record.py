@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 
 from moegauge import record as records
@@ -278,3 +279,18 @@ class TestRecordFile:
 
 def test_output_options_do_not_make_another_run() -> None:
     assert same_run(["bench", "--json", "--out", "a", "--batch", "1", "--out=b"]) == ["bench", "--batch", "1"]
+
+
+def test_a_peer_stands_in_a_table_beside_this_kit_at_the_same_point() -> None:
+    from moegauge.bench.export import peers_markdown
+
+    own, other = case("a", roof_fraction=0.91), case("b", roof_fraction=0.2)
+    peer = msgspec.structs.replace(
+        own, backend="llama.cpp", peer="1.0", stored="q4_0", roof_fraction=0.66, time_ratio=0.72,
+        time_ratio_interval=(0.71, 0.73),
+    )  # fmt: skip
+    assert peers_markdown([record([own, other])]) == ""
+    (row,) = peers_markdown([record([other, own, peer])]).splitlines()[2:]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[0] == "a"
+    assert cells[4:] == ["llama.cpp q4_0", "91 %", "66 %", "0.72", "0.71 to 0.73"]

@@ -58,3 +58,21 @@ def test_every_mark_is_a_closed_path(name: str) -> None:
     path = _shape(name, 10, 10)
     assert path.startswith("M")
     assert path.endswith("Z")
+
+
+def test_labels_keep_clear_of_each_other_and_inside_the_chart() -> None:
+    chart = Chart("c", "c", Scale(0, 10), Scale(0, 1), "x", "y")
+    names = [f"model number {i}" for i in range(6)]
+    for i, name in enumerate(names):
+        chart.label(9.5 - 0.1 * i, 0.5, name)
+    boxes = []
+    for text in ET.fromstring(chart.svg()).iter("text"):
+        if text.get("class") == "name":
+            wide = 6.8 * len(text.text or "")
+            left = float(text.get("x", "")) - (wide if text.get("text-anchor") == "end" else 0)
+            boxes.append((left, float(text.get("y", "")), wide))
+    assert len(boxes) == len(names)
+    assert all(left >= 62 and left + wide <= 720 for left, _, wide in boxes)
+    for i, (left, down, wide) in enumerate(boxes):
+        for other, down_other, wide_other in boxes[:i]:
+            assert left + wide <= other or other + wide_other <= left or abs(down - down_other) >= 14
