@@ -19,6 +19,8 @@ class Launched(Protocol):
         processors: multiprocessors of the device.
         instructions_per_weight: of its weight loop; None without one.
         weights: weights one launch multiplies; 0 where it streams none.
+        chunks: pieces of work its programs share out evenly, the fewest where that depends on the routing; 0 where a
+            program has a piece of its own.
     """
 
     @property
@@ -42,6 +44,8 @@ class Launched(Protocol):
     @property
     def weights(self) -> int: ...
     @property
+    def chunks(self) -> int: ...
+    @property
     def programs(self) -> int: ...
 
 
@@ -57,6 +61,15 @@ def tail_share(programs: int, resident: int) -> float:
         return 0.0
     waves = -(-programs // resident)
     return 1.0 - programs / (waves * resident)
+
+
+def idle_share(one: Launched) -> float:
+    """What is idle at the end of a launch if work flows alike to every program: beside the longest share, where chunks
+    are shared out between programs that are all resident, and in the last wave elsewhere."""
+    if not one.chunks or one.programs > one.resident:
+        return tail_share(one.programs, one.resident)
+    longest = -(-one.chunks // one.programs)
+    return 1.0 - one.chunks / (longest * one.programs)
 
 
 def make_profile(
@@ -80,7 +93,7 @@ def make_profile(
             shared=one.shared,
             resident=one.resident,
             waves=one.programs / max(1, one.resident),
-            tail=tail_share(one.programs, one.resident),
+            tail=idle_share(one),
             instructions_per_weight=one.instructions_per_weight,
         )
         for one in found

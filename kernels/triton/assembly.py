@@ -29,7 +29,7 @@ VARYING = {
         for prefix in ("", "gate_", "up_", "down_", "shared_", "shared_gate_", "shared_up_")
         for kind in "wst"
     ),
-    *("tiles_per_split", "shared_tiles_per_split", "splits"),
+    "depth",
     *("length", "per_split", "padded", "spans"),
 }
 

@@ -1,7 +1,7 @@
 """The few named configurations of the tiled kernels, and which one a device gets.
 
-A configuration says only how finely a product is cut: how many programs (of one warp) are wanted per multiprocessor
-before the columns of a matrix stop being split. Everything else follows from the format and the shape.
+A configuration says only how many programs (of one warp) a launch has: so many per multiprocessor, and fewer where each
+would have next to nothing to do. Everything else follows from the format and the shape.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from moegauge.kernels.triton import layout
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """One way to cut products.
+    """One way to share products out.
 
     Attributes:
         name: as recorded.
-        programs: warps wanted on each multiprocessor; columns are split until a product has as many.
+        programs: warps on each multiprocessor.
         chunks: fewest chunks (of 2 KB of weights) a program streams, so that its start is not most of its life.
         why: one line for the documentation.
     """
@@ -31,14 +31,14 @@ class Configuration:
 CONFIGURATIONS = {
     c.name: c
     for c in (
-        Configuration("deep", 12, 6, "24 KB in flight per multiprocessor, longest streams; big matrices"),
-        Configuration("even", 16, 4, "32 KB in flight per multiprocessor; the default on HBM devices"),
-        Configuration("wide", 24, 2, "48 KB in flight; small matrices, where start and tail are most of the time"),
+        Configuration("deep", 8, 8, "16 to 32 KB in flight per multiprocessor, longest streams; GDDR devices"),
+        Configuration("even", 12, 4, "24 to 48 KB in flight; leaves room for programs of the next kernel"),
+        Configuration("wide", 16, 2, "32 to 64 KB in flight, every place taken; HBM devices, small matrices"),
     )
 }
 
 # Device classes by compute capability; GDDR parts have fewer bytes on the way per multiprocessor.
-DEFAULTS = {(8, 0): "even", (8, 6): "deep", (8, 9): "deep", (9, 0): "even", (10, 0): "wide", (12, 0): "deep"}
+DEFAULTS = {(8, 0): "wide", (8, 6): "deep", (8, 9): "deep", (9, 0): "wide", (10, 0): "wide", (12, 0): "deep"}
 
 
 def default_for(capability: tuple[int, int]) -> Configuration:
@@ -49,34 +49,53 @@ def default_for(capability: tuple[int, int]) -> Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How the columns of a product are walked: TILES tiles at a time, `per_split` tiles per program.
+    """How the columns of a product are walked: `chunk` tiles at a time.
 
     Attributes:
         tiles: column tiles of the matrix.
         chunk: tiles multiplied at a time, 4 or 3.
-        even: every range is a multiple of `chunk`.
-        splits, per_split: ranges and the tiles of one.
     """
 
     tiles: int
     chunk: int
-    even: bool
-    splits: int
-    per_split: int
+
+    @property
+    def even(self) -> bool:
+        """Whether no chunk is ragged."""
+        return self.tiles % self.chunk == 0
+
+    @property
+    def length(self) -> int:
+        """Chunks of a row tile."""
+        return -(-self.tiles // self.chunk)
 
 
-def cut(format: str, columns: int, programs: int, wanted: int, chunks: int, splits: int = 0) -> Cut:
-    """Cut [.., columns] for a launch that has `programs` row tiles and wants `wanted` programs.
-
-    splits: use this many (a launch of two formats splits both alike); 0 chooses.
-    """
+def cut(format: str, columns: int) -> Cut:
+    """Cut [.., columns] into chunks."""
     tiles = columns // layout.tile_columns(format)
     spans = format in ("fp8", "int4_g128")  # their scale groups span tiles: chunks of 4 only
-    chunk = 3 if tiles % 4 and tiles % 3 == 0 and not spans else 4
-    whole = -(-tiles // chunk)
-    if not splits:
-        splits = max(1, min(-(-wanted // max(1, programs)), whole // max(1, chunks)))
-        per = -(-whole // splits)
-        splits = -(-whole // per)
-    per = -(-whole // splits)
-    return Cut(tiles, chunk, tiles % chunk == 0, splits, per * chunk)
+    return Cut(tiles, 3 if tiles % 4 and tiles % 3 == 0 and not spans else 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How the chunks of a launch are shared out (`moegauge.kernels.triton.share`).
+
+    Attributes:
+        total: chunks of the launch; where it depends on the routing, the fewest.
+        programs: programs of the launch.
+    """
+
+    total: int
+    programs: int
+
+    def depth(self, length: int) -> int:
+        """Most programs that `length` neighbouring chunks are shared between; of a larger total, no more."""
+        return min(self.programs, -(-(length - 1) // max(1, self.total // self.programs)) + 1)
+
+
+def share(total: int, configuration: Configuration, processors: int, most: int) -> Shares:
+    """Share `total` chunks between the programs of a configuration, `most` per multiprocessor at most: a program that
+    is not resident from the start would do its share after all others."""
+    programs = processors * min(configuration.programs, most)
+    return Shares(total, max(1, min(programs, total // configuration.chunks)))

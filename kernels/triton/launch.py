@@ -8,9 +8,11 @@ from typing import Any
 
 from moegauge.kernels.triton.signature import check
 
-# Registers per thread of the expert kernels: left alone, the assembler stops at 80 and spills scalars; 128 leave room
-# for 16 warps on a multiprocessor.
-REGISTERS = 128
+# Registers per thread of the kernels that stream weights, and the warps a multiprocessor then holds: as many programs
+# as are resident share the work out, so that number must be known before they are compiled. Left alone the assembler
+# takes 64 to 140. Sums of 64 tokens are 32 registers more, twice.
+REGISTERS, WARPS = 128, 16
+BATCH_REGISTERS, BATCH_WARPS = 168, 12
 # The persistent kernel's: the step's every kernel in one, which 128 would make spill inside attention's loops. Three
 # warps of 168 fill a quarter of a multiprocessor's registers, so twelve are resident, with 24 KB of weights in flight.
 PERSISTENT_REGISTERS, PERSISTENT_WARPS = 168, 12
@@ -30,6 +32,8 @@ class Launch:
         constants: its `tl.constexpr` parameters but PDL.
         warps, stages: `num_warps` and `num_stages`.
         maxnreg: most registers per thread; 0 leaves it to the assembler.
+        chunks: pieces of work its programs share out (the fewest, where that depends on the routing); 0 where a program
+            has a piece of its own.
         reuses: it only repeats work an earlier launch of the same step did; needed when its operation runs alone.
     """
 
@@ -40,6 +44,7 @@ class Launch:
     warps: int = 1
     stages: int = 1
     maxnreg: int = 0
+    chunks: int = 0
     reuses: bool = False
 
     def check(self, device: str) -> None:

@@ -54,7 +54,7 @@ class Lowering(AttentionLowering, ExpertLowering):
         launches = [Launch(route.choose, (self._batch,), choose, {**constants, "ALONE": alone})]
         if not alone:
             constants["P2"] = power(self._batch * op.top_k, 32)
-            shared.update(firsts=tables.firsts, numbers=tables.numbers)
+            shared.update(firsts=tables.firsts, numbers=tables.numbers, number_of=tables.number_of)
             launches.append(Launch(route.group, (1,), shared, constants, warps=self._warps(4)))
         return launches
 

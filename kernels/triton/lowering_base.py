@@ -7,7 +7,7 @@ from typing import Any
 from moegauge.kernels import program as ir
 from moegauge.kernels.triton import layout, prepare
 from moegauge.kernels.triton.arena import TritonArena, typed
-from moegauge.kernels.triton.configuration import Configuration, Cut, cut
+from moegauge.kernels.triton.configuration import Configuration, Shares, share
 from moegauge.kernels.triton.launch import PERSISTENT_WARPS, Launch
 from moegauge.kernels.triton.registers import Registers, RouteTables
 
@@ -126,9 +126,6 @@ class LoweringBase:
     def _shadowed(self, view: ir.View) -> bool:
         return self._registers.shadow(view.register) is not None
 
-    def _cut(self, weight: ir.Weight, programs: int, splits: int = 0) -> Cut:
-        wanted = self._configuration.programs
-        if self._narrow:
-            wanted = min(wanted, PERSISTENT_WARPS)  # more would be a second turn of the same programs
-        wanted *= self._processors
-        return cut(weight.format, weight.columns, programs, wanted, self._configuration.chunks, splits)
+    def _share(self, total: int, most: int) -> Shares:
+        """Shares of `total` chunks, for a kernel of which a multiprocessor holds `most` programs."""
+        return share(total, self._configuration, self._processors, PERSISTENT_WARPS if self._narrow else most)

@@ -7,8 +7,8 @@ from typing import Any
 from moegauge.errors import DeviceError
 from moegauge.kernels import program as ir
 from moegauge.kernels.triton import plain, product
-from moegauge.kernels.triton.configuration import Cut
-from moegauge.kernels.triton.launch import Launch
+from moegauge.kernels.triton.configuration import cut
+from moegauge.kernels.triton.launch import BATCH_REGISTERS, BATCH_WARPS, REGISTERS, WARPS, Launch
 from moegauge.kernels.triton.lowering_base import LoweringBase, at, pitch, power
 
 
@@ -55,15 +55,11 @@ class DenseLowering(LoweringBase):
 
     def _dense(self, op: ir.Product, matrices: list[ir.Weight], x: Any, stride8: int, column: int) -> Launch:
         rows = sum(w.rows for w in matrices)
-        plan = self._cut(matrices[0], rows // 16)
-        return self._tiled_product(
-            matrices, plan, rows, x, stride8, op.out, column, op.biases, op.blocks, op.accumulate
-        )
+        return self._tiled_product(matrices, rows, x, stride8, op.out, column, op.biases, op.blocks, op.accumulate)
 
     def _tiled_product(
         self,
         matrices: list[ir.Weight],
-        plan: Cut,
         rows: int,
         x: Any,
         stride8: int,
@@ -78,13 +74,16 @@ class DenseLowering(LoweringBase):
         padded = matrices + [matrices[-1]] * (4 - len(matrices))
         ends = [sum(w.rows for w in matrices[: i + 1]) // 16 for i in range(len(matrices))]
         ends += [ends[-1]] * (3 - len(ends))
-        parts = plan.splits * (2 if gated else 1)
+        plan, sides, tokens = cut(matrices[0].format, matrices[0].columns), 2 if gated else 1, power(self._batch, 8)
+        registers, most = (REGISTERS, WARPS) if tokens < 64 else (BATCH_REGISTERS, BATCH_WARPS)
+        shares = self._share(rows // 16 * sides * plan.length, most)
+        depth = shares.depth(plan.length)
         arguments = {
             **self._matrix_pools(matrices[0]),
             **self._output(out),
             **self._biases(biases, out.width),
             "x": x,
-            "part": self._registers.part(parts * self._batch * rows),
+            "part": self._registers.part(sides * depth * self._batch * rows),
             "counters": self._registers.counters(rows // 16),
             **{f"w{i}": at(w.weights) for i, w in enumerate(padded)},
             **{f"s{i}": at(w.scales) for i, w in enumerate(padded)},
@@ -93,15 +92,15 @@ class DenseLowering(LoweringBase):
             "rows": rows,
             "column": column,
             "tiles": plan.tiles,
-            "tiles_per_split": plan.per_split,
-            "splits": plan.splits,
+            "depth": depth,
             "batch": self._batch,
             "x_stride8": stride8,
             "row_tiles_per_block": rows // 16 // blocks,
         }
         constants = {
             "FORMAT": matrices[0].format,
-            "NT": power(self._batch, 8),
+            "NT": tokens,
+            "ABREAST": tokens // power(self._batch),
             "TILES": plan.chunk,
             "EVEN": plan.even,
             "GATED": gated,
@@ -110,7 +109,7 @@ class DenseLowering(LoweringBase):
             "SHADOW": self._shadowed(out),
             **self._common,
         }
-        return Launch(product.product, (rows // 16, parts), arguments, constants)
+        return Launch(product.product, (shares.programs,), arguments, constants, maxnreg=registers, chunks=shares.total)
 
     def _plain_rows(
         self,
@@ -173,7 +172,6 @@ class DenseLowering(LoweringBase):
             "part": part,
             "rows": rows,
             "column": column,
-            "splits": 1,
             "batch": self._batch,
         }
         constants = {
@@ -198,8 +196,7 @@ class DenseLowering(LoweringBase):
         matrices = [w for w in (gate, up) if w]
         gated, rows = gate is not None, up.rows
         if len({w.format for w in matrices}) == 1 and self._tiled(*matrices):
-            plan = self._cut(up, len(matrices) * rows // 16)
-            return [self._tiled_product(matrices, plan, rows, x, stride8, out, 0, gated=gated, silu=not gated)]
+            return [self._tiled_product(matrices, rows, x, stride8, out, 0, gated=gated, silu=not gated)]
         part = self._registers.part(2 * self._batch * rows)
         return [
             *(

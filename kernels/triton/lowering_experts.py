@@ -8,8 +8,8 @@ from typing import Any
 from moegauge.errors import DeviceError
 from moegauge.kernels import program as ir
 from moegauge.kernels.triton import experts_down, experts_up
-from moegauge.kernels.triton.configuration import Cut
-from moegauge.kernels.triton.launch import REGISTERS, Launch
+from moegauge.kernels.triton.configuration import Cut, cut
+from moegauge.kernels.triton.launch import REGISTERS, WARPS, Launch
 from moegauge.kernels.triton.lowering_base import at, pitch, power
 from moegauge.kernels.triton.lowering_dense import DenseLowering
 from moegauge.kernels.triton.registers import RouteTables
@@ -19,9 +19,9 @@ class ExpertLowering(DenseLowering):
     """`ExpertsUp` and `ExpertsDown`."""
 
     def _expert_tokens(self, tables: RouteTables) -> int:
-        """Tokens multiplied at a time: twice the mean of one expert, 8 to 32."""
+        """Tokens multiplied at a time: twice the mean of one expert, 8 or 16 (32 spill in the loops)."""
         mean = self._batch * tables.top_k / tables.experts
-        return min(32, power(min(self._batch, math.ceil(2 * mean)), 8))
+        return min(16, power(min(self._batch, math.ceil(2 * mean)), 8))
 
     def _tables(self, tables: RouteTables) -> dict[str, Any]:
         names = ("slots", "counts", "members", "distinct")
@@ -67,19 +67,21 @@ class ExpertLowering(DenseLowering):
     ) -> Launch:
         rows, most, sides = op.up.rows, tables.most(self._batch), 2 if op.gate else 1
         height = max(rows, shared_up.rows if shared_up else 0)
-        plan = self._cut(op.up, sides * rows // 16 * (most + bool(shared_up)))
-        other = self._cut(shared_up, 1, plan.splits) if shared_up else plan
+        plan, other, behind = _cuts(op.up, shared_up)
+        # As many experts as there are choices are distinct at least: what fits them fits more.
+        shares = self._share(sides * (op.top_k * (rows // 16) * plan.length + behind), WARPS)
+        depth = max(shares.depth(plan.length), shares.depth(other.length))
         gate_bias, bias_stride, gate_length = self._slot_bias(op.gate_bias)
         up_bias, up_stride, up_length = self._slot_bias(op.up_bias)
-        grid = (height // 16, sides * plan.splits, most + bool(shared_up))
+        counters = (most * rows + (shared_up.rows if shared_up else 0)) // 16
         arguments = {
             **self._matrix_pools(op.up),
             **self._matrix_pools(shared_up or op.up, "shared_"),
             **self._output(op.out),
             **self._tables(tables),
             "x": x,
-            "part": self._registers.part(sides * plan.splits * self._batch * (op.top_k + 1) * height),
-            "counters": self._registers.counters(grid[0] * grid[2]),
+            "part": self._registers.part(sides * depth * self._batch * (op.top_k + 1) * height),
+            "counters": self._registers.counters(counters),
             "gate_bias": gate_bias,
             "up_bias": up_bias,
             "bias_stride": max(bias_stride, up_stride),
@@ -93,20 +95,21 @@ class ExpertLowering(DenseLowering):
             "rows": rows,
             "shared_rows": shared_up.rows if shared_up else 0,
             "tiles": plan.tiles,
-            "tiles_per_split": plan.per_split,
             "shared_tiles": other.tiles,
-            "shared_tiles_per_split": other.per_split,
-            "splits": plan.splits,
+            "depth": depth,
             "batch": self._batch,
             "x_stride8": stride8,
             "experts_most": most,
         }
         constants = {
             **self._expert_constants(op.up, shared_up, plan, other, tables),
+            "ABREAST": 8 if self._batch == 1 else 1,
             "GATED": op.gate is not None,
             "SHADOW": self._shadowed(op.out),
         }
-        return Launch(experts_up.experts_up, grid, arguments, constants, maxnreg=REGISTERS)
+        return Launch(
+            experts_up.experts_up, (shares.programs,), arguments, constants, maxnreg=REGISTERS, chunks=shares.total
+        )
 
     def _expert_constants(
         self, routed: ir.Weight, shared: ir.Weight | None, plan: Cut, other: Cut, tables: RouteTables
@@ -191,11 +194,14 @@ class ExpertLowering(DenseLowering):
     def _down_tiled(
         self, op: ir.ExpertsDown, x: Any, stride8: int, tables: RouteTables, shared: ir.Weight | None
     ) -> Launch:
-        rows, most = op.down.rows, tables.most(self._batch)
-        plan = self._cut(op.down, rows // 16 * (most + bool(shared)))
-        other = self._cut(shared, 1, plan.splits) if shared else plan
+        rows, alone = op.down.rows, self._batch == 1
+        plan, other, behind = _cuts(op.down, shared)
+        shares = self._share(op.top_k * (rows // 16) * plan.length + behind, WARPS)
+        if alone:  # a part is a program's sum over all experts of a row tile
+            parts = shares.depth(op.top_k * plan.length + behind // (rows // 16))
+        else:
+            parts = max(shares.depth(plan.length), shares.depth(other.length)) * self._batch * (op.top_k + 1)
         bias, bias_stride, length = self._slot_bias(op.bias)
-        grid = (rows // 16, plan.splits, most + bool(shared))
         arguments = {
             **self._matrix_pools(op.down),
             **self._matrix_pools(shared or op.down, "shared_"),
@@ -203,9 +209,10 @@ class ExpertLowering(DenseLowering):
             **self._tables(tables),
             "share": tables.share,
             "slot_of": tables.slot_of,
+            "number_of": tables.number_of,
             "x": x,
-            "part": self._registers.part(plan.splits * self._batch * (op.top_k + 1) * rows),
-            "counters": self._registers.counters(grid[0]),
+            "part": self._registers.part(parts * rows),
+            "counters": self._registers.counters(rows // 16),
             "bias": bias,
             "bias_stride": bias_stride,
             "length": length,
@@ -215,16 +222,19 @@ class ExpertLowering(DenseLowering):
             "rows": rows,
             "width8": op.down.columns // 8,
             "tiles": plan.tiles,
-            "tiles_per_split": plan.per_split,
             "shared_tiles": other.tiles,
-            "shared_tiles_per_split": other.per_split,
-            "splits": plan.splits,
             "batch": self._batch,
             "x_stride8": stride8,
-            "experts_most": most,
         }
-        constants = {**self._expert_constants(op.down, shared, plan, other, tables), "SHADOW": self._shadowed(op.out)}
-        return Launch(experts_down.experts_down, grid, arguments, constants, maxnreg=REGISTERS)
+        constants = {
+            **self._expert_constants(op.down, shared, plan, other, tables),
+            "TOPK2": power(op.top_k),
+            "ALONE": alone,
+            "SHADOW": self._shadowed(op.out),
+        }
+        return Launch(
+            experts_down.experts_down, (shares.programs,), arguments, constants, maxnreg=REGISTERS, chunks=shares.total
+        )
 
     def _down_plain(
         self, op: ir.ExpertsDown, x: Any, stride8: int, tables: RouteTables, shared: ir.Weight | None
@@ -263,6 +273,15 @@ class ExpertLowering(DenseLowering):
         }
         constants = {"TOPK": op.top_k, "SHARED": shared is not None, "SHADOW": self._shadowed(op.out)}
         return [*launches, Launch(experts_down.experts_down_finish, (-(-rows // 16),), arguments, constants)]
+
+
+def _cuts(routed: ir.Weight, shared: ir.Weight | None) -> tuple[Cut, Cut, int]:
+    """(cut of a routed expert's matrix, of the shared expert's, chunks of all of the latter)."""
+    plan = cut(routed.format, routed.columns)
+    if shared is None:
+        return plan, plan, 0
+    other = cut(shared.format, shared.columns)
+    return plan, other, shared.rows // 16 * other.length
 
 
 def _offsets(prefix: str, weight: ir.Weight | None) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """What the product kernels share: where a row tile lies, its last scale, partial sums and who adds them up.
 
 Programs that work on parts of one sum (column ranges, gate and up, experts of one token) write float32 partial sums
-[part, token, row] and count themselves in; the last one to arrive adds the parts in their fixed order, so an answer
-never depends on who was first. The counter is left at zero for the next launch.
+[part, token, row] and count in the chunks they did; the last one to arrive adds the parts in their fixed order, so an
+answer never depends on who was first. The counter is left at zero for the next launch.
 """
 
 import triton
@@ -14,7 +14,7 @@ from moegauge.kernels.triton.span import span
 @triton.jit
 def scale_words(row_tile, tiles, FORMAT: tl.constexpr):
     """Words before the scales of row tile `row_tile` in a matrix of `tiles` column tiles."""
-    row_tile = row_tile.to(tl.int64)
+    row_tile = tl.cast(row_tile, tl.int64)
     if FORMAT == "mxfp4":
         words = row_tile * tiles * 8
     elif FORMAT == "int4" or FORMAT == "nvfp4":
@@ -35,7 +35,7 @@ def rows_of_tile(
     ASM: tl.constexpr, WAIT: tl.constexpr,
 ):  # fmt: skip
     """Tiles [first, last) of row tile `row_tile` times the tokens behind `x`, [16, NT], all scales applied."""
-    words = w + row_tile.to(tl.int64) * tiles * 128
+    words = w + tl.cast(row_tile, tl.int64) * tiles * 128
     scales = s + scale_words(row_tile, tiles, FORMAT)
     acc = span(words, scales, x, live, first, last, FORMAT, NT, TILES, EVEN, QUAD, ASM, WAIT)
     if FORMAT == "int8":
@@ -54,13 +54,35 @@ def quads(NT: tl.constexpr):
 
 
 @triton.jit
-def arrive(counter, parts):
-    """Count this program in; true for the last of `parts`, which then sees what all of them stored."""
+def arrive(counter, total, mine=1):
+    """Count this program in with its `mine` of `total` chunks (or parts); true for the last to arrive, which then sees
+    what all of them stored."""
     tl.debug_barrier()
-    last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == parts - 1
+    last = tl.atomic_add(counter, mine, sem="acq_rel", scope="gpu") == total - mine
     if last:
         tl.store(counter, 0)
     return last
+
+
+@triton.jit
+def add_parts(part, stride, count, at, there, NT: tl.constexpr, ABREAST: tl.constexpr):
+    """Sum of `count` parts, `stride` apart, at offsets `at` [16, NT // ABREAST] where `there`; [16, NT], tokens in the
+    first columns (the others repeat them).
+
+    ABREAST parts are read at once, by the columns that few tokens leave empty: a part is a trip to the L2 cache and
+    back, which the last program of a row tile would otherwise make once per part, with nothing else to do.
+    """
+    at = tl.reshape(tl.broadcast_to(at[:, None, :], (16, ABREAST, NT // ABREAST)), (16, NT))
+    there = tl.reshape(tl.broadcast_to(there[:, None, :], (16, ABREAST, NT // ABREAST)), (16, NT))
+    z = tl.arange(0, NT)[None, :] // (NT // ABREAST)
+    acc = tl.zeros((16, NT), tl.float32)
+    for i in range(0, count, ABREAST):
+        mask = there & (z * 0 + (count - i) > z)
+        acc += tl.load(part + (i + z) * stride + at, mask=mask, other=0.0, cache_modifier=".cg")
+    if ABREAST > 1:
+        total = tl.sum(tl.reshape(acc, (16, ABREAST, NT // ABREAST)), 1)
+        acc = tl.reshape(tl.broadcast_to(total[:, None, :], (16, ABREAST, NT // ABREAST)), (16, NT))
+    return acc
 
 
 @triton.jit

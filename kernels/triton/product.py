@@ -1,40 +1,30 @@
 """Products of every token with dense matrices, one launch for all that read the same input.
 
-Grid (row tiles of all matrices, parts). Offsets into the arena are in its alignment of 256 bytes (64 words).
+Grid (programs): each takes an equal share of the chunks of all matrices (`share`). Offsets into the arena are in its
+alignment of 256 bytes (64 words).
 """
 
 import triton
 import triton.language as tl
 
-from moegauge.kernels.triton.grid import program
-from moegauge.kernels.triton.matrix import add_bias, arrive, quads, rows_of_tile, silu
+from moegauge.kernels.triton.grid import program, programs
+from moegauge.kernels.triton.matrix import add_bias, add_parts, arrive, quads, rows_of_tile, silu
+from moegauge.kernels.triton.share import owner_of, parts_of, share_of
 from moegauge.kernels.triton.span import wait_for_producers
 
 
 @triton.jit
-def finish_product(
-    part, out, shadow, bias, bias_f32, rows_first, rows, column, width, splits, batch, out_stride,
+def write_product(
+    acc, out, shadow, bias, bias_f32, row, rows, column, width, q, batch, out_stride,
     bias0, length0, bias1, length1, bias2, length2,
-    NT: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
-    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
+    NT: tl.constexpr, SILU: tl.constexpr, ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
 ):  # fmt: skip
-    """Add up the parts of 16 rows, bias them, gate them, and write them to columns `column` + row of `out`.
+    """Bias the sums of rows `row` [16] and tokens from `q` on, gate and write them to columns `column` + row of `out`.
 
-    part: [splits or 2 splits, batch, rows] float32. width: columns of the output view, for biases that wrap; biases
-    0 and 1 are bfloat16, 2 is float32.
+    acc: [16, NT]. width: columns of the output view, for biases that wrap; biases 0 and 1 are bfloat16, 2 is float32.
     """
-    row = rows_first + tl.arange(0, 16)
-    token = tl.arange(0, NT)
+    token = q + tl.arange(0, NT)
     there = (row < rows)[:, None] & (token < batch)[None, :]
-    at = token[None, :] * rows + row[:, None]
-    acc = tl.zeros((16, NT), tl.float32)
-    for z in range(0, splits):
-        acc += tl.load(part + z * batch * rows + at, mask=there, other=0.0, cache_modifier=".cg")
-    if GATED:
-        up = tl.zeros((16, NT), tl.float32)
-        for z in range(splits, 2 * splits):
-            up += tl.load(part + z * batch * rows + at, mask=there, other=0.0, cache_modifier=".cg")
-        acc = silu(acc) * up
     if SILU:
         acc = silu(acc)
     acc = add_bias(acc, bias + bias0, length0, column + row, width)
@@ -48,9 +38,17 @@ def finish_product(
         tl.store(shadow + target, acc.to(tl.bfloat16), mask=there)
 
 
+@triton.jit
+def sum_parts(part, row, rows, q, batch, count, NT: tl.constexpr, ABREAST: tl.constexpr):
+    """Sum of `count` parts [batch, rows] of rows `row` [16] and tokens from `q` on; [16, NT]."""
+    token = q + tl.arange(0, NT // ABREAST)
+    there = (row < rows)[:, None] & (token < batch)[None, :]
+    return add_parts(part, batch * rows, count, token[None, :] * rows + row[:, None], there, NT, ABREAST)
+
+
 _INTEGERS = [
     "w0", "w1", "w2", "w3", "s0", "s1", "s2", "s3", "t0", "t1", "t2", "t3", "end0", "end1", "end2", "rows", "column",
-    "width", "tiles", "tiles_per_split", "splits", "batch", "x_stride8", "out_stride", "row_tiles_per_block",
+    "width", "tiles", "depth", "batch", "x_stride8", "out_stride", "row_tiles_per_block",
     "bias0", "length0", "bias1", "length1", "bias2", "length2",
 ]  # fmt: skip
 
@@ -59,10 +57,10 @@ _INTEGERS = [
 def product(
     w_pool, s_pool, t_pool, x, out, shadow, part, counters, bias, bias_f32,
     w0, w1, w2, w3, s0, s1, s2, s3, t0, t1, t2, t3, end0, end1, end2,
-    rows, column, width, tiles, tiles_per_split, splits, batch, x_stride8, out_stride, row_tiles_per_block,
+    rows, column, width, tiles, depth, batch, x_stride8, out_stride, row_tiles_per_block,
     bias0, length0, bias1, length1, bias2, length2,
-    FORMAT: tl.constexpr, NT: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr, QUAD: tl.constexpr,
-    ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
+    FORMAT: tl.constexpr, NT: tl.constexpr, ABREAST: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr,
+    QUAD: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
     ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, at=None,
 ):  # fmt: skip
     """out[b, column + i] (+)= sum_k W[i, k] x[b, k] + bias, or silu(gate) * up with GATED (w0 = gate, w1 = up),
@@ -70,53 +68,83 @@ def product(
 
     w0..w3, s0.., t0..: up to four matrices of `FORMAT`, their weights, scales and tensor scales; end0..end2: the row
     tile at which the next one begins. rows: of all of them together. x: [batch, 8 x_stride8] bfloat16; row tiles of
-    block b read x from column b * tiles * TILE on.
+    block b read x from column b * tiles * TILE on. part: [sides, depth, batch, rows], depth: most parts of a row tile.
+    ABREAST: parts added up at a time.
+
+    The chunks of a row tile of `up` stand behind those of its gate.
     """
     COLUMNS: tl.constexpr = 16 if FORMAT == "bf16" else (32 if FORMAT == "fp8" or FORMAT == "int8" else 64)
-    row_tile = program(at, 0)
-    z = program(at, 1)
-    local = row_tile
-    if GATED:
-        split = z % splits
-        second = z >= splits
-        w = tl.where(second, w1, w0)
-        s = tl.where(second, s1, s0)
-        t = tl.where(second, t1, t0)
-    else:
-        split = z
-        w = tl.where(row_tile < end0, w0, tl.where(row_tile < end1, w1, tl.where(row_tile < end2, w2, w3)))
-        s = tl.where(row_tile < end0, s0, tl.where(row_tile < end1, s1, tl.where(row_tile < end2, s2, s3)))
-        t = tl.where(row_tile < end0, t0, tl.where(row_tile < end1, t1, tl.where(row_tile < end2, t2, t3)))
-        begin = tl.where(row_tile < end0, 0, tl.where(row_tile < end1, end0, tl.where(row_tile < end2, end1, end2)))
-        local = row_tile - begin
+    SIDES: tl.constexpr = 2 if GATED else 1
+    FEW: tl.constexpr = NT if NT < 64 else 16  # tokens finished at a time: sums of 64 do not fit beside the rest
+    grid = programs(at, 0)
+    me = program(at, 0)
+    length = tl.cdiv(tiles, TILES)
+    total = rows // 16 * SIDES * length
+    begin, end = share_of(me, grid, total)
     token, k = quads(NT)
-    block = local // row_tiles_per_block
-    first = split * tiles_per_split
-    acc = rows_of_tile(
-        w_pool + w.to(tl.int64) * 64, s_pool + s.to(tl.int64) * 64, t_pool + t.to(tl.int64) * 64,
-        x + token * (x_stride8 * 8) + block * (tiles * COLUMNS) + k, token < batch,
-        local, tiles, first, tl.minimum(first + tiles_per_split, tiles),
-        FORMAT, NT, TILES, EVEN, QUAD, ASM, PDL,
-    )  # fmt: skip
-    row = row_tile * 16 + tl.arange(0, 16)
-    tokens = tl.arange(0, NT)
-    at = (z * batch + tokens)[None, :] * rows + row[:, None]
-    tl.store(part + at, acc, mask=(tokens < batch)[None, :])
-    if arrive(counters + row_tile, 2 * splits if GATED else splits):
-        finish_product(
-            part, out, shadow, bias, bias_f32, row_tile * 16, rows, column, width, splits, batch, out_stride,
-            bias0, length0, bias1, length1, bias2, length2, NT, GATED, SILU, ACCUMULATE, SHADOW,
+    lane = tl.arange(0, NT)
+    if PDL:
+        if begin == end:
+            wait_for_producers()
+    for unit in range(begin // length, tl.cdiv(end, length)):
+        row_tile = unit // SIDES
+        first = tl.maximum(begin - unit * length, 0)
+        last = tl.minimum(end - unit * length, length)
+        local = row_tile
+        if GATED:
+            second = unit % 2 == 1
+            w = tl.where(second, w1, w0)
+            s = tl.where(second, s1, s0)
+            t = tl.where(second, t1, t0)
+        else:
+            w = tl.where(row_tile < end0, w0, tl.where(row_tile < end1, w1, tl.where(row_tile < end2, w2, w3)))
+            s = tl.where(row_tile < end0, s0, tl.where(row_tile < end1, s1, tl.where(row_tile < end2, s2, s3)))
+            t = tl.where(row_tile < end0, t0, tl.where(row_tile < end1, t1, tl.where(row_tile < end2, t2, t3)))
+            past = tl.where(row_tile < end1, end0, tl.where(row_tile < end2, end1, end2))
+            local -= tl.where(row_tile < end0, 0, past)
+        block = local // row_tiles_per_block
+        acc = rows_of_tile(
+            w_pool + w.to(tl.int64) * 64, s_pool + s.to(tl.int64) * 64, t_pool + t.to(tl.int64) * 64,
+            x + token * (x_stride8 * 8) + block * (tiles * COLUMNS) + k, token < batch,
+            local, tiles, first * TILES, tl.minimum(last * TILES, tiles),
+            FORMAT, NT, TILES, EVEN, QUAD, ASM, PDL,
         )  # fmt: skip
+        row = row_tile * 16 + tl.arange(0, 16)
+        whole = False
+        if not GATED and NT < 64:
+            whole = last - first == length
+        if whole:
+            write_product(
+                acc, out, shadow, bias, bias_f32, row, rows, column, width, 0, batch, out_stride,
+                bias0, length0, bias1, length1, bias2, length2, NT, SILU, ACCUMULATE, SHADOW,
+            )  # fmt: skip
+        else:
+            z = me - owner_of(unit * length, grid, total)
+            if GATED:
+                z += unit % 2 * depth
+            mask = (lane < batch)[None, :]
+            tl.store(part + (z * batch + lane)[None, :] * rows + row[:, None], acc, mask=mask)
+            if arrive(counters + row_tile, SIDES * length, last - first):
+                count = parts_of(row_tile * SIDES * length, length, grid, total)
+                second_count = parts_of((row_tile * SIDES + SIDES - 1) * length, length, grid, total)
+                for q in range(0, NT, FEW):
+                    sums = sum_parts(part, row, rows, q, batch, count, FEW, ABREAST)
+                    if GATED:
+                        up = part + depth * batch * rows
+                        sums = silu(sums) * sum_parts(up, row, rows, q, batch, second_count, FEW, ABREAST)
+                    write_product(
+                        sums, out, shadow, bias, bias_f32, row, rows, column, width, q, batch, out_stride,
+                        bias0, length0, bias1, length1, bias2, length2, FEW, SILU, ACCUMULATE, SHADOW,
+                    )  # fmt: skip
 
 
 @triton.jit(
     do_not_specialize=[
-        "rows", "column", "width", "splits", "batch", "out_stride",
-        "bias0", "length0", "bias1", "length1", "bias2", "length2",
+        "rows", "column", "width", "batch", "out_stride", "bias0", "length0", "bias1", "length1", "bias2", "length2",
     ]
 )  # fmt: skip
 def product_finish(
-    part, out, shadow, bias, bias_f32, rows, column, width, splits, batch, out_stride,
+    part, out, shadow, bias, bias_f32, rows, column, width, batch, out_stride,
     bias0, length0, bias1, length1, bias2, length2,
     NT: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
     ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, at=None,
@@ -124,7 +152,11 @@ def product_finish(
     """The end of `product` alone, after `moegauge.kernels.triton.plain` made the parts. Grid: ceil(rows / 16)."""
     if PDL:
         wait_for_producers()
-    finish_product(
-        part, out, shadow, bias, bias_f32, program(at, 0) * 16, rows, column, width, splits, batch, out_stride,
-        bias0, length0, bias1, length1, bias2, length2, NT, GATED, SILU, ACCUMULATE, SHADOW,
+    row = program(at, 0) * 16 + tl.arange(0, 16)
+    acc = sum_parts(part, row, rows, 0, batch, 1, NT, 1)
+    if GATED:
+        acc = silu(acc) * sum_parts(part + batch * rows, row, rows, 0, batch, 1, NT, 1)
+    write_product(
+        acc, out, shadow, bias, bias_f32, row, rows, column, width, 0, batch, out_stride,
+        bias0, length0, bias1, length1, bias2, length2, NT, SILU, ACCUMULATE, SHADOW,
     )  # fmt: skip

@@ -30,6 +30,7 @@ class LaunchProfile:
     processors: int
     instructions_per_weight: float | None
     weights: int
+    chunks: int
 
     @property
     def programs(self) -> int:
@@ -84,6 +85,7 @@ def profile(
                 processors,
                 report.per_weight or None,
                 weights,
+                launch.chunks,
             )
     return list(found.values())
 

@@ -131,7 +131,7 @@ class RouteTables:
             return torch.zeros(size, dtype=torch.int32, device=device)
 
         self.prior = torch.tensor(op.prior, dtype=torch.float32, device=device).contiguous()
-        self.ids, self.slot_of, self.slots, self.counts = (table(pairs) for _ in range(4))
+        self.ids, self.slot_of, self.number_of, self.slots, self.counts = (table(pairs) for _ in range(5))
         self.members = table(self.most(batch) * batch)
         self.distinct = table(1)
         self.share = torch.zeros(pairs, dtype=torch.float32, device=device)

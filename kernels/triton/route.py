@@ -1,8 +1,8 @@
 """Top-k of the router's scores and the tables the expert kernels read.
 
 Written, for B tokens, k choices, pair p = b k + i and D distinct experts numbered in order of first use:
-ids[p], share[p] (softmax of the chosen logits), slot_of[p]; slots[j], counts[j] and members[j, 0 .. counts[j]) (pairs)
-for j < D; distinct[0] = D.
+ids[p], share[p] (softmax of the chosen logits), slot_of[p] and, of several tokens, number_of[p] (the j of its expert);
+slots[j], counts[j] and members[j, 0 .. counts[j]) (pairs) for j < D; distinct[0] = D.
 """
 
 import triton
@@ -60,7 +60,7 @@ def choose(
 
 @triton.jit(do_not_specialize=["experts", "batch", "stride", "slot_count"])
 def group(
-    slot_of, slots, counts, members, distinct, choices, firsts, numbers,
+    slot_of, number_of, slots, counts, members, distinct, choices, firsts, numbers,
     experts, batch, stride, slot_count,
     TOPK: tl.constexpr, E2: tl.constexpr, P2: tl.constexpr, PDL: tl.constexpr, at=None,
 ):  # fmt: skip
@@ -95,4 +95,5 @@ def group(
         there = choice >= 0
         tl.store(members + number * batch + seen, b * TOPK + choice, mask=there)
         tl.store(slot_of + b * TOPK + choice, slot, mask=there)
+        tl.store(number_of + b * TOPK + choice, number, mask=there)
         seen += there.to(tl.int32)

@@ -81,7 +81,8 @@ class KernelProfile(msgspec.Struct, kw_only=True, frozen=True):
         registers, shared: per thread; bytes per program.
         resident: programs that fit the whole device at once, by warps, registers and shared memory.
         waves: programs / resident.
-        tail: share of the last wave's places that stay empty, over all waves: idle room if programs last alike.
+        tail: idle room at the end if work flows alike to all programs: empty places of the last wave over those of all
+            waves; of a launch that shares its chunks out between resident programs, 1 - mean / longest share.
         instructions_per_weight: lane instructions per weight in the weight loop, from the machine code run; None for a
             kernel without one.
     """

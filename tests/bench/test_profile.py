@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moegauge.bench import export, report
-from moegauge.bench.profile import make_profile, tail_share
+from moegauge.bench.profile import idle_share, make_profile, tail_share
 from moegauge.record import Floor, Pattern, Roof
 
 
@@ -25,12 +25,20 @@ class Launched:
     instructions_per_weight: float | None = 2.0
     weights: int = 1_000_000
     programs: int = 200
+    chunks: int = 0
 
 
 def test_the_tail_is_the_empty_part_of_the_last_wave() -> None:
     assert tail_share(160, 160) == 0.0
     assert tail_share(200, 160) == pytest.approx(120 / 320)
     assert tail_share(0, 160) == 0.0
+
+
+def test_shares_of_resident_programs_are_idle_beside_the_longest_only() -> None:
+    assert idle_share(Launched(programs=150, chunks=600)) == 0.0  # ten places stay empty, no program waits
+    assert idle_share(Launched(programs=150, chunks=601)) == pytest.approx(1 - 601 / 750)
+    assert idle_share(Launched(programs=200, chunks=600)) == pytest.approx(120 / 320)  # forty begin after all others
+    assert idle_share(Launched()) == pytest.approx(120 / 320)
 
 
 def test_a_profile_says_waves_bytes_and_issue_slots() -> None:

@@ -5,12 +5,14 @@ process of its own, since TRITON_INTERPRET must be set before Triton is imported
     python interpreted.py step FORMAT KIND BATCH CONTEXT    a whole made-up model, every operation gated
     python interpreted.py rungs FORMAT KIND BATCH CONTEXT   the same model, persistent and launch by launch
     python interpreted.py barrier                           programs counted in, in random order
+    python interpreted.py shares                            chunks shared out, for many totals and grids
 
 A first word `persistent` runs everything by the persistent kernel.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -30,6 +32,7 @@ from moegauge.kernels.program import Place, Product, Program, View, Weight
 from moegauge.kernels.triton import barrier as grid_barrier
 from moegauge.kernels.triton import layout
 from moegauge.kernels.triton.arena import canonical_codes
+from moegauge.kernels.triton.share import owner_of, share_of
 from moegauge.kernels.triton_backend import TritonBackend
 from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vectors
 
@@ -52,7 +55,7 @@ def product(fmt: str, columns: int, tokens: int, rows: int = 16, wrong: str = ""
     if tiled:
         raw = layout.encode(canonical_codes(raw, packed.format.element_bits, rows, columns), fmt)
         scales = layout.pack_scales(scales, fmt, rows, columns)
-    pools = {f"{fmt}.weight": 1 << 16, f"{fmt}.scale": 1 << 16, "nvfp4.tensor": 256}
+    pools = {f"{fmt}.weight": 1 << 17, f"{fmt}.scale": 1 << 16, "nvfp4.tensor": 256}
     if wrong == "scale":
         scales = np.roll(scales, 4)
     if wrong == "nibble":
@@ -208,6 +211,33 @@ def barrier() -> None:
             sys.stdout.write(json.dumps(result) + "\n")
 
 
+@triton.jit
+def shared_out(begins, ends, owners, grid, total, TOTAL2: tl.constexpr):
+    """The shares of every program, and the owner of every chunk."""
+    for p in range(grid):
+        begin, end = share_of(p, grid, total)
+        tl.store(begins + p, begin)
+        tl.store(ends + p, end)
+    chunk = tl.arange(0, TOTAL2)
+    tl.store(owners + chunk, owner_of(chunk, grid, total), mask=chunk < total)
+
+
+def shares() -> None:
+    """Whether shares are neighbours, together everything, even, and known to `owner_of`."""
+    for grid, total in ((1, 1), (1, 9), (4, 2), (5, 5), (7, 61), (8, 64), (12, 100)):
+        begins, ends, owners = (torch.full((128,), -1, dtype=torch.int32) for _ in range(3))
+        shared_out[(1,)](begins, ends, owners, grid, total, TOTAL2=128)
+        bounds = [*begins[:grid].tolist(), int(ends[grid - 1])]
+        sizes = [b - a for a, b in itertools.pairwise(bounds)]
+        expected = [p for p, size in enumerate(sizes) for _ in range(size)]
+        result = {
+            "joined": begins[1:grid].tolist() == ends[: grid - 1].tolist() and bounds[0] == 0 and bounds[-1] == total,
+            "even": max(sizes) - min(sizes) <= 1,
+            "owned": owners[:total].tolist() == expected,
+        }
+        sys.stdout.write(json.dumps({"grid": grid, "total": total, **result}) + "\n")
+
+
 if __name__ == "__main__":
     for job in " ".join(sys.argv[1:]).split(" , "):
         command, *words = job.split()
@@ -215,4 +245,4 @@ if __name__ == "__main__":
             BACKEND = TritonBackend("cpu", rung="persistent")
             command, *words = words
         numbers = [int(w) if w.isdigit() else w for w in words]
-        {"product": product, "step": step, "rungs": rungs, "barrier": barrier}[command](*numbers)
+        {"product": product, "step": step, "rungs": rungs, "barrier": barrier, "shares": shares}[command](*numbers)

@@ -42,6 +42,18 @@ def test_products_of_every_format_are_within_the_rounding_of_their_sums():
         assert got["worst"] <= 1, job
 
 
+def test_products_of_several_row_tiles_are_whole_however_their_chunks_are_shared():
+    """Twelve programs at most: shares that begin and end inside row tiles, shares of several of them."""
+    jobs = ["bf16 448 1 80", "fp8 672 3 80", "mxfp4 1216 1 112", "nvfp4 1216 9 112", "int8 64 1 640"]
+    for job, got in zip(jobs, run(*(f"product {job}" for job in jobs)), strict=True):
+        assert got["tiled"] and got["worst"] <= 1, job  # noqa: PT018
+
+
+def test_shares_are_even_joined_and_known_to_everyone():
+    for got in run("shares"):
+        assert got["joined"] and got["even"] and got["owned"], got  # noqa: PT018
+
+
 def test_shapes_that_do_not_fill_tiles_take_the_obvious_kernel():
     jobs = ["mxfp4 100 2 5", "nvfp4 33 1 7", "int4 65 2 3", "fp8 130 1 3", "int8 9 2 5", "bf16 7 1 1", "f32 33 2 4"]
     for job, got in zip(jobs, run(*(f"product {job}" for job in jobs)), strict=True):
@@ -65,6 +77,13 @@ def test_a_dense_step_passes_the_numerical_gate():
 def test_an_expert_step_of_two_tokens_with_latent_attention_passes():
     (got,) = run("step fp8 mla 2 2")
     assert got["worst"] < 0.05
+
+
+@pytest.mark.slow
+def test_expert_steps_wide_enough_to_share_row_tiles_pass_for_one_token_and_for_several():
+    jobs = ["step bf16 mla 1 2 160 192", "step bf16 mla 3 3 160 192"]
+    for job, got in zip(jobs, run(*jobs), strict=True):
+        assert got["worst"] < 0.05, job
 
 
 def test_an_empty_batch_compiles_to_nothing():

@@ -8,7 +8,7 @@ import pytest
 from moegauge.formats import get_format
 from moegauge.kernels import codes
 from moegauge.kernels.triton import layout
-from moegauge.kernels.triton.configuration import CONFIGURATIONS, cut, default_for
+from moegauge.kernels.triton.configuration import CONFIGURATIONS, Configuration, cut, default_for, share
 
 FORMATS = sorted(layout.TILED_FORMATS)
 
@@ -101,15 +101,28 @@ def test_every_code_point_in_every_place_of_a_word_decodes_exactly(name):
 
 def test_a_cut_covers_every_tile_once():
     for name in FORMATS:
-        for columns in range(layout.tile_columns(name), 40 * layout.tile_columns(name), layout.tile_columns(name)):
-            for wanted in (1, 7, 64):
-                plan = cut(name, columns, 3, wanted, 2)
-                assert (plan.splits - 1) * plan.per_split < plan.tiles <= plan.splits * plan.per_split
-                assert not plan.per_split % plan.chunk
-                assert plan.even == (plan.tiles % plan.chunk == 0)
+        for tiles in range(1, 40):
+            plan = cut(name, tiles * layout.tile_columns(name))
+            assert plan.tiles == tiles
+            assert (plan.length - 1) * plan.chunk < tiles <= plan.length * plan.chunk
+            assert plan.even == (tiles == plan.length * plan.chunk)
+            assert plan.chunk == 4 or name not in ("fp8", "int4_g128")  # whose scales belong to four tiles
+
+
+def test_no_run_of_chunks_is_shared_between_more_programs_than_its_depth():
+    for total in (1, 7, 96, 1000):
+        for chunks in (1, 2, 6):
+            shares = share(total, Configuration("c", 5, chunks, ""), processors=3, most=4)
+            assert shares.programs == max(1, min(12, total // chunks))  # four of the five on each of three
+            each, more = divmod(total, shares.programs)
+            owner = np.repeat(np.arange(shares.programs), [each + (p < more) for p in range(shares.programs)])
+            for length in (n for n in (1, 2, 3, 8, 31, total) if n <= total):
+                parts = owner[length - 1 :] - owner[: total - length + 1] + 1
+                assert parts.max() <= shares.depth(length)
+                assert more or parts.max() == shares.depth(length) or length == total
 
 
 def test_every_device_class_has_a_documented_configuration():
     assert all(c.why for c in CONFIGURATIONS.values())
-    assert default_for((9, 0)).name == "even"
+    assert default_for((9, 0)).name == "wide"
     assert default_for((10, 3)) is default_for((10, 0))
