@@ -3,6 +3,7 @@ process of its own, since TRITON_INTERPRET must be set before Triton is imported
 
     python interpreted.py product FORMAT COLUMNS TOKENS     the tiled product of a random matrix
     python interpreted.py step FORMAT KIND BATCH CONTEXT    a whole made-up model, every operation gated
+    python interpreted.py attention KIND CACHE HEADS BATCH CONTEXT SPLITS    one attention, cut over its context
     python interpreted.py rungs FORMAT KIND BATCH CONTEXT   the same model, persistent and launch by launch
     python interpreted.py barrier                           programs counted in, in random order
     python interpreted.py shares                            chunks shared out, for many totals and grids
@@ -19,7 +20,9 @@ import sys
 
 os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+sys.path.insert(1, os.path.join(sys.path[0], "..", "gpu"))  # noqa: PTH118
 
+import gpu_programs
 import numpy as np
 import quick_interpreter
 import torch
@@ -138,6 +141,28 @@ def step(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner:
     made.close()
 
 
+def attention(kind: str, cache: str, heads: int, batch: int, length: int, splits: int) -> None:
+    """One attention, and a product that reads its bfloat16 copy, against float64, as on a device of so many
+    multiprocessors that the context is cut `splits` times."""
+    backend = TritonBackend("cpu")
+    blocks = -(-heads // 32) if kind == "mla" else heads // 4
+    backend.processors = -(-splits * batch * blocks // 2)
+    alone = gpu_programs.attention(kind, cache, heads, batch, length)
+    wide = alone.registers["out"]
+    weight = Weight("w", "attention", 16, wide, "bf16", Place("bf16.weight", 0, 32 * wide), None, None)
+    reader = Product("product", View("out", 0, wide), View("y", 0, 16), (weight,))
+    program = Program(alone.name, batch, {**alone.registers, "y": 16}, (*alone.operations, reader))
+    arena = backend.arena({f"kv.{cache}": 1 << 22, "bf16.weight": 1 << 20})
+    runnable = backend.compile(program, arena)
+    gpu_programs.start(runnable, 0.2)
+    runnable.write("out", np.full_like(runnable.read("out"), np.nan))
+    runnable.run_operation(0)
+    out, shadow = runnable._registers["out"], runnable._registers.shadow("out")
+    copied = torch.allclose(shadow.float(), out, rtol=2.0**-7, atol=0)  # the interpreter cuts bits off; NaN is unequal
+    gpu_programs.gate(backend, arena, runnable)  # asserts
+    sys.stdout.write(json.dumps({"grid": runnable._launches[0][0].grid, "copied": copied}) + "\n")
+
+
 def registers_of(runnable) -> dict[str, np.ndarray]:
     """Every register."""
     return {name: runnable.read(name) for name in runnable.program.registers}
@@ -245,4 +270,8 @@ if __name__ == "__main__":
             BACKEND = TritonBackend("cpu", rung="persistent")
             command, *words = words
         numbers = [int(w) if w.isdigit() else w for w in words]
-        {"product": product, "step": step, "rungs": rungs, "barrier": barrier, "shares": shares}[command](*numbers)
+        commands = {
+            "product": product, "step": step, "attention": attention, "rungs": rungs, "barrier": barrier,
+            "shares": shares,
+        }  # fmt: skip
+        commands[command](*numbers)

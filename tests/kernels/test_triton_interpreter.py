@@ -86,6 +86,14 @@ def test_expert_steps_wide_enough_to_share_row_tiles_pass_for_one_token_and_for_
         assert got["worst"] < 0.05, job
 
 
+def test_attention_of_several_blocks_of_heads_and_splits_writes_every_output_and_its_copy():
+    """Latent attention of 40 heads fills its second block of 32 by a quarter; three tokens, a ragged last split."""
+    jobs = {"mla bf16 40 3 300 2": [3, 2, 2], "mla fp8 40 1 140 1": [1, 2, 1], "gqa bf16 8 2 300 2": [2, 2, 2]}
+    for (job, grid), got in zip(jobs.items(), run(*(f"attention {job}" for job in jobs)), strict=True):
+        assert got["grid"] == grid, job
+        assert got["copied"], job
+
+
 def test_an_empty_batch_compiles_to_nothing():
     (got,) = run("step bf16 gqa 0 0")
     assert got["batch"] == 0
