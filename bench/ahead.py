@@ -1,4 +1,4 @@
-"""The persistent kernel of a shipped model's decode step, for ahead-of-time compilation: no GPU, no weights."""
+"""The launches of a shipped model's decode step, and its persistent kernel, without a GPU and without weights."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from moegauge.kernels.triton.ahead import Case, step_case
 
 if TYPE_CHECKING:
     import torch
+
+    from moegauge.kernels.triton.launch import Launch
 
 # One of each kind: mxfp4 experts with biases and bf16 attention; fp8 with latent attention and shared experts; int4
 # experts beside bf16 shared ones.
@@ -51,9 +53,13 @@ def step_program(model: str, batch: int, context: int) -> Program:
     return programs[0]
 
 
-def persistent_case(model: str, quad: bool, batch: int = 1, context: int = 4096, processors: int = 132) -> Case:
-    """The persistent kernel of a model's step as a case; `quad` as in `moegauge.kernels.triton.tiles.dot16`."""
-    from moegauge.kernels.triton.assembly import assemble
+def lowered(
+    model: str, quad: bool, narrow: bool, batch: int = 1, context: int = 4096, processors: int = 132, name: str = "wide"
+) -> list[Launch]:
+    """The launches of a model's step on a device of `processors` multiprocessors, under the configuration `name`.
+
+    `quad` as in `moegauge.kernels.triton.tiles.dot16`; `narrow`: as the persistent kernel has them.
+    """
     from moegauge.kernels.triton.configuration import CONFIGURATIONS
     from moegauge.kernels.triton.lowering import Lowering
     from moegauge.kernels.triton.registers import Registers
@@ -62,11 +68,18 @@ def persistent_case(model: str, quad: bool, batch: int = 1, context: int = 4096,
     arena: Any = _Untouched(program.pools)
     registers = Registers(program, "cpu")
 
-    def lower() -> list[Any]:
-        even = CONFIGURATIONS["even"]
-        low = Lowering(program, arena, registers, even, processors, compiled=True, quad=quad, narrow=True)
+    def lower() -> list[Launch]:
+        chosen = CONFIGURATIONS[name]
+        low = Lowering(program, arena, registers, chosen, processors, compiled=True, quad=quad, narrow=narrow)
         return [launch for launches in low.lower() for launch in launches]
 
-    lower()  # scratch has grown
-    made = assemble(lower())
+    lower()  # scratch has grown: below, launches that use it agree where it is
+    return lower()
+
+
+def persistent_case(model: str, quad: bool, batch: int = 1, context: int = 4096, processors: int = 132) -> Case:
+    """The persistent kernel of a model's step as a case; `quad` as in `moegauge.kernels.triton.tiles.dot16`."""
+    from moegauge.kernels.triton.assembly import assemble
+
+    made = assemble(lowered(model, quad, True, batch, context, processors))
     return step_case(f"step of {model}, batch {batch}, {len(made.classes)} classes", made)

@@ -63,13 +63,17 @@ def tail_share(programs: int, resident: int) -> float:
     return 1.0 - programs / (waves * resident)
 
 
+def uneven(chunks: int, programs: int) -> float:
+    """1 - mean / longest of the shares of `chunks` between `programs`."""
+    return 1.0 - chunks / (-(-chunks // programs) * programs)
+
+
 def idle_share(one: Launched) -> float:
     """What is idle at the end of a launch if work flows alike to every program: beside the longest share, where chunks
     are shared out between programs that are all resident, and in the last wave elsewhere."""
     if not one.chunks or one.programs > one.resident:
         return tail_share(one.programs, one.resident)
-    longest = -(-one.chunks // one.programs)
-    return 1.0 - one.chunks / (longest * one.programs)
+    return uneven(one.chunks, one.programs)
 
 
 def make_profile(

@@ -1,0 +1,54 @@
+"""How evenly a step's weights are shared out between the programs of a GPU: no GPU needed, nothing is compiled.
+
+    python scripts/shares.py                                    four models, batch 1, 132 multiprocessors (H100, H200)
+    python scripts/shares.py --model kimi-k2 --batch 8 --processors 148 --configuration even
+
+A line for each distinct launch that streams weights: how many there are in a step, its programs, the chunks (2 KB of
+weights each) they share (the fewest there can be, where that depends on the routing), the longest share, and what of
+all programs' time is idle beside it, 1 - mean / longest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+
+from moegauge.bench.ahead import lowered
+from moegauge.bench.profile import uneven
+from moegauge.bench.stages import LEADING
+from moegauge.kernels.triton.configuration import CONFIGURATIONS
+
+Row = tuple[str, int, int]
+
+
+def rows(model: str, batch: int, processors: int, name: str) -> Counter[Row]:
+    """(kernel, programs, chunks) of the distinct launches that share chunks out, and how many there are of each."""
+    found: Counter[Row] = Counter()
+    for launch in lowered(model, True, False, batch=batch, processors=processors, name=name):
+        if launch.chunks and not launch.reuses:
+            kernel = f"{launch.kernel.fn.__name__} {launch.constants['FORMAT']}"
+            shape = f"{launch.arguments['rows']} rows, {launch.arguments['tiles']} tiles"
+            found[f"{kernel}, {shape}", launch.grid[0], launch.chunks] += 1
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", action="append", help="default: " + ", ".join(LEADING))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--processors", type=int, default=132)
+    parser.add_argument("--configuration", default="wide", choices=CONFIGURATIONS)
+    options = parser.parse_args()
+    for model in options.model or LEADING:
+        print(f"{model}\n  launches programs   chunks longest   idle  kernel")
+        for (kernel, programs, chunks), count in rows(
+            model, options.batch, options.processors, options.configuration
+        ).items():
+            longest, idle = -(-chunks // programs), 100 * uneven(chunks, programs)
+            print(f"  {count:8d} {programs:8d} {chunks:8d} {longest:7d} {idle:4.1f} %  {kernel}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
