@@ -18,7 +18,7 @@ from moegauge.kernels.triton import layout
 from moegauge.kernels.triton.assembly import Assembly, load
 from moegauge.kernels.triton.barrier import LINE, SHARDS
 from moegauge.kernels.triton.configuration import cut
-from moegauge.kernels.triton.launch import BATCH_REGISTERS, OPTIONS, PERSISTENT_REGISTERS, REGISTERS
+from moegauge.kernels.triton.launch import BATCH_REGISTERS, OPTIONS, PERSISTENT_REGISTERS, REGISTERS, ROUTER_EXPERTS
 from moegauge.kernels.triton.signature import POINTERS
 
 TARGETS = (80, 89, 90, 100)
@@ -127,17 +127,34 @@ def _common(quad: bool) -> dict[str, Any]:
 BATCH_STACK = 128  # bytes a kernel that multiplies 16 tokens or more at a time may spill, outside its loops
 
 
-def product_case(format: str, quad: bool, columns: int = 7168, tokens: int = 8, dependent: bool = False) -> Case:
-    """The dense product of one format."""
+# What a single token's product does besides: with an input that was normed as it was written, as the router, as what
+# writes the residual.
+ROLES: dict[str, dict[str, Any]] = {
+    "": {},
+    "normed": {"TILES2": 512},
+    "router": {"TILES2": 512, "TOPK": 8, "E2": 256},
+    "router of 512": {"TILES2": 512, "TOPK": 8, "E2": 512},
+    "residual": {"NORMED": True, "ACCUMULATE": True},
+}
+
+
+def product_case(
+    format: str, quad: bool, columns: int = 7168, tokens: int = 8, dependent: bool = False, role: str = ""
+) -> Case:
+    """The dense product of one format, in one of `ROLES`."""
     plan = cut(format, columns)
     constants = {
         "FORMAT": format, "NT": tokens, "ABREAST": 8 if tokens == 8 else 1, "TILES": plan.chunk, "EVEN": plan.even,
-        "PDL": dependent, "GATED": False, "SILU": False, "ACCUMULATE": False, "SHADOW": True, **_common(quad),
+        "PDL": dependent, "GATED": False, "SILU": False, "ACCUMULATE": False, "SHADOW": True, "TILES2": 0,
+        "NORMED": False, "TOPK": 0, "E2": 1, **_common(quad), **ROLES[role],
     }  # fmt: skip
-    name = f"product {format}, {columns} columns, {tokens} tokens" + (", pdl" if dependent else "")
+    name = f"product {format}, {columns} columns, " + (role or f"{tokens} tokens") + (", pdl" if dependent else "")
     loops = (format,) if tokens == 8 else ()  # more tokens add work per weight, not per byte: no budget
-    most, stack = REGISTERS if tokens < 64 else BATCH_REGISTERS, BATCH_STACK if tokens > 8 else 0
-    return Case(name, "product.product", constants, loops=loops, chunk=plan.chunk, maxnreg=most, stack=stack)
+    many = tokens == 64 or constants["E2"] > ROUTER_EXPERTS
+    most, stack = BATCH_REGISTERS if many else REGISTERS, BATCH_STACK if tokens > 8 else 0
+    return Case(
+        name, "product.product", constants, {"slope": "fp32"}, loops=loops, chunk=plan.chunk, maxnreg=most, stack=stack
+    )
 
 
 def expert_cases(
@@ -152,8 +169,8 @@ def expert_cases(
     loops = ((format, shared) if shared else (format,)) if tokens == 8 else ()
     tail = f" {format}" + (f" + {shared}" if shared else "") + f", {columns} columns"
     tail += ("" if alone else f", {tokens} tokens") + (", pdl" if dependent else "")
-    up = {**constants, "GATED": True, "ABREAST": 8 if alone else 1}
-    down = {**constants, "ALONE": alone, "TOPK2": 1 << (top_k - 1).bit_length()}
+    up = {**constants, "GATED": True, "ABREAST": 8 if alone else 1, "TILES2": 512 if alone else 0}
+    down = {**constants, "ALONE": alone, "NORMED": alone, "TOPK2": 1 << (top_k - 1).bit_length()}
     for name, kernel, given in (("up", "experts_up.experts_up", up), ("down", "experts_down.experts_down", down)):
         yield Case(
             f"experts {name}{tail}", kernel, given, loops=loops, chunk=plan.chunk, maxnreg=REGISTERS,
@@ -222,6 +239,10 @@ def cases(target: int, quad: bool) -> Iterator[Case]:
         if dependent:
             yield product_case("bf16", quad, dependent=True)
             yield product_case("fp8", quad, dependent=True)
+        for role in ("normed", "router", "router of 512", "residual"):
+            yield product_case("bf16", quad, dependent=dependent, role=role)
+        for role in ("normed", "residual"):
+            yield product_case("fp8", quad, dependent=dependent, role=role)
         yield from expert_cases("mxfp4", "", 2880, 4, quad, dependent)
         yield from expert_cases("fp8", "fp8", 7168, 8, quad, dependent)
         yield from expert_cases("fp8", "fp8", 7168, 8, quad, dependent, alone=False)

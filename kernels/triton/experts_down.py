@@ -9,14 +9,15 @@ import triton.language as tl
 
 from moegauge.kernels.triton.grid import program, programs
 from moegauge.kernels.triton.matrix import add_parts, arrive, quads, rows_of_tile
+from moegauge.kernels.triton.normed import write_normed
 from moegauge.kernels.triton.share import owner_of, parts_of, share_of
 from moegauge.kernels.triton.span import wait_for_producers
 
 
 @triton.jit
 def finish_alone(
-    part, count, out, shadow, bias, share, slot_of, row, rows, bias_stride, length,
-    TOPK: tl.constexpr, TOPK2: tl.constexpr, SHADOW: tl.constexpr,
+    part, count, out, shadow, bias, share, slot_of, next_gain, normed, next_squares, row, rows, bias_stride, length,
+    TOPK: tl.constexpr, TOPK2: tl.constexpr, SHADOW: tl.constexpr, NORMED: tl.constexpr,
 ):  # fmt: skip
     """out[0, row] += `count` parts, which are weighted already, + sum_i share[i] bias of choice i, all choices at once.
 
@@ -40,6 +41,8 @@ def finish_alone(
     tl.store(out + target + tl.zeros((16, 8), tl.int32), total, mask=first)
     if SHADOW:
         tl.store(shadow + target + tl.zeros((16, 8), tl.int32), total.to(tl.bfloat16), mask=first)
+    if NORMED:
+        write_normed(total, next_gain, normed, next_squares, row, 8)
 
 
 @triton.jit
@@ -99,16 +102,19 @@ def finish_down(
 def experts_down(
     w_pool, s_pool, t_pool, shared_w_pool, shared_s_pool, shared_t_pool,
     x, out, shadow, part, counters, bias, slots, counts, members, distinct, share, slot_of, number_of,
+    next_gain, normed, next_squares,
     down_w, down_s, down_t, w_stride, s_stride, t_stride, bias_stride, shared_w, shared_s, shared_t,
     rows, width8, tiles, shared_tiles, batch, x_stride8, out_stride, length,
     FORMAT: tl.constexpr, SHARED: tl.constexpr, TOPK: tl.constexpr, TOPK2: tl.constexpr, NT: tl.constexpr,
     TILES: tl.constexpr, EVEN: tl.constexpr, SHARED_TILES: tl.constexpr, SHARED_EVEN: tl.constexpr,
-    QUAD: tl.constexpr, ASM: tl.constexpr, ALONE: tl.constexpr, PDL: tl.constexpr, SHADOW: tl.constexpr, at=None,
+    QUAD: tl.constexpr, ASM: tl.constexpr, ALONE: tl.constexpr, PDL: tl.constexpr, SHADOW: tl.constexpr,
+    NORMED: tl.constexpr, at=None,
 ):  # fmt: skip
     """out[b] += sum_i share[b, i] (W_down x[b, i] + bias) + W_shared x_shared. width8: rows of an up projection / 8.
 
     ALONE: a single token; part is [depth, rows] then, [depth, pairs + tokens, rows] otherwise. Under programmatic
-    launch the slots are read before the wait: `route` ended before `experts_up` could let this kernel start.
+    launch the slots are read before the wait: `route` ended before `experts_up` could let this kernel start. NORMED,
+    of a single token: the next normed input is written beside (`normed`).
     """
     grid = programs(at, 0)
     me = program(at, 0)
@@ -183,8 +189,9 @@ def experts_down(
             if ALONE:
                 count = parts_of(base, tall, grid, total)
                 finish_alone(
-                    part, count, out, shadow, bias, share, slot_of, row, rows, bias_stride, length, TOPK, TOPK2, SHADOW
-                )
+                    part, count, out, shadow, bias, share, slot_of, next_gain, normed, next_squares, row, rows,
+                    bias_stride, length, TOPK, TOPK2, SHADOW, NORMED,
+                )  # fmt: skip
             else:
                 finish_down(
                     part, out, shadow, bias, share, slot_of, number_of, row_tile, rows, batch, out_stride, bias_stride,

@@ -11,6 +11,7 @@ import triton.language as tl
 
 from moegauge.kernels.triton.grid import program, programs
 from moegauge.kernels.triton.matrix import add_bias, add_parts, arrive, quads, rows_of_tile, silu
+from moegauge.kernels.triton.normed import inverse_root, load_squares
 from moegauge.kernels.triton.share import owner_of, parts_of, share_of
 from moegauge.kernels.triton.span import wait_for_producers
 
@@ -45,23 +46,26 @@ def write_up(
         "gate_w", "gate_s", "gate_t", "up_w", "up_s", "up_t", "w_stride", "s_stride", "t_stride", "bias_stride",
         "shared_gate_w", "shared_gate_s", "shared_gate_t", "shared_up_w", "shared_up_s", "shared_up_t", "rows",
         "shared_rows", "tiles", "shared_tiles", "depth", "batch", "x_stride8", "out_stride", "gate_length",
-        "up_length", "experts_most",
+        "up_length", "experts_most", "x_width",
     ]
 )  # fmt: skip
 def experts_up(
     w_pool, s_pool, t_pool, shared_w_pool, shared_s_pool, shared_t_pool,
-    x, out, shadow, part, counters, gate_bias, up_bias, slots, counts, members, distinct,
+    x, squares, out, shadow, part, counters, gate_bias, up_bias, slots, counts, members, distinct,
     gate_w, gate_s, gate_t, up_w, up_s, up_t, w_stride, s_stride, t_stride, bias_stride,
     shared_gate_w, shared_gate_s, shared_gate_t, shared_up_w, shared_up_s, shared_up_t,
     rows, shared_rows, tiles, shared_tiles, depth, batch, x_stride8, out_stride, gate_length, up_length, experts_most,
+    x_width,
     FORMAT: tl.constexpr, SHARED: tl.constexpr, TOPK: tl.constexpr, NT: tl.constexpr, ABREAST: tl.constexpr,
     TILES: tl.constexpr, EVEN: tl.constexpr, SHARED_TILES: tl.constexpr, SHARED_EVEN: tl.constexpr,
-    QUAD: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr, at=None,
+    QUAD: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr,
+    TILES2: tl.constexpr, at=None,
 ):  # fmt: skip
     """out[token, choice * rows + i] = silu(W_gate x) * (W_up x) of every pair, and the shared expert's behind them.
 
     SHARED is the shared expert's format or "". part: [sides, depth, pairs + tokens, most rows], depth: most parts of a
-    row tile. ABREAST: parts added up at a time, more than one only for a single token.
+    row tile. ABREAST: parts added up at a time, more than one only for a single token. TILES2 > 0: x is still to be
+    divided by the root that `squares` [x_width / 16] give.
     """
     SIDES: tl.constexpr = 2 if GATED else 1
     grid = programs(at, 0)
@@ -108,6 +112,8 @@ def experts_up(
         if arrive(counters + tall, SIDES * length, last - first):
             up_parts = parts_of((tall * SIDES + SIDES - 1) * length, length, grid, total)
             gate_parts = parts_of(tall * SIDES * length, length, grid, total)
+            if TILES2 > 0:
+                loaded = load_squares(squares, x_width, TILES2)
             for q in range(0, count, NT):
                 there = q + few < count
                 pairs = tl.load(members + j * batch + q + few, mask=there, other=0)
@@ -115,6 +121,10 @@ def experts_up(
                 gate = up
                 if GATED:
                     gate = sum_pairs(part + depth * stride, stride, gate_parts, pairs, there, row, height, NT, ABREAST)
+                if TILES2 > 0:
+                    inverse = inverse_root(loaded, x_width)
+                    up *= inverse
+                    gate *= inverse
                 there = q + lane < count
                 pairs = tl.load(members + j * batch + q + lane, mask=there, other=0)
                 write_up(
@@ -147,6 +157,8 @@ def experts_up(
                 at_up = routed + (row_tile * SIDES + SIDES - 1) * shared_length
                 up_parts = parts_of(at_up, shared_length, grid, total)
                 gate_parts = parts_of(routed + row_tile * SIDES * shared_length, shared_length, grid, total)
+                if TILES2 > 0:
+                    loaded = load_squares(squares, x_width, TILES2)
                 for q in range(0, batch, NT):
                     pairs = batch * TOPK + q + few
                     there = q + few < batch
@@ -156,6 +168,10 @@ def experts_up(
                         gate = sum_pairs(
                             part + depth * stride, stride, gate_parts, pairs, there, row, height, NT, ABREAST
                         )
+                    if TILES2 > 0:
+                        inverse = inverse_root(loaded, x_width)
+                        up *= inverse
+                        gate *= inverse
                     write_up(
                         gate, up, out, shadow, gate_bias, up_bias, q + lane < batch, q + lane, TOPK * rows + lane * 0,
                         row, shared_rows, out_stride, 0, 0, GATED, SHADOW,

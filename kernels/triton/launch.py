@@ -13,6 +13,7 @@ from moegauge.kernels.triton.signature import check
 # takes 64 to 140. Sums of 64 tokens are 32 registers more, twice.
 REGISTERS, WARPS = 128, 16
 BATCH_REGISTERS, BATCH_WARPS = 168, 12
+ROUTER_EXPERTS = 256  # most, in powers of two, among which a product of REGISTERS chooses without a spill
 # The persistent kernel's: the step's every kernel in one, which 128 would make spill inside attention's loops. Three
 # warps of 168 fill a quarter of a multiprocessor's registers, so twelve are resident, with 24 KB of weights in flight.
 PERSISTENT_REGISTERS, PERSISTENT_WARPS = 168, 12

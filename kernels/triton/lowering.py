@@ -4,9 +4,11 @@ where one is needed and not at hand.
 
 from __future__ import annotations
 
+from typing import Any
+
 from moegauge.kernels import program as ir
 from moegauge.kernels.triton import prepare, route
-from moegauge.kernels.triton.launch import Launch
+from moegauge.kernels.triton.launch import BATCH_REGISTERS, BATCH_WARPS, ROUTER_EXPERTS, Launch
 from moegauge.kernels.triton.lowering_attention import AttentionLowering
 from moegauge.kernels.triton.lowering_base import at, power
 from moegauge.kernels.triton.lowering_experts import ExpertLowering
@@ -21,10 +23,16 @@ class Lowering(AttentionLowering, ExpertLowering):
     def lower(self) -> list[list[Launch]]:
         """The launches of every operation, in order."""
         steps = []
-        for operation in self._program.operations:
+        for index, operation in enumerate(self._program.operations):
+            self._index = index
+            if not isinstance(operation, ir.Route):
+                self._writers = {}
             launches = getattr(self, "_" + type(operation).__name__.lower())(operation)
             for view in operation.outputs():
                 self._fresh = {key for key in self._fresh if key[0].register != view.register}
+                self._normed = {key for key in self._normed if key[0].register != view.register}
+            self._normed.update(self._promised)
+            self._promised.clear()
             steps.append(launches)
         return steps
 
@@ -51,12 +59,33 @@ class Lowering(AttentionLowering, ExpertLowering):
             "slope": op.GAIN,
         }
         constants = {"TOPK": op.top_k, "E2": power(op.experts, 32)}
-        launches = [Launch(route.choose, (self._batch,), choose, {**constants, "ALONE": alone})]
+        writer = self._writers.get(op.logits) if alone else None
+        if writer is not None:
+            self._choose_there(writer, op, tables, constants)
+        chosen = {**constants, "ALONE": alone}
+        launches = [Launch(route.choose, (self._batch,), choose, chosen, reuses=writer is not None)]
         if not alone:
             constants["P2"] = power(self._batch * op.top_k, 32)
             shared.update(firsts=tables.firsts, numbers=tables.numbers, number_of=tables.number_of)
             launches.append(Launch(route.group, (1,), shared, constants, warps=self._warps(4)))
         return launches
+
+    def _choose_there(self, writer: Launch, op: ir.Route, tables: RouteTables, constants: dict[str, Any]) -> None:
+        """Have the product that makes a single token's logits choose its experts."""
+        tiles = writer.arguments["rows"] // 16
+        writer.arguments |= {
+            **{name: getattr(tables, name) for name in ("ids", "share", "slot_of", "slots", "counts", "members")},
+            "distinct": tables.distinct,
+            "prior": tables.prior,
+            "slope": op.GAIN,
+            "experts": op.experts,
+            "slot_stride": op.stride,
+            "slot_count": op.slots,
+            "counters": self._registers.counters(tiles + 1),
+        }
+        writer.constants |= constants
+        if constants["E2"] > ROUTER_EXPERTS and writer.grid[0] <= BATCH_WARPS * self._processors:
+            writer.maxnreg = BATCH_REGISTERS
 
     def _embed(self, op: ir.Embed) -> list[Launch]:
         arguments = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from moegauge.kernels import program as ir
@@ -26,6 +27,25 @@ def at(place: ir.Place | None, slot: int = 0) -> int:
 
 def pitch(place: ir.Place | None) -> int:
     return place.stride // UNIT if place else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A bfloat16 input of a product.
+
+    Attributes:
+        first: its first element, on the device.
+        stride8: elements from one token to the next / 8.
+        launches: what makes it.
+        squares: where it is still to be divided by its root, the sums of squares that give it; else None.
+        width: its columns.
+    """
+
+    first: Any
+    stride8: int
+    launches: list[Launch]
+    squares: Any
+    width: int
 
 
 class LoweringBase:
@@ -59,6 +79,11 @@ class LoweringBase:
         self._common = {"QUAD": quad, "ASM": compiled}
         self._compiled, self._narrow = compiled, narrow
         self._fresh: set[tuple[ir.View, ir.Vector | None]] = set()
+        # Normed copies (`moegauge.kernels.triton.normed`) that operations before wrote, and what this one will.
+        self._normed: set[tuple[ir.View, ir.Vector | None]] = set()
+        self._promised: list[tuple[ir.View, ir.Vector | None]] = []
+        self._index = 0
+        self._writers: dict[ir.View, Launch] = {}  # the launch that writes all of a view, of a product just before
         self._batch = program.batch
         self.routes: dict[str, RouteTables] = {}
 
@@ -80,11 +105,14 @@ class LoweringBase:
         self._arena.tiled.update(present)
         return True
 
-    def _input(self, view: ir.View, gain: ir.Vector | None) -> tuple[Any, int, list[Launch]]:
-        """A bfloat16 input: (first element, row stride / 8, launches that make it)."""
+    def _input(self, view: ir.View, gain: ir.Vector | None, scaled: bool = False) -> Input:
+        """A bfloat16 input; `scaled`: it may be one that the product's sums are to be divided for."""
         shadow = self._registers.shadow(view.register) if gain is None else None
         if shadow is not None and view.offset % 8 == 0 and shadow.shape[1] % 8 == 0:
-            return shadow[:, view.offset :], shadow.shape[1] // 8, []
+            return Input(shadow[:, view.offset :], shadow.shape[1] // 8, [], None, view.width)
+        if scaled and gain is not None and (view, gain) in self._normed:
+            out, squares = self._registers.normed(view.register, gain, self._vector(gain))
+            return Input(out, out.shape[1] // 8, [], squares, view.width)
         out = self._registers.prepared(view, gain)
         block = min(512 if self._narrow else 2048, power(view.width, 128))
         launch = Launch(
@@ -103,7 +131,45 @@ class LoweringBase:
             reuses=(view, gain) in self._fresh,
         )
         self._fresh.add((view, gain))
-        return out, out.shape[1] // 8, [launch]
+        return Input(out, out.shape[1] // 8, [launch], None, view.width)
+
+    def _squares(self, given: Input) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(arguments, constants) by which a kernel divides its sums by the root of its input."""
+        if given.squares is None:
+            return {"squares": self._registers.nothing("f32"), "x_width": given.width}, {"TILES2": 0}
+        return {"squares": given.squares, "x_width": given.width}, {"TILES2": power(given.width // 16)}
+
+    def _next_normed(self, view: ir.View) -> ir.Vector | None:
+        """The gain with which a single token's register is normed before it is written again, if it is whole tiles."""
+        whole = view.offset == 0 and view.width == self._registers.stride(view) and view.width % 16 == 0
+        if self._batch != 1 or not whole:
+            return None
+        for op in self._program.operations[self._index + 1 :]:
+            gain: ir.Vector | None = getattr(op, "gain", None)
+            if gain is not None and getattr(op, "x", None) == view:
+                return gain
+            if any(written.register == view.register for written in op.outputs()):
+                break
+        return None
+
+    def _promise(self, view: ir.View, launches: list[Launch]) -> None:
+        """Have the last of `launches`, which writes all of `view`, write its next normed copy besides."""
+        gain = self._next_normed(view)
+        if gain is None:
+            return
+        vector = self._vector(gain)
+        normed, squares = self._registers.normed(view.register, gain, vector)
+        launches[-1].arguments |= {"next_gain": vector, "normed": normed, "next_squares": squares}
+        launches[-1].constants["NORMED"] = True
+        self._promised.append((view, gain))
+
+    def _no_promise(self) -> dict[str, Any]:
+        """The arguments of `_promise` where none is made."""
+        return {
+            "next_gain": self._registers.nothing("bf16"),
+            "normed": self._registers.nothing("bf16"),
+            "next_squares": self._registers.nothing("f32"),
+        }
 
     def _warps(self, wide: int) -> int:
         """Warps of a program that would have `wide` of them."""

@@ -9,7 +9,7 @@ from moegauge.kernels import program as ir
 from moegauge.kernels.triton import plain, product
 from moegauge.kernels.triton.configuration import cut
 from moegauge.kernels.triton.launch import BATCH_REGISTERS, BATCH_WARPS, REGISTERS, WARPS, Launch
-from moegauge.kernels.triton.lowering_base import LoweringBase, at, pitch, power
+from moegauge.kernels.triton.lowering_base import Input, LoweringBase, at, pitch, power
 
 
 class DenseLowering(LoweringBase):
@@ -34,35 +34,39 @@ class DenseLowering(LoweringBase):
         return arguments
 
     def _product(self, op: ir.Product) -> list[Launch]:
-        x, stride8, launches = self._input(op.x, op.gain)
+        tiled = all(self._tiled(w, blocks=op.blocks) for w in op.matrices)
+        x = self._input(op.x, op.gain, scaled=tiled)
+        launches = list(x.launches)
         column, run = 0, list(op.matrices)
         while run:
             first = run[0]
             same = [w for w in run[:4] if (w.format, w.columns) == (first.format, first.columns)]
             same = same[: next((i for i, w in enumerate(run[:4]) if w not in same), len(same))]
             if self._tiled(first, blocks=op.blocks):
-                tiled = [w for w in same if self._tiled(w, blocks=op.blocks)]
-                if op.blocks > 1 or len(tiled) < len(same):
-                    tiled = same[:1]
-                launches.append(self._dense(op, tiled, x, stride8, column))
-                used = tiled
+                alike = [w for w in same if self._tiled(w, blocks=op.blocks)]
+                if op.blocks > 1 or len(alike) < len(same):
+                    alike = same[:1]
+                launches.append(self._dense(op, alike, x, column))
+                used = alike
             else:
-                launches += self._dense_plain(op, first, x, stride8 * 8, column)
+                launches += self._dense_plain(op, first, x.first, x.stride8 * 8, column)
                 used = [first]
             column += sum(w.rows for w in used)
             run = run[len(used) :]
+        if tiled and len(used) == len(op.matrices) and column == op.out.width:
+            self._promise(op.out, launches)
+            self._writers = {op.out: launches[-1]}
         return launches
 
-    def _dense(self, op: ir.Product, matrices: list[ir.Weight], x: Any, stride8: int, column: int) -> Launch:
+    def _dense(self, op: ir.Product, matrices: list[ir.Weight], x: Input, column: int) -> Launch:
         rows = sum(w.rows for w in matrices)
-        return self._tiled_product(matrices, rows, x, stride8, op.out, column, op.biases, op.blocks, op.accumulate)
+        return self._tiled_product(matrices, rows, x, op.out, column, op.biases, op.blocks, op.accumulate)
 
     def _tiled_product(
         self,
         matrices: list[ir.Weight],
         rows: int,
-        x: Any,
-        stride8: int,
+        x: Input,
         out: ir.View,
         column: int,
         biases: tuple[ir.Vector, ...] = (),
@@ -78,11 +82,15 @@ class DenseLowering(LoweringBase):
         registers, most = (REGISTERS, WARPS) if tokens < 64 else (BATCH_REGISTERS, BATCH_WARPS)
         shares = self._share(rows // 16 * sides * plan.length, most)
         depth = shares.depth(plan.length)
+        squares, tiles2 = self._squares(x)
         arguments = {
             **self._matrix_pools(matrices[0]),
             **self._output(out),
             **self._biases(biases, out.width),
-            "x": x,
+            **squares,
+            **self._no_promise(),
+            **self._no_choice(),
+            "x": x.first,
             "part": self._registers.part(sides * depth * self._batch * rows),
             "counters": self._registers.counters(rows // 16),
             **{f"w{i}": at(w.weights) for i, w in enumerate(padded)},
@@ -94,7 +102,7 @@ class DenseLowering(LoweringBase):
             "tiles": plan.tiles,
             "depth": depth,
             "batch": self._batch,
-            "x_stride8": stride8,
+            "x_stride8": x.stride8,
             "row_tiles_per_block": rows // 16 // blocks,
         }
         constants = {
@@ -107,9 +115,25 @@ class DenseLowering(LoweringBase):
             "SILU": silu,
             "ACCUMULATE": accumulate,
             "SHADOW": self._shadowed(out),
+            **tiles2,
+            "NORMED": False,
+            "TOPK": 0,
+            "E2": 1,
             **self._common,
         }
         return Launch(product.product, (shares.programs,), arguments, constants, maxnreg=registers, chunks=shares.total)
+
+    def _no_choice(self) -> dict[str, Any]:
+        """The arguments by which a router's product chooses experts, where it does not."""
+        numbers = ("ids", "slot_of", "slots", "counts", "members", "distinct")
+        return {
+            **{name: self._registers.nothing("i32") for name in numbers},
+            **{name: self._registers.nothing("f32") for name in ("prior", "share")},
+            "slope": 0.0,
+            "experts": 0,
+            "slot_stride": 0,
+            "slot_count": 0,
+        }
 
     def _plain_rows(
         self,
@@ -189,18 +213,22 @@ class DenseLowering(LoweringBase):
         return [rows, self._finish(weight.rows, part, op.out, column, op.biases, op.accumulate)]
 
     def _gatedproduct(self, op: ir.GatedProduct) -> list[Launch]:
-        x, stride8, launches = self._input(op.x, op.gain)
-        return launches + self._gated(op.gate, op.up, x, stride8, op.out)
+        x = self._input(op.x, op.gain, scaled=self._gate_tiled(op.gate, op.up))
+        return [*x.launches, *self._gated(op.gate, op.up, x, op.out)]
 
-    def _gated(self, gate: ir.Weight | None, up: ir.Weight, x: Any, stride8: int, out: ir.View) -> list[Launch]:
+    def _gate_tiled(self, gate: ir.Weight | None, up: ir.Weight) -> bool:
+        """Whether one tiled kernel serves both."""
+        return (gate is None or gate.format == up.format) and self._tiled(gate, up)
+
+    def _gated(self, gate: ir.Weight | None, up: ir.Weight, x: Input, out: ir.View) -> list[Launch]:
         matrices = [w for w in (gate, up) if w]
         gated, rows = gate is not None, up.rows
-        if len({w.format for w in matrices}) == 1 and self._tiled(*matrices):
-            return [self._tiled_product(matrices, rows, x, stride8, out, 0, gated=gated, silu=not gated)]
+        if self._gate_tiled(gate, up):
+            return [self._tiled_product(matrices, rows, x, out, 0, gated=gated, silu=not gated)]
         part = self._registers.part(2 * self._batch * rows)
         return [
             *(
-                self._plain_rows(w, x, stride8 * 8, self._batch, rows, part=part, part_first=i * self._batch)
+                self._plain_rows(w, x.first, x.stride8 * 8, self._batch, rows, part=part, part_first=i * self._batch)
                 for i, w in enumerate(matrices)
             ),
             self._finish(rows, part, out, 0, gated=gated, silu=not gated),

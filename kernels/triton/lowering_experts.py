@@ -10,7 +10,7 @@ from moegauge.kernels import program as ir
 from moegauge.kernels.triton import experts_down, experts_up
 from moegauge.kernels.triton.configuration import Cut, cut
 from moegauge.kernels.triton.launch import REGISTERS, WARPS, Launch
-from moegauge.kernels.triton.lowering_base import at, pitch, power
+from moegauge.kernels.triton.lowering_base import Input, at, pitch, power
 from moegauge.kernels.triton.lowering_dense import DenseLowering
 from moegauge.kernels.triton.registers import RouteTables
 
@@ -34,7 +34,6 @@ class ExpertLowering(DenseLowering):
         return self._vector(bias), bias.place.stride // (4 if bias.dtype == "f32" else 2), bias.length
 
     def _expertsup(self, op: ir.ExpertsUp) -> list[Launch]:
-        x, stride8, launches = self._input(op.x, op.gain)
         tables = self.routes[op.route]
         own, rest = op.shared[:1], op.shared[1:]
         shared_gate, shared_up = own[0] if own else (None, None)
@@ -45,22 +44,24 @@ class ExpertLowering(DenseLowering):
             )
         like = op.gate or op.up
         alike = (like.format, like.weights.stride) == (op.up.format, op.up.weights.stride)
-        if not (alike and self._tiled(op.gate, op.up, shared_gate, shared_up)):
-            launches += self._up_plain(op, x, stride8, tables)
+        tiled = alike and self._tiled(op.gate, op.up, shared_gate, shared_up)
+        x = self._input(op.x, op.gain, scaled=tiled and all(self._gate_tiled(*pair) for pair in rest))
+        launches = list(x.launches)
+        if tiled:
+            launches.append(self._up_tiled(op, x, tables, shared_gate, shared_up))
         else:
-            launches.append(self._up_tiled(op, x, stride8, tables, shared_gate, shared_up))
+            launches += self._up_plain(op, x.first, x.stride8, tables)
         column = op.top_k * op.up.rows + (shared_up.rows if shared_up else 0)
         for gate, up in rest:
             out = ir.View(op.out.register, op.out.offset + column, up.rows)
-            launches += self._gated(gate, up, x, stride8, out)
+            launches += self._gated(gate, up, x, out)
             column += up.rows
         return launches
 
     def _up_tiled(
         self,
         op: ir.ExpertsUp,
-        x: Any,
-        stride8: int,
+        x: Input,
         tables: RouteTables,
         shared_gate: ir.Weight | None,
         shared_up: ir.Weight | None,
@@ -73,13 +74,15 @@ class ExpertLowering(DenseLowering):
         depth = max(shares.depth(plan.length), shares.depth(other.length))
         gate_bias, bias_stride, gate_length = self._slot_bias(op.gate_bias)
         up_bias, up_stride, up_length = self._slot_bias(op.up_bias)
+        squares, tiles2 = self._squares(x)
         counters = (most * rows + (shared_up.rows if shared_up else 0)) // 16
         arguments = {
             **self._matrix_pools(op.up),
             **self._matrix_pools(shared_up or op.up, "shared_"),
             **self._output(op.out),
             **self._tables(tables),
-            "x": x,
+            **squares,
+            "x": x.first,
             "part": self._registers.part(sides * depth * self._batch * (op.top_k + 1) * height),
             "counters": self._registers.counters(counters),
             "gate_bias": gate_bias,
@@ -98,7 +101,7 @@ class ExpertLowering(DenseLowering):
             "shared_tiles": other.tiles,
             "depth": depth,
             "batch": self._batch,
-            "x_stride8": stride8,
+            "x_stride8": x.stride8,
             "experts_most": most,
         }
         constants = {
@@ -106,6 +109,7 @@ class ExpertLowering(DenseLowering):
             "ABREAST": 8 if self._batch == 1 else 1,
             "GATED": op.gate is not None,
             "SHADOW": self._shadowed(op.out),
+            **tiles2,
         }
         return Launch(
             experts_up.experts_up, (shares.programs,), arguments, constants, maxnreg=REGISTERS, chunks=shares.total
@@ -176,11 +180,14 @@ class ExpertLowering(DenseLowering):
         return [*launches, Launch(experts_up.experts_up_finish, grid, arguments, constants)]
 
     def _expertsdown(self, op: ir.ExpertsDown) -> list[Launch]:
-        x, stride8, launches = self._input(op.x, None)
+        given = self._input(op.x, None)
+        x, stride8, launches = given.first, given.stride8, list(given.launches)
         tables = self.routes[op.route]
         shared = op.shared[0] if op.shared else None
         if self._tiled(op.down, shared) and op.down.columns % 8 == 0:
             launches.append(self._down_tiled(op, x, stride8, tables, shared))
+            if len(op.shared) < 2:
+                self._promise(op.out, launches)
         else:
             launches += self._down_plain(op, x, stride8, tables, shared)
         column = op.top_k * op.down.columns + (shared.columns if shared else 0)
@@ -210,6 +217,7 @@ class ExpertLowering(DenseLowering):
             "share": tables.share,
             "slot_of": tables.slot_of,
             "number_of": tables.number_of,
+            **self._no_promise(),
             "x": x,
             "part": self._registers.part(parts * rows),
             "counters": self._registers.counters(rows // 16),
@@ -230,6 +238,7 @@ class ExpertLowering(DenseLowering):
             **self._expert_constants(op.down, shared, plan, other, tables),
             "TOPK2": power(op.top_k),
             "ALONE": alone,
+            "NORMED": False,
             "SHADOW": self._shadowed(op.out),
         }
         return Launch(

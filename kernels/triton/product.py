@@ -9,6 +9,8 @@ import triton.language as tl
 
 from moegauge.kernels.triton.grid import program, programs
 from moegauge.kernels.triton.matrix import add_bias, add_parts, arrive, quads, rows_of_tile, silu
+from moegauge.kernels.triton.normed import inverse_root, load_squares, write_normed
+from moegauge.kernels.triton.route import choose
 from moegauge.kernels.triton.share import owner_of, parts_of, share_of
 from moegauge.kernels.triton.span import wait_for_producers
 
@@ -19,7 +21,8 @@ def write_product(
     bias0, length0, bias1, length1, bias2, length2,
     NT: tl.constexpr, SILU: tl.constexpr, ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
 ):  # fmt: skip
-    """Bias the sums of rows `row` [16] and tokens from `q` on, gate and write them to columns `column` + row of `out`.
+    """Bias the sums of rows `row` [16] and tokens from `q` on, gate and write them to columns `column` + row of `out`;
+    what was written, [16, NT].
 
     acc: [16, NT]. width: columns of the output view, for biases that wrap; biases 0 and 1 are bfloat16, 2 is float32.
     """
@@ -36,6 +39,7 @@ def write_product(
     tl.store(out + target, acc, mask=there)
     if SHADOW:
         tl.store(shadow + target, acc.to(tl.bfloat16), mask=there)
+    return acc
 
 
 @triton.jit
@@ -46,22 +50,48 @@ def sum_parts(part, row, rows, q, batch, count, NT: tl.constexpr, ABREAST: tl.co
     return add_parts(part, batch * rows, count, token[None, :] * rows + row[:, None], there, NT, ABREAST)
 
 
+@triton.jit
+def finish_product(
+    acc, out, shadow, bias, bias_f32, next_gain, normed, next_squares,
+    prior, ids, share, slot_of, slots, counts, members, distinct, counters, slope, experts, slot_stride, slot_count,
+    row, rows, column, width, q, batch, out_stride, bias0, length0, bias1, length1, bias2, length2,
+    NT: tl.constexpr, SILU: tl.constexpr, ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, NORMED: tl.constexpr,
+    TOPK: tl.constexpr, E2: tl.constexpr,
+):  # fmt: skip
+    """The sums of 16 rows become outputs, with what a single token's next kernels want of them: the next normed input,
+    and, of a router (TOPK > 0) whose last 16 outputs these are, the choice of experts."""
+    acc = write_product(
+        acc, out, shadow, bias, bias_f32, row, rows, column, width, q, batch, out_stride,
+        bias0, length0, bias1, length1, bias2, length2, NT, SILU, ACCUMULATE, SHADOW,
+    )  # fmt: skip
+    if NORMED:
+        write_normed(acc, next_gain, normed, next_squares, row, NT)
+    if TOPK > 0:
+        if arrive(counters + rows // 16, rows // 16):
+            choose(
+                out + column, prior, ids, share, slot_of, slots, counts, members, distinct, ids, experts, 1, out_stride,
+                slot_stride, slot_count, slope, TOPK, E2, True, False, at=(0, 0, 0, 1, 1, 1),
+            )  # fmt: skip
+
+
 _INTEGERS = [
     "w0", "w1", "w2", "w3", "s0", "s1", "s2", "s3", "t0", "t1", "t2", "t3", "end0", "end1", "end2", "rows", "column",
     "width", "tiles", "depth", "batch", "x_stride8", "out_stride", "row_tiles_per_block",
-    "bias0", "length0", "bias1", "length1", "bias2", "length2",
+    "bias0", "length0", "bias1", "length1", "bias2", "length2", "x_width", "experts", "slot_stride", "slot_count",
 ]  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_INTEGERS)
 def product(
-    w_pool, s_pool, t_pool, x, out, shadow, part, counters, bias, bias_f32,
+    w_pool, s_pool, t_pool, x, squares, out, shadow, part, counters, bias, bias_f32, next_gain, normed, next_squares,
+    prior, ids, share, slot_of, slots, counts, members, distinct, slope, experts, slot_stride, slot_count, x_width,
     w0, w1, w2, w3, s0, s1, s2, s3, t0, t1, t2, t3, end0, end1, end2,
     rows, column, width, tiles, depth, batch, x_stride8, out_stride, row_tiles_per_block,
     bias0, length0, bias1, length1, bias2, length2,
     FORMAT: tl.constexpr, NT: tl.constexpr, ABREAST: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr,
     QUAD: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
-    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, at=None,
+    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, TILES2: tl.constexpr, NORMED: tl.constexpr, TOPK: tl.constexpr,
+    E2: tl.constexpr, at=None,
 ):  # fmt: skip
     """out[b, column + i] (+)= sum_k W[i, k] x[b, k] + bias, or silu(gate) * up with GATED (w0 = gate, w1 = up),
     or silu(up) with SILU.
@@ -69,7 +99,8 @@ def product(
     w0..w3, s0.., t0..: up to four matrices of `FORMAT`, their weights, scales and tensor scales; end0..end2: the row
     tile at which the next one begins. rows: of all of them together. x: [batch, 8 x_stride8] bfloat16; row tiles of
     block b read x from column b * tiles * TILE on. part: [sides, depth, batch, rows], depth: most parts of a row tile.
-    ABREAST: parts added up at a time.
+    ABREAST: parts added up at a time. TILES2 > 0: x is still to be divided by the root that `squares` [x_width / 16]
+    give. NORMED, TOPK: see `finish_product`.
 
     The chunks of a row tile of `up` stand behind those of its gate.
     """
@@ -111,12 +142,16 @@ def product(
         )  # fmt: skip
         row = row_tile * 16 + tl.arange(0, 16)
         whole = False
-        if not GATED and NT < 64:
+        if not GATED and NT < 64 and TOPK == 0:
             whole = last - first == length
         if whole:
-            write_product(
-                acc, out, shadow, bias, bias_f32, row, rows, column, width, 0, batch, out_stride,
-                bias0, length0, bias1, length1, bias2, length2, NT, SILU, ACCUMULATE, SHADOW,
+            if TILES2 > 0:
+                acc *= inverse_root(load_squares(squares, x_width, TILES2), x_width)
+            finish_product(
+                acc, out, shadow, bias, bias_f32, next_gain, normed, next_squares,
+                prior, ids, share, slot_of, slots, counts, members, distinct, counters, slope, experts, slot_stride,
+                slot_count, row, rows, column, width, 0, batch, out_stride,
+                bias0, length0, bias1, length1, bias2, length2, NT, SILU, ACCUMULATE, SHADOW, NORMED, TOPK, E2,
             )  # fmt: skip
         else:
             z = me - owner_of(unit * length, grid, total)
@@ -127,14 +162,24 @@ def product(
             if arrive(counters + row_tile, SIDES * length, last - first):
                 count = parts_of(row_tile * SIDES * length, length, grid, total)
                 second_count = parts_of((row_tile * SIDES + SIDES - 1) * length, length, grid, total)
+                if TILES2 > 0:
+                    loaded = load_squares(squares, x_width, TILES2)
                 for q in range(0, NT, FEW):
                     sums = sum_parts(part, row, rows, q, batch, count, FEW, ABREAST)
                     if GATED:
-                        up = part + depth * batch * rows
-                        sums = silu(sums) * sum_parts(up, row, rows, q, batch, second_count, FEW, ABREAST)
-                    write_product(
-                        sums, out, shadow, bias, bias_f32, row, rows, column, width, q, batch, out_stride,
-                        bias0, length0, bias1, length1, bias2, length2, FEW, SILU, ACCUMULATE, SHADOW,
+                        up = sum_parts(part + depth * batch * rows, row, rows, q, batch, second_count, FEW, ABREAST)
+                        if TILES2 > 0:
+                            inverse = inverse_root(loaded, x_width)
+                            up *= inverse
+                            sums *= inverse
+                        sums = silu(sums) * up
+                    elif TILES2 > 0:
+                        sums *= inverse_root(loaded, x_width)
+                    finish_product(
+                        sums, out, shadow, bias, bias_f32, next_gain, normed, next_squares,
+                        prior, ids, share, slot_of, slots, counts, members, distinct, counters, slope, experts,
+                        slot_stride, slot_count, row, rows, column, width, q, batch, out_stride,
+                        bias0, length0, bias1, length1, bias2, length2, FEW, SILU, ACCUMULATE, SHADOW, NORMED, TOPK, E2,
                     )  # fmt: skip
 
 

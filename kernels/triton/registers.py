@@ -39,6 +39,7 @@ class Registers:
             name: self._values[name].to(torch.bfloat16) for name in shadowed(program) if name in self._values
         }
         self._prepared: dict[Any, torch.Tensor] = {}
+        self._normed: dict[tuple[str, ir.Vector], tuple[Any, torch.Tensor, torch.Tensor]] = {}
         self._scratch: dict[str, torch.Tensor] = {}
         self._retired: list[torch.Tensor] = []
         kinds = {
@@ -66,10 +67,15 @@ class Registers:
         return self._shadows.get(name)
 
     def write(self, name: str, values: Any) -> None:
-        """Overwrite a register and its shadow."""
-        self._values[name].copy_(values)
+        """Overwrite a register, its shadow and its normed copies."""
+        held = self._values[name]
+        held.copy_(values)
         if name in self._shadows:
-            self._shadows[name].copy_(self._values[name])
+            self._shadows[name].copy_(held)
+        for (register, _), (gain, normed, squares) in self._normed.items():
+            if register == name:
+                normed.copy_(held * gain[: held.shape[1]].float())
+                squares.copy_((held * held).reshape(-1, 16).sum(1))
 
     def prepared(self, view: ir.View, gain: ir.Vector | None) -> Any:
         """The bfloat16 input a `prepare` launch makes of a view, rows on 16 bytes."""
@@ -80,6 +86,18 @@ class Registers:
             wide = -(-view.width // 8) * 8
             self._prepared[key] = torch.zeros((self._batch, wide), dtype=torch.bfloat16, device=self.device)
         return self._prepared[key]
+
+    def normed(self, name: str, vector: ir.Vector, gain: Any) -> tuple[Any, Any]:
+        """What `moegauge.kernels.triton.normed` keeps of a register of a single token: bfloat16 of it times `gain`, the
+        elements of `vector`, and the sums of squares of its tiles of 16."""
+        import torch
+
+        if (name, vector) not in self._normed:
+            held = self._values[name]
+            normed = torch.zeros(held.shape, dtype=torch.bfloat16, device=self.device)
+            squares = torch.zeros(held.shape[1] // 16, dtype=torch.float32, device=self.device)
+            self._normed[name, vector] = gain, normed, squares
+        return self._normed[name, vector][1:]
 
     def nothing(self, kind: str) -> Any:
         """A stand-in for an argument that is not used."""

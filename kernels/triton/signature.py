@@ -11,8 +11,8 @@ POINTERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("w_pool", "s_pool", "shared_w_pool", "shared_s_pool"), ("*u32", "*u8")),
     **dict.fromkeys(("x",), ("*bf16", "*fp32")),
     **dict.fromkeys(("out",), ("*fp32", "*bf16", "*i32")),
-    **dict.fromkeys(("shadow",), ("*bf16",)),
-    **dict.fromkeys(("bias", "gate_bias", "up_bias", "gain"), ("*bf16", "*fp32")),
+    **dict.fromkeys(("shadow", "normed"), ("*bf16",)),
+    **dict.fromkeys(("bias", "gate_bias", "up_bias", "gain", "next_gain"), ("*bf16", "*fp32")),
     **dict.fromkeys(("keys", "values"), ("*bf16", "*u8")),
     **dict.fromkeys(
         (
@@ -32,7 +32,21 @@ POINTERS: dict[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("buffer",), ("*i32",)),
     **dict.fromkeys(
-        ("t_pool", "shared_t_pool", "part", "bias_f32", "share", "logits", "prior", "pool", "stats", "score", "maxima"),
+        (
+            "t_pool",
+            "shared_t_pool",
+            "part",
+            "bias_f32",
+            "share",
+            "logits",
+            "prior",
+            "pool",
+            "stats",
+            "score",
+            "maxima",
+            "squares",
+            "next_squares",
+        ),
         ("*fp32",),
     ),
     **dict.fromkeys(("q", "q_rope", "k", "v"), ("*fp32",)),

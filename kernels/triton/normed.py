@@ -1,0 +1,35 @@
+"""A normed input without a kernel of its own, for a single token.
+
+rms_norm(x) * gain = (x * gain) / root, with one root for the whole row, and a product is linear: so the kernel that
+writes x writes bfloat16(x * gain) beside it, and of every row tile the sum of its 16 squares; the kernel that reads
+it divides its sums by the root at the end. Rounding to bfloat16 is relative, so it is as far off as if it had been
+rounded after the division.
+"""
+
+import triton
+import triton.language as tl
+
+EPSILON = tl.constexpr(1e-6)
+
+
+@triton.jit
+def load_squares(squares, width, TILES2: tl.constexpr):
+    """The sums of squares of a row's tiles of 16, [TILES2], a power of two; asked for before they are needed."""
+    tile = tl.arange(0, TILES2)
+    return tl.load(squares + tile, mask=tile * 16 < width, other=0.0)
+
+
+@triton.jit
+def inverse_root(squares, width):
+    """1 / sqrt(mean(x^2) + epsilon) of a row of `width` numbers."""
+    return 1.0 / tl.sqrt(tl.sum(squares, 0) / width + EPSILON)
+
+
+@triton.jit
+def write_normed(acc, gain, normed, squares, row, NT: tl.constexpr):
+    """Beside outputs acc [16, NT] of rows `row` [16], of which the first column is the token."""
+    lane = tl.arange(0, NT)[None, :]
+    value = acc * tl.load(gain + row).to(tl.float32)[:, None]
+    tl.store(normed + row[:, None] + lane * 0, value.to(tl.bfloat16), mask=(lane < 1) & (row >= 0)[:, None])
+    lane = tl.arange(0, NT)
+    tl.store(squares + tl.min(row, 0) // 16 + lane * 0, tl.sum(acc * acc, 0), mask=lane < 1)
