@@ -108,6 +108,12 @@ class TritonRunnable:
             self._graph = capture(self._enqueue)
         self._graph.replay()
 
+    def warm(self) -> None:
+        """Capture the graph and replay it once, unless that is done: a first run takes the host tens of milliseconds,
+        and a step of many programs would spend them inside its samples."""
+        if self._graph is None:
+            self.run()
+
     def _enqueue(self) -> None:
         from moegauge.kernels.triton.launch import run_all
 
@@ -365,7 +371,8 @@ class TritonBackend:
             if programs * warps <= SWEEP_MOST_WARPS
         ]
         if self.device != "cpu":  # programs change the grid alone, so the first of them compiles for all
-            side_by_side([stream.compile for stream in found if stream.shape["programs"] == SWEEP_PROGRAMS[0]])
+            jobs = [stream.compile for stream in found if stream.shape["programs"] == SWEEP_PROGRAMS[0]]
+            side_by_side(jobs, lenient=True)
         return found
 
     @property
