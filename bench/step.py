@@ -197,15 +197,15 @@ class DecodeStep:
         checked = [
             self._laps[(self._next + i * count // LAPS_CHECKED) % count] for i in range(min(count, LAPS_CHECKED))
         ]
+        for lap in self._laps:  # what a backend does once per program is done before one is run as it is timed
+            if warm := getattr(lap, "warm", None):
+                warm()
+        self.backend.synchronize()
         before = snapshot(checked[0])
         worst = self._check(checked[0], rows)
         if wrong := disagreement(checked[0], before, self.backend.synchronize):
             raise NumericsError(f"{checked[0].program.name}, run as a whole: {wrong}.", advice=_REPORT)
         worst = max([worst, *(self._check(lap, min(2, rows)) for lap in checked[1:])])
-        for lap in self._laps:  # what a backend does once per program is done before anything is timed
-            if warm := getattr(lap, "warm", None):
-                warm()
-        self.backend.synchronize()
         self.max_relative_error = worst
         return worst
 
