@@ -1,11 +1,12 @@
-"""Runs `moegauge` on a made-up CUDA device: tensors on `cuda` lie on the CPU, kernels run in Triton's interpreter, and
-streams, events, graphs and compiled kernels are stand-ins that hold their users to CUDA's rules. Run by
-test_fake_cuda.py in a process of its own, since TRITON_INTERPRET must be set before Triton is imported.
+"""Runs `moegauge` on a made-up CUDA device: tensors on `cuda` lie on the CPU, launches are counted, not executed, and
+streams, events, graphs and compiled kernels are stand-ins that hold their users to CUDA's rules. What kernels compute
+is tested elsewhere; here every line of Python that needs a GPU is run. Run by test_fake_cuda.py in a process of its
+own, since TRITON_INTERPRET must be set before Triton is imported: then no kernel asks for a driver.
 
     python fake_cuda.py FAULT ARGUMENTS OF MOEGAUGE ...
 
-FAULT breaks one thing on purpose: `none`; `compile` (a kernel that Triton refuses), `lost` (a kernel that loses the
-device), `hang` (a kernel after which the process is killed).
+FAULT breaks one thing on purpose: `none`; `compile` (a kernel that Triton refuses), `killed` (a kernel at which the
+process is killed, as one that never ends is).
 What the device saw is printed as one JSON line at the end.
 """
 
@@ -18,8 +19,7 @@ import sys
 import types
 
 os.environ["TRITON_INTERPRET"] = "1"
-HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
-sys.path.insert(0, os.path.join(HERE, os.pardir, "kernels"))  # noqa: PTH118
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kernels"))  # noqa: PTH100, PTH118, PTH120
 
 import interpreted  # makes the interpreter quicker, too
 import torch
@@ -29,7 +29,7 @@ from triton.runtime import interpreter
 
 FAULT = sys.argv[1]
 seen = dict.fromkeys(("launches", "pdl", "cooperative", "captures", "replays", "captured_in_time", "compiled"), 0)
-state = types.SimpleNamespace(capture=None, timing=False, lost=False, warm=set(), now=0.0)
+state = types.SimpleNamespace(capture=None, timing=False, warm=set(), now=0.0, executed=0)
 
 
 class OnCpu(TorchFunctionMode):
@@ -67,13 +67,11 @@ class Event:
 
 class CUDAGraph:
     def __init__(self) -> None:
-        self.launches: list[tuple] = []
+        self.launches = 0
 
     def replay(self) -> None:
         seen["replays"] += 1
-        state.now += 1e-3
-        for launch in self.launches:
-            execute(*launch)
+        execute(max(1, self.launches))
 
 
 @contextlib.contextmanager
@@ -81,7 +79,7 @@ def graph(made):
     synchronize()
     seen["captures"] += 1
     seen["captured_in_time"] += state.timing
-    state.capture = made.launches
+    state.capture = made
     try:
         yield
     finally:
@@ -90,8 +88,6 @@ def graph(made):
 
 def synchronize() -> None:
     assert state.capture is None, "synchronised within a capture"
-    if state.lost:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore lines")
 
 
 class Compiled:
@@ -105,14 +101,10 @@ class Compiled:
         self.n_regs = 168
 
 
-def execute(run, kernel, args, grid, kwargs) -> None:
-    """One launch on the device."""
-    state.now += 1e-3
-    if state.timing:
-        return
-    if kernel.__name__ == "persistent":
-        grid = (1,)  # the interpreter runs programs one after the other; a barrier between two would never open
-    run(kernel, *args, grid=grid, warmup=False, **kwargs)
+def execute(launches: int) -> None:
+    """Launches on the device."""
+    state.executed += launches
+    state.now += 1e-3 * launches
 
 
 def install() -> None:
@@ -121,24 +113,22 @@ def install() -> None:
     cuda = torch.cuda
     properties = types.SimpleNamespace(
         name="NVIDIA H100 80GB HBM3", major=9, minor=0, multi_processor_count=4, L2_cache_size=1 << 10,
-        shared_memory_per_multiprocessor=233472, total_memory=1 << 23,
+        shared_memory_per_multiprocessor=233472, total_memory=1 << 27,
     )  # fmt: skip
     changes = {
         "is_available": lambda: True, "get_device_properties": lambda *_: properties, "synchronize": synchronize,
-        "get_device_capability": lambda *_: (9, 0), "mem_get_info": lambda *_: (1 << 23, 1 << 23), "graph": graph,
+        "get_device_capability": lambda *_: (9, 0), "mem_get_info": lambda *_: (1 << 27, 1 << 27), "graph": graph,
         "Stream": Stream, "current_stream": Stream, "stream": lambda _: contextlib.nullcontext(), "Event": Event,
         "set_stream": lambda _: None, "CUDAGraph": CUDAGraph,
     }  # fmt: skip
     for name, value in changes.items():
         setattr(cuda, name, value)
-    run = interpreter.InterpretedFunction.run
 
     def launch(kernel, *args, grid, warmup, **kwargs):
         name = kernel.__name__
         if FAULT == "compile" and name == "experts_down":
             raise TritonError("PTXAS error: ptxas died\nmore lines")
         options = {word: kwargs.pop(word, False) for word in ("launch_pdl", "launch_cooperative_grid")}
-        kwargs = {k: False if k in ("PDL", "ASM") else v for k, v in kwargs.items()}
         if warmup:
             seen["compiled"] += 1
             return Compiled(name)
@@ -148,14 +138,12 @@ def install() -> None:
         key = name, str(sorted((k, v) for k, v in kwargs.items() if not hasattr(v, "data_ptr") and k.isupper()))
         assert state.capture is None or key in state.warm, f"{name} would be loaded within a capture"
         state.warm.add(key)
-        if FAULT == "hang" and name == "persistent":
+        if FAULT == "killed" and name == "persistent":
             os._exit(9)
-        if FAULT == "lost" and name == "experts_down":
-            state.lost = True
         if state.capture is not None:
-            state.capture.append((run, kernel, args, grid, kwargs))
+            state.capture.launches += 1
         else:
-            execute(run, kernel, args, grid, kwargs)
+            execute(1)
         return Compiled(name)
 
     interpreter.InterpretedFunction.run = launch
@@ -166,21 +154,43 @@ def small_suite() -> None:
     from dataclasses import replace
 
     from moegauge import machine, models, nvml
-    from moegauge.bench import floors, roof, suites
+    from moegauge.bench import floors, roof, step, suites
     from moegauge.bench.points import Row
     from moegauge.bench.stages import Stage
     from moegauge.kernels import triton_backend
-    from moegauge.kernels.triton import ahead, launch, persistent, precompile, signature
+    from moegauge.kernels.triton import ahead, launch, precompile, registers, signature
 
     def check(kernel, arguments, device, real=signature.check):
         real(kernel, arguments, "cpu")
 
-    def assemble(launches, real=persistent.assemble):
-        for one in launches:
-            one.constants.update({"ASM": False} if "ASM" in one.constants else {})
-        return real(launches)
+    def tables(self, op, batch, device, real=registers.RouteTables.__init__):
+        real(self, op, batch, device)
+        self.distinct.fill_(self.most(batch))
 
-    launch.check, persistent.assemble = check, assemble
+    def gate(self, lap, samples):
+        for i in range(len(lap.program.operations)):
+            lap.run_operation(i)
+        return 1e-6
+
+    def whole(lap, before, synchronize):
+        for name, values in before.items():
+            lap.write(name, values)
+        run_once(lap)
+        synchronize()
+        return ""
+
+    def run_once(lap):
+        start, steps = state.executed, 1 if lap._persistent else lap.kernels_per_step
+        lap.run()
+        assert state.executed - start == steps, "a run is not one step"
+
+    def warm(lap, real=triton_backend.TritonRunnable.warm):
+        if lap._graph is None:
+            run_once(lap)
+        real(lap)
+
+    launch.check, registers.RouteTables.__init__ = check, tables
+    step.DecodeStep._check, step.disagreement, triton_backend.TritonRunnable.warm = gate, whole, warm
     triton_backend.SWEEP_WIDTHS, triton_backend.SWEEP_UNROLLS, triton_backend.SWEEP_WARPS = (16,), (1, 2), (4,)
     roof.PASS_BYTES = {"triton": 1 << 16}
     floors.LENGTHS, floors.ROUNDS = (2, 6), 2
