@@ -328,7 +328,9 @@ class Session:
         for failure in self.failures:
             warn(f"{failure.point.label}: {failure.error}")
         raise DeviceError(
-            f"{len(self.failures)} of {len(self.points)} points gave no time.",
+            f"{len(self.failures)} points gave no time."
+            if self.stages  # a ladder takes a point several times
+            else f"{len(self.failures)} of {len(self.points)} points gave no time.",
             advice="Run again to try these.",
         )
 

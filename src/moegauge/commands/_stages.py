@@ -84,9 +84,11 @@ class StageRun:
 
     def _due(self, name: str, points: list[Point]) -> list[Point]:
         """Those whose turn is in this pass: first what has not failed yet, then what has."""
+        # A step that failed in a stage of its own is in the ladder again, launched in the same way and in others.
+        same = [stage.name for stage in self._session.stages if stage.kind == "decode" and name.startswith("ladder ")]
         found = []
         for point in points:
-            known = {f"{name}: {point.label}: ", f"{name}: "}
+            known = {f"{name}: ", *(f"{one}: {point.label}: " for one in (name, *same))}
             if not known & self._given_up:
                 if bool(known & self._bad) == self._again:
                     found.append(point)
