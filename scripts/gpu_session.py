@@ -58,6 +58,7 @@ TEST_LIMIT_S = 60  # for one test
 LINES = 40  # of each log in the summary
 # Ends of lines in a record's `left_out` that a new process may do better: moegauge.commands._stages.
 RETRIED = ("the device stopped answering", "began and did not end")
+REFUSED = "is of another run"  # moegauge.recordfile, of a record it does not go on with
 
 CHECK = """
 import importlib, importlib.util, json, os, shutil, sys
@@ -229,7 +230,8 @@ def measured(record: Path) -> tuple[int, bool]:
 
 
 def suite(command: Callable[[float], list[str]], left: Callable[[], float], record: Path, **how: Any) -> list[Part]:
-    """Run the suite, again in a new process where one was lost and the last one measured something.
+    """Run the suite, again in a new process where one was lost and the last one measured something, and from the start
+    where the record is of another machine or commit.
 
     Args:
         command: seconds -> the command that takes at most so long.
@@ -242,6 +244,10 @@ def suite(command: Callable[[float], list[str]], left: Callable[[], float], reco
     while again and len(parts) < STARTS and (not parts or left() > LEAST_S):
         limit = left()
         parts.append(run("suite", command(max(1.0, limit - GRACE_S)), limit, progress=record, **how))
+        said = how["log"].read_text(encoding="utf-8", errors="replace").rpartition("\n$ ")[2]
+        if REFUSED in said:
+            record.unlink(missing_ok=True)
+            continue
         count, again = measured(record)
         again = again and count > before
         before = count

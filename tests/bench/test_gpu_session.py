@@ -102,6 +102,23 @@ sys.exit(bool(left))
     assert states(2) == ["exit 0"]
 
 
+def test_a_record_of_another_machine_is_measured_anew(session: Any, tmp_path: Path) -> None:
+    from moegauge import recordfile
+
+    assert session.REFUSED in Path(recordfile.__file__).read_text()
+    record = tmp_path / "gpu.json"
+    record.write_text("{}")
+    refuse = "import sys; from pathlib import Path; p = Path(sys.argv[1])\n"
+    refuse += "p.exists() and sys.exit('moegauge: gpu.json: exists and is of another run (machine ...)')\n"
+    refuse += "p.write_text('{\"cases\": [1]}')"
+    how = {"log": tmp_path / "log", "environment": dict(os.environ)}
+    script = tmp_path / "suite.py"
+    script.write_text(refuse)
+    parts = session.suite(lambda _: [sys.executable, str(script), str(record)], lambda: 100.0, record, **how)
+    assert [part.state for part in parts] == ["exit 1", "exit 0"]
+    assert session.measured(record) == (1, False)
+
+
 def test_what_is_missing_is_said_and_blocks_only_what_needs_it(session: Any) -> None:
     every = {name: "1" for names in session.NEEDS.values() for name in names}
     lines, blocked = session.told({"have": every, "gpu": "one", "compiler": "gcc"}, "cuda")
