@@ -21,7 +21,11 @@ CACHES_PER_PASS = 8
 
 
 class RoofMeter:
-    """The best read-only stream of a backend, ready to be sampled."""
+    """The best read-only stream of a backend, ready to be sampled.
+
+    Attributes:
+        failed: patterns that gave no time, with the reason; the roof is the best of the others.
+    """
 
     def __init__(
         self,
@@ -30,8 +34,9 @@ class RoofMeter:
         pass_s: float,
         medians: dict[str, float],
         swept: Sequence[Pattern] = (),
+        failed: dict[str, str] | None = None,
     ) -> None:
-        self._swept = list(swept)
+        self._swept, self.failed = list(swept), failed or {}
         self._backend = backend
         self._stream = stream
         self._pass_s = pass_s
@@ -121,12 +126,22 @@ def known_roof(backend: Backend, pattern: str, size: int | None = None) -> RoofM
 
 def _best(backend: Backend, streams: Sequence[Stream], rounds: int, progress: Callable[[str], None]) -> RoofMeter:
     times: dict[str, list[float]] = {stream.pattern: [] for stream in streams}
+    failed: dict[str, str] = {}
     for turn in range(rounds + 1):
         for stream in streams:
+            if stream.pattern in failed:
+                continue
             progress(stream.pattern)
-            seconds = backend.time(stream.run)
+            try:
+                seconds = backend.time(stream.run)
+            except Exception as error:  # Triton's are of classes of its own; the other patterns are tried all the same
+                failed[stream.pattern] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+                if len(failed) == len(streams):
+                    raise
+                continue
             if turn:  # the first pass of each touches pages and wakes clocks
                 times[stream.pattern].append(seconds)
+    streams = [stream for stream in streams if stream.pattern not in failed]
     medians = {s.pattern: s.bytes / statistics.median(times[s.pattern]) for s in streams}
     best = max(streams, key=lambda s: medians[s.pattern])
     swept = [
@@ -134,4 +149,4 @@ def _best(backend: Backend, streams: Sequence[Stream], rounds: int, progress: Ca
         for s in streams
         if (shape := getattr(s, "shape", None))
     ]
-    return RoofMeter(backend, best, statistics.median(times[best.pattern]), medians, swept)
+    return RoofMeter(backend, best, statistics.median(times[best.pattern]), medians, swept, failed)

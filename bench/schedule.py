@@ -17,6 +17,9 @@ ASSUMED_CAPTURE_S = 0.0005  # per operation: three configurations tried and one 
 ASSUMED_COMPILE_S = 0.5  # per point, spread over a suite that compiles some hundred kernels
 FIXED_S = 0.3  # the arena's random blocks and their copies
 OPERATIONS_PER_LAYER = 8.0  # 606 in 61 layers with latent attention, 254 in 36 with grouped queries
+# A persistent kernel is one piece of work for the compiler: 30 s for DeepSeek-V3, 12 s for gpt-oss-120b, Triton 3.6 on
+# one busy Zen 5 core, however many cores there are.
+PERSISTENT_S = 21.0
 SWEEP_S, FLOORS_S = 15.0, 3.0  # assumed: 45 small kernels compiled, passes of 2 GB
 
 
@@ -29,10 +32,11 @@ def operations(shape: ModelShape) -> float:
 def point_seconds(stage: Stage, shape: ModelShape, rungs: int = 1) -> float:
     """Seconds of one point of a stage, estimated."""
     host = operations(shape) * (PER_OPERATION_S + ASSUMED_CAPTURE_S) + ASSUMED_COMPILE_S + FIXED_S
-    return (host + stage.time_limit_s) * (rungs if stage.kind == "ladder" else 1)
+    once = host + stage.time_limit_s
+    return once * rungs + PERSISTENT_S if stage.kind == "ladder" else once
 
 
-def stage_seconds(stage: Stage, shapes: dict[str, ModelShape], points: Iterable[Point], rungs: int = 2) -> float:
+def stage_seconds(stage: Stage, shapes: dict[str, ModelShape], points: Iterable[Point], rungs: int = 3) -> float:
     """Seconds of a stage, estimated; `rungs` are the ways of launching its ladder tries besides the best."""
     if stage.kind == "sweep":
         return SWEEP_S

@@ -13,7 +13,7 @@ from moegauge.bench.points import Point, Row, unique
 LEADING = ("deepseek-v3", "kimi-k2-thinking", "glm-4.7", "gpt-oss-120b")
 OTHERS = ("gpt-oss-20b", "qwen3-30b-a3b", "mixtral-8x7b", "qwen3-235b-a22b", "kimi-k2")
 NARROW = ("fp8", "int4", "mxfp4", "nvfp4")
-BATCHES = (2, 4, 8, 16, 32, 64)
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 # Seconds of sampling. A GPU's steps last 1 to 10 ms and settle in well under a second.
 STEP_S, KERNELS_S = 0.8, 1.6
@@ -57,7 +57,8 @@ GPU = (
             Row(("gpt-oss-120b",)),
             Row(OTHERS),
             Row(("glm-4.7",)),
-            Row(LEADING, NARROW),
+            Row(LEADING[:1], NARROW[1:]),  # its release is fp8 throughout
+            Row(LEADING[1:], NARROW),
             Row(OTHERS[:3], ("fp8", "mxfp4")),
         ),
     ),
@@ -69,27 +70,29 @@ GPU = (
             Row(("deepseek-v3", "kimi-k2-thinking")),
             Row(("glm-4.7",), ("fp8",)),
             Row(("gpt-oss-120b",)),
-            Row(LEADING, NARROW),
+            Row(("deepseek-v3", "gpt-oss-120b"), NARROW[1:]),
+            Row(("gpt-oss-120b",), ("fp8",)),
+            Row(("kimi-k2-thinking", "glm-4.7"), ("mxfp4",)),
         ),
         KERNELS_S,
+    ),
+    Stage(
+        "batch curve",
+        "decode",
+        "batch 1 to 64 on 1k tokens of context",
+        (Row(("deepseek-v3", "gpt-oss-120b", "glm-4.7"), ("fp8",), BATCHES, (1024,)),),
     ),
     Stage(
         "ladder",
         "ladder",
         "batch 1: the same step, launched in every way there is",
-        (Row(("deepseek-v3", "kimi-k2-thinking")), Row(("glm-4.7",), ("fp8",)), Row(("gpt-oss-120b",))),
-    ),
-    Stage(
-        "batch curve",
-        "decode",
-        "batch 2 to 64 on 1k tokens of context",
-        (Row(("deepseek-v3", "gpt-oss-120b", "glm-4.7"), ("fp8",), BATCHES, (1024,)),),
+        (Row(("gpt-oss-120b", "deepseek-v3")),),
     ),
     Stage(
         "context curve",
         "decode",
-        "1k, 8k and 32k tokens, batch 1 and 8",
-        (Row(("deepseek-v3", "gpt-oss-120b", "glm-4.7"), ("fp8",), (1, 8), (1024, 8192, 32768)),),
+        "8k and 32k tokens, batch 1 and 8",
+        (Row(("deepseek-v3", "gpt-oss-120b", "glm-4.7"), ("fp8",), (1, 8), (8192, 32768)),),
     ),
     Stage(
         "peers",

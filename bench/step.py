@@ -197,6 +197,10 @@ class DecodeStep:
         checked = [
             self._laps[(self._next + i * count // LAPS_CHECKED) % count] for i in range(min(count, LAPS_CHECKED))
         ]
+        for lap in self._laps:  # what a backend does once per program is done before one is run as it is timed
+            if warm := getattr(lap, "warm", None):
+                warm()
+        self.backend.synchronize()
         before = snapshot(checked[0])
         worst = self._check(checked[0], rows)
         if wrong := disagreement(checked[0], before, self.backend.synchronize):

@@ -7,6 +7,7 @@ outside its error bound has no time: the point is reported as failed and the swe
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -16,7 +17,7 @@ from moegauge.bench.profile import launches
 from moegauge.bench.roof import RoofMeter
 from moegauge.bench.summary import Settings, Traffic, make_case
 from moegauge.bench.timing import Throttle, measure
-from moegauge.errors import ColdError, DeviceError, MoegaugeError
+from moegauge.errors import ColdError, DeviceError, MoegaugeError, NumericsError
 from moegauge.kernels.backend import Backend
 from moegauge.record import Case
 from moegauge.shape import ModelShape
@@ -41,10 +42,16 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A point that gave no time, and why."""
+    """A point that gave no time, and why.
+
+    Attributes:
+        point, error: which and why, in one line.
+        trace: where it was raised, as text.
+    """
 
     point: Point
     error: MoegaugeError
+    trace: str = ""
 
 
 class Builder(Protocol):
@@ -120,6 +127,7 @@ class Bench:
             limits = self.settings.limits
             brief = replace(limits, time_limit_s=limits.time_limit_s / max(1, len(kinds)), warmup_s=0.1)
             timer = replace(self, settings=replace(self.settings, limits=brief))
+            wrong: MoegaugeError | None = None
             for kind in kinds:
                 try:
                     part = step.part(kind)
@@ -128,8 +136,12 @@ class Bench:
                     continue
                 try:
                     yield timer._time(part, point, shape, kind)
+                except NumericsError as error:  # says nothing of the other kinds
+                    wrong = wrong or error
                 finally:
                     part.close()
+            if wrong is not None:
+                raise wrong
         finally:
             step.close()
 
@@ -226,23 +238,33 @@ def _next(cases: Iterator[Case], point: Point) -> Case | None:
         with guarded():
             return next(cases, None)
     except MoegaugeError as error:
-        raise _PointError(Failure(point, error)) from error
+        failure = Failure(point, error, "".join(traceback.format_exception(error)))
+        _let_go(error)
+        raise _PointError(failure) from None
 
 
-# What device libraries raise: out of memory (mmap's is an OSError), device lost.
-LOST = (MemoryError, OSError, RuntimeError)
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the frames of an error hold: kept in a list of failures, they would keep the step's arena, gigabytes of
+    the device's memory a point."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """What device libraries raise, as an error of the point in one line.
+    """Whatever a point's libraries raise, as an error of the point in one line: a lost device (RuntimeError), no memory
+    (mmap's is an OSError), a kernel that does not compile or fit (Triton's own classes, derived from Exception alone).
 
     Raises:
-        DeviceError: instead of any of LOST.
+        DeviceError: instead of any other Exception.
     """
     try:
         yield
-    except LOST as error:
+    except MoegaugeError:
+        raise
+    except Exception as error:
         raise lost(error) from error
 
 

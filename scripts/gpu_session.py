@@ -1,19 +1,33 @@
-"""Everything a GPU machine is asked for, in one command: the GPU tests, the gpu suite, its page and tables, a summary.
+"""Everything a GPU machine is asked for, in one command: the gpu suite, the GPU tests, page, tables and a summary.
 
     python3 scripts/gpu_session.py --out FOLDER                     nine minutes at most
-    python3 scripts/gpu_session.py --out FOLDER --total 300         less
+    python3 scripts/gpu_session.py --out FOLDER --total 200         less
     python3 scripts/gpu_session.py --out FOLDER --device cpu -- --model gpt-oss-20b    a rehearsal without a GPU
 
-Needs Python 3.11, torch and triton, and nothing installed: the package is laid out in a temporary folder by links, and
-wheels of what else it needs (click, msgspec, rich, scipy, huggingface_hub, numpy, pytest) are taken from `.whl/` where
-that folder exists. Each part has its own time limit and log, so a part that hangs loses only itself; the record is
-written after every point and the same command resumes it. At most eight files: gpu.json, page, tables, logs, summary.
-What follows `--` is given to `moegauge bench`.
+Needs Python 3.11, torch, triton and a C compiler (Triton builds its launchers with it), and nothing installed: the
+package is laid out in a temporary folder by links, and wheels of what else it needs are taken from `.whl/` where that
+folder exists. For a bare machine without a network, with Python 3.12 on x86-64, they are made where there is one by
+
+    pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+        --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 -d .whl msgspec==0.22.0
+    pip wheel --no-deps -w .whl gemlite==0.6.0.post2
+
+and, by the first command, any of click, numpy, pytest, scipy and rich that are missing there. gemlite is a peer, 0.2 MB
+of Python (it imports tqdm). `triton_kernels` of the package index is another project than Triton's; flashinfer-python
+(101 MB, and minutes of nvcc), vllm and sglang are too large to carry. What is missing is said before anything starts.
+
+The order is that of worth. First the suite, whose record is written after every point: a part that crashes or hangs
+(no point within STALL_S) is killed, and begun again in a new process as long as that brings points; what was in work
+goes last. Then the tests, each with its own limit where pytest-timeout is there. The record resumes with --resume, with
+the same commit. Where a machine is had for 15 minutes in all and starting it takes one or two, two calls use it best:
+`--total 200` shows what does not work at all, and after it is mended `--total 480` measures. At most eight files:
+gpu.json, page, tables, logs, summary. What follows `--` is given to `moegauge bench`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -21,23 +35,66 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("bench", "counting", "estimator", "kernels")
-TESTS_S = 110.0  # of the whole, for pytest
+KERNELS = ("numpy", "torch", "triton")
+NEEDS = {"suite": (*KERNELS, "click", "msgspec", "scipy"), "tests": (*KERNELS, "pytest")}
+PEERS = ("gemlite",)
+TESTS_S = 90.0  # of the whole, kept for pytest; it gets what the suite leaves besides
 AFTER_S = 25.0  # kept for the page, the tables and the summary
 GRACE_S = 10.0  # between an interrupt and a kill
+LEAST_S = 30.0  # a suite begun again with less measures nothing
+# The longest step towards a point: compiling the persistent kernel of DeepSeek-V3, 30 s on one busy Zen 5 core.
+STALL_S = 100.0
+STARTS = 6  # of the suite at most
+WORKERS = 8  # processes of pytest, 2.5 GB of GPU memory each: compiling is most of what tests do
+TEST_LIMIT_S = 60  # for one test
 LINES = 40  # of each log in the summary
+# Ends of lines in a record's `left_out` that a new process may do better: moegauge.commands._stages.
+RETRIED = ("the device stopped answering", "began and did not end")
+REFUSED = "is of another run"  # moegauge.recordfile, of a record it does not go on with
+
+CHECK = """
+import importlib, importlib.util, json, os, shutil, sys
+from importlib import metadata
+needs, device = json.loads(sys.argv[1]), sys.argv[2]
+def version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "?"
+have = {name: version(name) for name in needs if importlib.util.find_spec(name)}
+compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+found = {"python": sys.version.split()[0], "have": have, "compiler": compiler}
+if "torch" in have and device == "cuda":
+    try:
+        import torch
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            one = torch.cuda.get_device_properties(0)
+            found["gpu"] = (
+                f"{one.name}, {one.major}.{one.minor}, {one.multi_processor_count} multiprocessors, "
+                f"{free / 2**30:.0f} of {total / 2**30:.0f} GiB free, CUDA {torch.version.cuda}"
+            )
+    except Exception as error:
+        found["error"] = f"{type(error).__name__}: {error}"
+print(json.dumps(found))
+"""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one part gave: its name, exit status (None: stopped at its limit), seconds, log."""
+    """What one part gave: its name, exit status (None: it was stopped), how it ended in words, seconds, log."""
 
     name: str
     status: int | None
+    state: str
     seconds: float
     log: Path
 
@@ -63,41 +120,172 @@ def install_wheels(folder: Path, wheels: Path) -> str:
     done = subprocess.run(
         [*command, "--upgrade", "--target", str(folder), *map(str, found)], capture_output=True, text=True, check=False
     )
-    return f"{len(found)} wheels" if done.returncode == 0 else f"wheels failed: {done.stderr.strip()[-300:]}"
+    if done.returncode == 0:
+        return f"{len(found)} wheels"
+    for wheel in found:  # no pip, or one wheel of another Python among them: a wheel is a zip file of what it installs
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+    return f"{len(found)} wheels unpacked; pip failed: {done.stderr.strip()[-300:]}"
 
 
-def run(name: str, command: list[str], limit_s: float, log: Path, environment: dict[str, str]) -> Part:
-    """Run a command with a time limit: interrupted, then killed with the processes it started."""
-    begin = time.monotonic()
-    with log.open("w", encoding="utf-8") as out:
+def check(environment: dict[str, str], device: str) -> dict[str, Any]:
+    """What is there, asked of a process like those that will measure; `error` where it did not answer."""
+    needs = sorted({name for names in NEEDS.values() for name in names} | {*PEERS, "xdist", "pytest_timeout"})
+    command = [sys.executable, "-c", CHECK, json.dumps(needs), device]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (subprocess.SubprocessError, ValueError, IndexError) as error:
+        said = str(getattr(error, "stderr", "") or "").strip().splitlines()
+        found = {"have": {}, "error": said[-1] if said else str(error)}
+    return found
+
+
+def told(found: dict[str, Any], device: str) -> tuple[list[str], dict[str, str]]:
+    """(lines about the machine, part -> why it is not begun)."""
+    have = found["have"]
+    lines = [f"python {found.get('python', '?')}; " + ", ".join(f"{k} {v}" for k, v in have.items())]
+    lines += [f"gpu: {found['gpu']}"] if "gpu" in found else []
+    lines += [f"check: {found['error']}"] if "error" in found else []
+    missing = {part: [name for name in names if name not in have] for part, names in NEEDS.items()}
+    blocked = {part: f"missing: {', '.join(names)}; see the wheels in this script's docstring"
+               for part, names in missing.items() if names}  # fmt: skip
+    if device == "cuda" and not blocked:
+        if "gpu" not in found:
+            blocked["suite"] = "PyTorch finds no GPU"
+        elif not found.get("compiler"):
+            blocked["suite"] = blocked["tests"] = "no C compiler, which Triton needs: install gcc, or set CC"
+    lines += [f"{part}: {why}" for part, why in blocked.items()]
+    lines += [f"peer {name} is not there: its points are left out" for name in PEERS if name not in have]
+    return lines, blocked
+
+
+def run(
+    name: str,
+    command: list[str],
+    limit_s: float,
+    log: Path,
+    environment: dict[str, str],
+    *,
+    progress: Path | None = None,
+    stall_s: float = STALL_S,
+) -> Part:
+    """Run a command with a time limit: interrupted, then killed with the processes it started. With `progress` it is
+    killed at once when that file has not changed for `stall_s`: who waits for a kernel hears no interrupt."""
+    begin = moved = time.monotonic()
+    seen = _changed(progress)
+    state = ""
+    with log.open("a", encoding="utf-8") as out:
         out.write(f"$ {' '.join(command)}\n")
         out.flush()
         child = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=ROOT, start_new_session=True
         )
-        status: int | None = None
-        try:
-            status = child.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGINT)
+        while True:
             try:
-                child.wait(GRACE_S)
+                child.wait(0.2)
+                break
             except subprocess.TimeoutExpired:
+                now = time.monotonic()
+            if _changed(progress) != seen:
+                seen, moved = _changed(progress), now
+            if progress is not None and now - moved > stall_s:
+                state = f"stalled for {stall_s:.0f} s and was killed"
+            elif now - begin > limit_s:
+                state = "stopped at its limit"
+                os.killpg(child.pid, signal.SIGINT)
+                if _ended(child):
+                    break
+            if state:
                 os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-    return Part(name, status, time.monotonic() - begin, log)
+                state += "" if _ended(child) else "; it does not end"
+                break
+    status = None if state else child.returncode
+    return Part(name, status, state or f"exit {status}", time.monotonic() - begin, log)
+
+
+def _ended(child: subprocess.Popen[bytes]) -> bool:
+    try:
+        child.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _changed(file: Path | None) -> int:
+    try:
+        return file.stat().st_mtime_ns if file is not None else 0
+    except OSError:
+        return 0
+
+
+def measured(record: Path) -> tuple[int, bool]:
+    """(how much a record holds, whether a new process may add to it)."""
+    try:
+        document = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0, False
+    count = sum(len(document.get(key) or ()) for key in ("cases", "floors")) + bool(document.get("roof"))
+    return count, any(text.endswith(RETRIED) for text in document.get("left_out") or ())
+
+
+def suite(command: Callable[[float], list[str]], left: Callable[[], float], record: Path, **how: Any) -> list[Part]:
+    """Run the suite, again in a new process where one was lost and the last one measured something, and from the start
+    where the record is of another machine or commit.
+
+    Args:
+        command: seconds -> the command that takes at most so long.
+        left: seconds there are for it now.
+        record: what it writes.
+        how: `log` and `environment`, as for `run`, and `stall_s`.
+    """
+    parts: list[Part] = []
+    before, again = -1, True
+    while again and len(parts) < STARTS and (not parts or left() > LEAST_S):
+        limit = left()
+        parts.append(run("suite", command(max(1.0, limit - GRACE_S)), limit, progress=record, **how))
+        said = how["log"].read_text(encoding="utf-8", errors="replace").rpartition("\n$ ")[2]
+        if REFUSED in said:
+            record.unlink(missing_ok=True)
+            continue
+        count, again = measured(record)
+        again = again and count > before
+        before = count
+    return parts
+
+
+def left_out(record: Path) -> list[str]:
+    """Why points of a record are missing: what failed, line by line, what had no turn, as a number."""
+    try:
+        found = [str(text) for text in json.loads(record.read_text(encoding="utf-8")).get("left_out") or ()]
+    except (OSError, ValueError):
+        return []
+    waiting = [text for text in found if text.endswith(("budget", RETRIED[0]))]
+    lines = [f"not measured: {text}" for text in found if text not in waiting]
+    return lines + ([f"{len(waiting)} points had no turn"] if waiting else [])
 
 
 def summary(parts: list[Part], notes: list[str]) -> str:
     """A line per part, then the end of every log."""
     lines = [*notes]
-    for part in parts:
-        state = "stopped at its limit" if part.status is None else f"exit {part.status}"
-        lines.append(f"{part.name}: {state}, {part.seconds:.0f} s, {part.log.name}")
-    for part in parts:
-        tail = part.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES:]
-        lines += ["", f"== {part.log.name}", *tail]
+    lines += [f"{part.name}: {part.state}, {part.seconds:.0f} s, {part.log.name}" for part in parts]
+    for log in dict.fromkeys(part.log for part in parts):
+        text = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        tail = [line for line in text if not line.startswith("warning: not measured")][-LINES:]
+        lines += ["", f"== {log.name}", *tail]
     return "\n".join(lines) + "\n"
+
+
+def pytest_command(have: dict[str, str]) -> list[str]:
+    """The GPU tests, with no setting or plugin a bare machine may lack; a test that hangs costs its own process."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--durations=8"]
+    command += ["--tb=short"]
+    command += ["-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=", "--confcutdir=tests/gpu"]
+    if "xdist" in have:
+        command += ["-n", str(max(1, min(WORKERS, (os.cpu_count() or 1) // 2)))]
+    if "pytest_timeout" in have:
+        command += ["--timeout", str(TEST_LIMIT_S), "--timeout-method", "thread"]
+    return [*command, "tests/gpu"]
 
 
 def main() -> int:
@@ -117,7 +305,8 @@ def main() -> int:
     begin = time.monotonic()
     if options.resume:
         shutil.copyfile(options.resume, out / "gpu.json")
-    with tempfile.TemporaryDirectory() as folder:
+    parts: list[Part] = []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         site, wheels = lay_out(Path(folder) / "package"), Path(folder) / "wheels"
         notes = [install_wheels(wheels, options.wheels)]
         paths = [str(site), *([str(wheels)] if wheels.is_dir() else []), os.environ.get("PYTHONPATH", "")]
@@ -128,27 +317,45 @@ def main() -> int:
             "PYTHONUNBUFFERED": "1",
             **({"MOEGAUGE_COMMIT": options.commit} if options.commit else {}),
         }
+        found = check(environment, options.device)
+        lines, blocked = told(found, options.device)
+        notes += lines
+        print("\n".join(notes), flush=True)
 
         def left(reserve: float) -> float:
             return max(5.0, options.total - reserve - (time.monotonic() - begin))
 
         record, python = out / "gpu.json", sys.executable
         moegauge = [python, "-m", "moegauge"]
-        tests = [python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--durations=8", "tests/gpu"]
-        parts = [run("tests", tests, min(TESTS_S, left(AFTER_S) / 3), out / "tests.log", environment)]
-        limit = left(AFTER_S + GRACE_S)
-        suite = [*moegauge, "bench", "--suite", "gpu", "--device", options.device, "--out", str(record)]
-        suite += ["--budget", f"{max(1.0, limit - 10.0):.0f}", "--export-markdown", str(out / "gpu.md"), *options.bench]
-        parts.append(run("suite", suite, limit, out / "suite.log", environment))
+
+        def bench(seconds: float) -> list[str]:
+            command = [*moegauge, "bench", "--suite", "gpu", "--device", options.device, "--out", str(record)]
+            return [*command, "--budget", f"{seconds:.0f}", "--export-markdown", str(out / "gpu.md"), *options.bench]
+
+        tests = min(TESTS_S, options.total / 4)
+        if "suite" not in blocked:
+            parts += suite(
+                bench,
+                lambda: left(AFTER_S + GRACE_S + tests),
+                record,
+                log=out / "suite.log",
+                environment=environment,
+            )
+        if "tests" not in blocked:
+            parts.append(
+                run("tests", pytest_command(found["have"]), left(AFTER_S + GRACE_S), out / "tests.log", environment)
+            )
         if record.exists():
             page = [*moegauge, "report", str(record), "--out", str(out / "gpu.html")]
             parts.append(run("page", page, left(AFTER_S / 2), out / "page.log", environment))
             tables = [*moegauge, "report", str(record), "--markdown"]
             parts.append(run("tables", tables, left(5.0), out / "tables.md", environment))
-    text = summary(parts, notes)
+    text = summary(parts, [*notes, *left_out(out / "gpu.json")])
     (out / "summary.txt").write_text(text, encoding="utf-8")
+    for left_over in out.glob(".gpu.json.*"):  # of a process that was killed: its lock, half a write
+        left_over.unlink()
     print(text)
-    return 0 if all(part.status == 0 for part in parts) else 1
+    return 0 if parts and not blocked and all(part.status == 0 for part in parts) else 1
 
 
 if __name__ == "__main__":

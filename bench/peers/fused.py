@@ -128,14 +128,14 @@ def prepare_fused(work: Work, pool: Pool, call: Callable[[Any, Any, Any], Any], 
     return captured(FusedExperts(work, call, pool.expert_bytes, pool.values, bound))
 
 
-def make_pool(work: Work, *, up_first: bool = False, device: str = "cuda") -> Pool:
-    """Random weights in the work's format: bf16, fp8 (128 x 128 blocks) or int4 (groups of 32, value + 8, low nibble
-    first)."""
+def make_pool(work: Work, *, up_first: bool = False, device: str = "cuda", name: str = "") -> Pool:
+    """Random weights in the work's format, or that called `name`: bf16, fp8 (128 x 128 blocks) or int4 (groups of 32,
+    value + 8, low nibble first)."""
     experts = max(work.pool, work.layers * work.experts)
     shapes = ((experts, 2 * work.rows, work.columns), (experts, work.columns, work.rows))
-    make = {"bf16": _bf16, "fp8": _fp8, "int4": _int4}[work.format]
+    make = {"bf16": _bf16, "fp8": _fp8, "int4": _int4}[name or work.format]
     (gate_up, gate_up_scale), (down, down_scale) = (make(shape, device) for shape in shapes)
-    decode = {"bf16": _decode_bf16, "fp8": _decode_fp8, "int4": _decode_int4}[work.format]
+    decode = {"bf16": _decode_bf16, "fp8": _decode_fp8, "int4": _decode_int4}[name or work.format]
 
     def values(expert: int) -> tuple[Floats, Floats, Floats]:
         both = decode(gate_up[expert], None if gate_up_scale is None else gate_up_scale[expert])

@@ -258,10 +258,11 @@ def captured(made: Any) -> Any:
         made.run()  # compiles and tunes outside the capture
     cuda.current_stream().wait_stream(side)
     cuda.synchronize()
-    graph = cuda.CUDAGraph()
+    graph, before = cuda.CUDAGraph(), cuda.current_stream()
     with contextlib.suppress(RuntimeError), cuda.graph(graph):
         made.run()
         return Captured(made, graph)
+    cuda.set_stream(before)  # PyTorch (2.11) never leaves the stream of a capture that fails
     cuda.synchronize()
     return made
 

@@ -11,6 +11,7 @@ from moegauge.bench.peers import (
     sglang,
     torch_cpu,
     torch_cuda,
+    torch_grouped,
     triton_kernels,
     vllm,
 )
@@ -21,6 +22,7 @@ PEERS: tuple[Peer, ...] = (
     *torch_cpu.PEERS,
     *llama_cpp.PEERS,
     *torch_cuda.PEERS,
+    *torch_grouped.PEERS,
     *gemlite.PEERS,
     *triton_kernels.PEERS,
     *flashinfer.PEERS,

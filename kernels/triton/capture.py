@@ -18,6 +18,12 @@ def capture(enqueue: Callable[[], None]) -> Any:
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        enqueue()
+    before = torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            enqueue()
+    except BaseException:
+        # A capture that fails raises once more at its end, and PyTorch (2.11) then never leaves the capture's stream.
+        torch.cuda.set_stream(before)
+        raise
     return graph

@@ -51,12 +51,24 @@ def precompile(launches: Iterable[Launch], dependent: bool, workers: int = 0) ->
     return len(jobs)
 
 
-def side_by_side(jobs: Sequence[Callable[[], object]], workers: int = 0) -> None:
-    """Run functions that each make Triton compile something; returns when all of it is compiled."""
+def side_by_side(jobs: Sequence[Callable[[], object]], workers: int = 0, *, lenient: bool = False) -> None:
+    """Run functions that each make Triton compile something; returns when all of it is compiled.
+
+    Args:
+        jobs: the functions.
+        workers: threads; 0 takes a thread per core, 16 at most.
+        lenient: leave out what does not compile; whoever launches it is told then.
+    """
     try:
-        from triton.runtime._async_compile import AsyncCompileMode
+        from triton.runtime._async_compile import AsyncCompileMode, active_mode
     except ImportError:
         return
-    with ThreadPoolExecutor(workers or min(MAX_WORKERS, os.cpu_count() or 1)) as pool, AsyncCompileMode(pool):
-        for job in jobs:
-            job()
+    with ThreadPoolExecutor(workers or min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
+        try:
+            with AsyncCompileMode(pool, ignore_errors=lenient):
+                for job in jobs:
+                    job()
+        finally:
+            # Triton (3.6) leaves its mode on where one kernel does not compile; every later compilation would then go
+            # to this pool, which is closed.
+            active_mode.set(None)

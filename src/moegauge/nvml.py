@@ -131,6 +131,9 @@ def _from_torch() -> dict[str, Any] | None:
         "compute_capability": f"{properties.major}.{properties.minor}",
         "memory_bytes": properties.total_memory,
         "l2_bytes": _l2_bytes(),
+        # kHz and bits; PyTorch before 2.8 does not tell
+        "max_memory_clock_mhz": getattr(properties, "memory_clock_rate", 0) // 1000 or None,
+        "memory_bus_bits": getattr(properties, "memory_bus_width", 0) or None,
     }
 
 

@@ -19,8 +19,8 @@ from moegauge.record import Case, Record, load, to_json
 
 # Arguments that say where output goes or how long this part of a run may take, not what is measured: a resumed run may
 # differ in them.
-_OUTPUT_FLAGS = {"--json", "--export-csv", "--export-markdown"}
-_OUTPUT_OPTIONS = ("--out", "--budget")
+_OUTPUT_FLAGS = {"--json"}
+_OUTPUT_OPTIONS = ("--out", "--budget", "--export-csv", "--export-markdown")
 
 
 def same_run(argv: list[str]) -> list[str]:

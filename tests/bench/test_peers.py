@@ -417,6 +417,28 @@ def _plain(pool: Any, name: str, *, swapped: bool = False) -> Any:
     return call
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_grouped_products_give_the_experts_answer(batch: int) -> None:
+    torch = pytest.importorskip("torch")
+    if not hasattr(torch.nn.functional, "grouped_mm"):
+        pytest.skip("this torch has no grouped_mm")
+    from moegauge.bench.peers import torch_grouped
+
+    work = work_of("experts", "fp8", batch)
+    pool_ = fused.make_pool(work, device="cpu", name="bf16")
+
+    def prepared(call: Any) -> Any:
+        return fused.FusedExperts(work, call, pool_.expert_bytes, pool_.values, 0.02, device="cpu")
+
+    right = prepared(torch_grouped.grouped(pool_, work.top_k))
+    right.run()
+    assert right.check() < 0.02
+    assert right.check() < 0.02
+    other = fused.make_pool(work, device="cpu", name="bf16")  # of other weights
+    with pytest.raises(NumericsError):
+        prepared(torch_grouped.grouped(other, work.top_k)).check()
+
+
 @pytest.mark.parametrize("up_first", [False, True])
 @pytest.mark.parametrize("name", ["bf16", "fp8", "int4"])
 @pytest.mark.parametrize("batch", [1, 3])

@@ -15,6 +15,7 @@ from moegauge.bench import step as step_module
 from moegauge.bench.points import Row
 from moegauge.bench.schedule import Clock
 from moegauge.bench.stages import Stage
+from moegauge.errors import NumericsError
 from moegauge.kernels import backend as backend_module
 from moegauge.record import load
 
@@ -184,6 +185,72 @@ def test_a_lost_device_ends_the_run_and_keeps_the_record(run: Any, gpu: Any) -> 
     assert "batch curve: gpt-oss-20b fp8 batch 4: the device stopped answering" in record.left_out
     assert not record.complete
     assert len([b for b in built if b[3] == "pdl"]) == 2
+
+
+def test_what_failed_is_tried_last_and_what_lost_its_process_twice_no_more(run: Any, tmp_path: Path) -> None:
+    def wrong(count: int) -> None:
+        if count == 1:
+            raise NumericsError("gpt-oss-20b: wrong.")
+
+    run.before = wrong
+    code, record, _, err = run()
+    assert code == 1
+    assert sorted(map(str, keys(record))) == sorted(map(str, POINTS))  # the ladder has measured it
+    assert record.left_out[0] == "whole steps: gpt-oss-20b native: failed: gpt-oss-20b: wrong."
+    assert "NumericsError: gpt-oss-20b: wrong." in err
+
+    def note(*texts: str) -> None:
+        document = json.loads((tmp_path / "r.json").read_text())
+        document["cases"], document["left_out"] = [], list(texts)
+        (tmp_path / "r.json").write_text(json.dumps(document))
+
+    run.before = lambda _: None
+    note("whole steps: gpt-oss-20b native: began and did not end", "ladder graph: other native: began and did not end")
+    code, record, _, _ = run()
+    assert code == 0
+    assert {key[-1] for key in keys(record)[-3:]} == {"pdl", "eager", "graph"}
+    assert {key[0] for key in keys(record)[-3:]} == {"gpt-oss-20b"}
+    assert sorted(map(str, keys(record))) == sorted(map(str, POINTS))
+    twice = "whole steps: gpt-oss-20b native: began twice and did not end"
+    note(twice, "ladder graph: other native: began twice and did not end")
+    code, record, _, _ = run()
+    found = keys(record)
+    assert twice in record.left_out
+    assert not [key for key in found if key[0] == "gpt-oss-20b" and key[1] == "native" and key[3] is None]
+
+
+def test_what_is_in_work_stands_in_the_record_on_disk(run: Any, tmp_path: Path) -> None:
+    seen = []
+
+    def look(count: int) -> None:
+        seen.append(json.loads((tmp_path / "r.json").read_text())["left_out"][-1])
+
+    run.before = look
+    _, record, _, _ = run()
+    assert seen[0] == "whole steps: gpt-oss-20b native: began and did not end"
+    assert not [text for text in record.left_out if "did not end" in text]
+
+
+def test_a_roof_pattern_that_does_not_compile_is_left_out_of_the_roof(run: Any, gpu: Any) -> None:
+    class CompilationError(Exception):
+        """As Triton's: no RuntimeError."""
+
+    real = type(gpu).sweep
+
+    def sweep(self: Any, size: int) -> Any:
+        found = real(self, size)
+
+        def refuse() -> None:
+            raise CompilationError("at 3:4: no")
+
+        found[0].run = refuse
+        return found
+
+    gpu.sweep = sweep.__get__(gpu)
+    code, record, _, _ = run()
+    assert code == 0
+    assert record.roof.pattern == "swept 16"
+    assert "roof sweep: swept 4: failed: CompilationError: at 3:4: no" in record.left_out
 
 
 def test_narrowing_options_narrow_every_stage(run: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -171,3 +172,42 @@ def test_a_kind_that_reads_too_little_is_skipped_and_named(device: Any, fakes: A
     assert [c.kernel for c in cases] == ["experts down"]
     assert said == ["tiny native, experts up: not timed alone (one step reads 5 kB.)"]
     assert [p.closed for p in parts] == [True]
+
+
+def test_a_kind_with_a_wrong_answer_costs_no_other_kind(device: Any, fakes: Any) -> None:
+    step = fakes.FakeStep(device, 3 * 10**7)
+    whole = step.part
+
+    def part(kind: str) -> Any:
+        made = whole(kind)
+        if kind == "experts up":
+            made.check = lambda: (_ for _ in ()).throw(NumericsError("wrong."))
+        return made
+
+    step.part = part
+    bench = Bench(device, find_roof(device), Settings(), builder=lambda *_: step)
+    cases: list[Any] = []
+    failures = run_sweep([Point("tiny")], {"tiny": fakes.tiny_shape()}, bench.kernels, done=set(), on_case=cases.append)
+    assert [c.kernel for c in cases] == ["experts down"]
+    assert [str(f.error) for f in failures] == ["wrong."]
+
+
+def test_a_failure_holds_nothing_of_its_step_and_any_library_s_error_is_one(device: Any, fakes: Any) -> None:
+    class TritonError(Exception):
+        """No RuntimeError."""
+
+    class Memory:
+        """An arena's."""
+
+    kept: list[Any] = []
+
+    def build(shape: Any, *_: Any) -> Any:
+        memory = Memory()
+        kept.append(weakref.ref(memory))
+        raise TritonError("ptxas died\nmore")
+
+    cases, failures = sweep(device, [Point("one")], fakes, build)
+    assert cases == []
+    assert str(failures[0].error).startswith("TritonError: ptxas died. Run again")
+    assert "in build" in failures[0].trace
+    assert kept[0]() is None

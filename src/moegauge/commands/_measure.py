@@ -194,16 +194,14 @@ class Session:
     def measure(self) -> Record:
         """Measure the roof and every point that is not in the record yet."""
         from moegauge.bench.roof import find_roof
-        from moegauge.bench.sweep import LOST, lost
+        from moegauge.bench.sweep import guarded
 
         self._warn_if_busy()
         if self.stages:
             return self._measure_stages()
-        try:
+        with guarded():
             meter = find_roof(self.backend, progress=lambda name: self.progress(f"roof: {name}"))
             roof = self.record.roof or meter.measure(datasheet_gb_per_s=self.record.machine.get("datasheet_gb_per_s"))
-        except LOST as error:
-            raise lost(error) from error
         if self.record.roof is None:
             self.record.roof = roof
             self.save()
@@ -330,7 +328,9 @@ class Session:
         for failure in self.failures:
             warn(f"{failure.point.label}: {failure.error}")
         raise DeviceError(
-            f"{len(self.failures)} of {len(self.points)} points gave no time.",
+            f"{len(self.failures)} points gave no time."
+            if self.stages  # a ladder takes a point several times
+            else f"{len(self.failures)} of {len(self.points)} points gave no time.",
             advice="Run again to try these.",
         )
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import gc
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from moegauge import models
 from moegauge.bench import floors, roof
 from moegauge.bench.schedule import Clock, stage_seconds
 from moegauge.bench.step import step_kinds
 from moegauge.bench.sweep import Bench, guarded, key_of, run_sweep
+from moegauge.commands._output import printable
 from moegauge.errors import MoegaugeError
 
 if TYPE_CHECKING:
@@ -24,10 +29,18 @@ if TYPE_CHECKING:
 
 NO_TIME = "no time left in the budget"
 LOST = "the device stopped answering"
+# Why a point is tried again after all others: it gave an error, or the process ended while it was in work.
+FAILED = "failed: "
+BEGAN = "began and did not end"
+TWICE = "began twice and did not end"  # and is not tried a third time
 
 
 class StageRun:
     """Runs the stages of a session's suite.
+
+    What is in work is noted in the record before it begins, so that a process that is killed (a kernel that never ends,
+    a crash in a driver) leaves word of it. The same command then takes what failed or did not end last: a point that
+    loses the device each time costs no other one.
 
     Args:
         session: what is measured, and where it is stored.
@@ -36,12 +49,27 @@ class StageRun:
 
     def __init__(self, session: Session, clock: Clock) -> None:
         self._session, self._clock, self._record = session, clock, session.record
+        before = self._record.left_out
+        self._bad = {text.partition(why)[0] for text in before for why in (FAILED, BEGAN) if why in text}
+        self._given_up = {text.partition(TWICE)[0] for text in before if text.endswith(TWICE)}
+        # In the ladder, one model that hangs says that all will: the way of launching is put off, not the model alone.
+        for known, why in ((self._bad, BEGAN), (self._given_up, TWICE)):
+            known |= {f"{t.partition(': ')[0]}: " for t in before if t.startswith("ladder ") and t.endswith(why)}
+        self._again = False
         self._record.left_out = []
         self._lost = False
 
     def run(self) -> list[Failure]:
-        """Every stage in order; the points that failed."""
+        """Every stage in order, then what failed in an earlier part of this run; the points that failed."""
         meter = self._meter()
+        failures = self._pass(meter)
+        if self._bad:
+            self._again = True
+            failures += self._pass(meter)
+        self._session.save()
+        return failures
+
+    def _pass(self, meter: RoofMeter) -> list[Failure]:
         failures: list[Failure] = []
         for stage in self._session.stages:
             if stage.kind == "floors":
@@ -52,20 +80,52 @@ class StageRun:
                 failures += self._points(stage, meter, self._session.backend)
             elif stage.kind == "peers":
                 self._peers(stage, meter)
-        self._session.save()
         return failures
+
+    def _due(self, name: str, points: list[Point]) -> list[Point]:
+        """Those whose turn is in this pass: first what has not failed yet, then what has."""
+        # A step that failed in a stage of its own is in the ladder again, launched in the same way and in others.
+        same = [stage.name for stage in self._session.stages if stage.kind == "decode" and name.startswith("ladder ")]
+        found = []
+        for point in points:
+            known = {f"{name}: ", *(f"{one}: {point.label}: " for one in (name, *same))}
+            if not known & self._given_up:
+                if bool(known & self._bad) == self._again:
+                    found.append(point)
+            elif not self._again:
+                self._leave(name, point.label, TWICE)
+        return found
+
+    @contextlib.contextmanager
+    def _in_work(self, name: str, what: str) -> Iterator[None]:
+        """Say in the stored record that something has begun, until it has ended."""
+        text = f"{name}: {what}: {TWICE if self._again else BEGAN}"
+        self._record.left_out.append(text)
+        self._session.save()
+        try:
+            yield
+        except BaseException:  # an interrupt says nothing against what was in work
+            self._record.left_out.remove(text)
+            self._session.save()
+            raise
+        self._record.left_out.remove(text)
 
     def _meter(self) -> RoofMeter:
         """The roof, by a sweep; where an earlier part of this run swept, by the pattern it found best."""
         backend, known = self._session.backend, self._record.roof
         if known is not None and (meter := roof.known_roof(backend, known.pattern)):
             return meter
-        meter = roof.sweep_roof(backend, progress=lambda name: self._session.progress(f"roof: {name}"))
-        self._record.roof = meter.measure(datasheet_gb_per_s=self._record.machine.get("datasheet_gb_per_s"))
+        with guarded():
+            meter = roof.sweep_roof(backend, progress=lambda name: self._session.progress(f"roof: {name}"))
+            self._record.roof = meter.measure(datasheet_gb_per_s=self._record.machine.get("datasheet_gb_per_s"))
+        for pattern, why in meter.failed.items():
+            self._leave("roof sweep", pattern, f"{FAILED}{why}")
         self._session.save()
         return meter
 
     def _floors(self, stage: Stage) -> None:
+        if self._again:
+            return
         backend = self._session.backend
         known = {floor.name for floor in self._record.floors}
         if not floors.boundaries(backend):
@@ -78,15 +138,22 @@ class StageRun:
                 continue
             self._session.progress(f"{stage.name}: {name}")
             try:
-                self._record.floors.append(floors.measure_floor(backend, name))
-            except (MoegaugeError, RuntimeError) as error:
-                self._leave(stage, name, str(error).splitlines()[0])
+                with self._in_work(stage.name, name), guarded():
+                    self._record.floors.append(floors.measure_floor(backend, name))
+            except MoegaugeError as error:
+                self._leave(stage, name, f"{FAILED}{str(error).splitlines()[0]}")
             self._session.save()
 
     def _points(self, stage: Stage, meter: RoofMeter, backend: Backend, label: str = "") -> list[Failure]:
         session = self._session
         name = f"{stage.name} {label}".strip()
-        bench = Bench(backend, meter, session.settings(stage), throttle=session.throttle())
+        bench = Bench(
+            backend,
+            meter,
+            session.settings(stage),
+            throttle=session.throttle(),
+            on_skip=lambda text: self._record.left_out.append(f"{name}: {text}"),
+        )
         rung = getattr(backend, "rung", "")
         done = {key_of(case) for case in self._record.cases if case.rung == rung}
 
@@ -98,22 +165,28 @@ class StageRun:
             kinds = step_kinds(shape, batch=point.batch, context=point.context, format=point.format)
             return all((*given, kind) in done for kind in kinds)
 
-        failures = run_sweep(
-            self._alive(
-                name,
-                self._clock.within(name, stage.points, lambda p: self._leave(name, p.label, NO_TIME), finished),
-                backend,
-            ),
-            session.shapes,
-            bench.kernels if stage.kind == "kernel" else bench.decode,
-            done=done,
-            on_case=session.store,
-            on_start=lambda p: session.progress(f"{self._clock.elapsed:.0f} s, {name}: {p.label}"),
-        )
+        due = self._due(name, stage.points)
+        timely = self._clock.within(name, due, lambda p: self._leave(name, p.label, NO_TIME), finished)
+        with contextlib.closing(self._alive(name, timely, backend)) as points:
+            failures = run_sweep(
+                points,
+                session.shapes,
+                bench.kernels if stage.kind == "kernel" else bench.decode,
+                done=done,
+                on_case=session.store,
+                on_start=lambda p: session.progress(f"{self._clock.elapsed:.0f} s, {name}: {p.label}"),
+            )
+        for failure in failures:
+            self._leave(name, failure.point.label, f"{FAILED}{str(failure.error).splitlines()[0]}")
+            click.echo(f"{name}: {failure.point.label}", err=True)
+            for line in failure.trace.splitlines():
+                click.echo(printable(line), err=True)
+        if failures:
+            gc.collect()
         session.save()
         return failures
 
-    def _alive(self, name: str, points: Iterator[Point], backend: Backend) -> Iterator[Point]:
+    def _alive(self, name: str, points: Iterator[Point], backend: Backend) -> Generator[Point, None, None]:
         """The points, as long as the device answers: after a lost device none gives a time."""
         for point in points:
             if not self._lost:
@@ -123,7 +196,8 @@ class StageRun:
                     self._lost = True
             if self._lost:
                 self._leave(name, point.label, LOST)
-            else:
+                continue
+            with self._in_work(name, point.label):
                 yield point
 
     def _ladder(self, stage: Stage, meter: RoofMeter) -> list[Failure]:
@@ -131,7 +205,8 @@ class StageRun:
         backend: Any = self._session.backend
         rungs: tuple[str, ...] = tuple(getattr(backend, "rungs", ()))
         if len(rungs) < 2:
-            self._leave(stage, "all", f"the {backend.name} backend launches in one way")
+            if not self._again:
+                self._leave(stage, "all", f"the {backend.name} backend launches in one way")
             return []
         failures: list[Failure] = []
         for row in stage.rows:
@@ -148,6 +223,8 @@ class StageRun:
         from moegauge.bench.peers.work import kernel_work
 
         session, kernel = self._session, "experts"
+        if self._again and not any(text.startswith(f"{stage.name}: ") for text in self._bad):
+            return
         here, absent = present(session.device, {kernel})
         self._record.skipped += [skipped for skipped in absent if skipped not in self._record.skipped]
         if not here:
@@ -160,19 +237,21 @@ class StageRun:
         def finished(point: Point) -> bool:
             return (session.shapes[point.model].name, point.format, point.batch, kernel) in done
 
-        points = self._clock.within(stage.name, stage.points, lambda p: self._leave(stage, p.label, NO_TIME), finished)
-        for point in self._alive(stage.name, points, session.backend):
-            session.progress(f"{self._clock.elapsed:.0f} s, {stage.name}: {point.label}")
-            try:
-                with guarded():
-                    work = kernel_work(point, session.shapes[point.model], kernel, cache, session.options.seed)
-                    cases, skipped = bench.run(work)
-            except MoegaugeError as error:
-                self._leave(stage, point.label, str(error).splitlines()[0])
-                continue
-            self._record.skipped += skipped
-            for case in cases:
-                session.store(case)
+        due = self._due(stage.name, stage.points)
+        timely = self._clock.within(stage.name, due, lambda p: self._leave(stage, p.label, NO_TIME), finished)
+        with contextlib.closing(self._alive(stage.name, timely, session.backend)) as points:
+            for point in points:
+                session.progress(f"{self._clock.elapsed:.0f} s, {stage.name}: {point.label}")
+                try:
+                    with guarded():
+                        work = kernel_work(point, session.shapes[point.model], kernel, cache, session.options.seed)
+                        cases, skipped = bench.run(work)
+                except MoegaugeError as error:
+                    self._leave(stage, point.label, f"{FAILED}{str(error).splitlines()[0]}")
+                    continue
+                self._record.skipped += skipped
+                for case in cases:
+                    session.store(case)
 
     def _leave(self, stage: Stage | str, what: str, why: str) -> None:
         name = stage if isinstance(stage, str) else stage.name

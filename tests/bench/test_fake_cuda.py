@@ -1,0 +1,79 @@
+"""The gpu suite on a made-up CUDA device, every stage of it: what a first run on a GPU would stumble over in Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+SCRIPT = Path(__file__).with_name("fake_cuda.py")
+LAUNCHES = ("pdl", "eager", "graph", "persistent")
+
+
+def run(fault: str, folder: Path, *more: str) -> tuple[int, Any, dict[str, int], str]:
+    """(exit status, record, what the device saw, stderr) of one command."""
+    command = ["bench", "--suite", "gpu", "--device", "cuda", "--out", "r.json", "--time-limit", "0.01"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), fault, *command, "--min-samples", "3", "--noise", "50", *more],
+        cwd=folder,
+        env={**os.environ, "XDG_CACHE_HOME": str(folder), "MOEGAUGE_COMMIT": "c" * 40},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    record = json.loads((folder / "r.json").read_text())
+    lines = done.stdout.strip().splitlines()
+    seen = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    return done.returncode, record, seen, done.stderr
+
+
+def keys(record: Any) -> list[tuple[str, str | None, str, bool]]:
+    """(model, kind of kernel, rung, whether a peer's) of every case."""
+    return [(c["model"], c.get("kernel"), c["rung"], bool(c.get("peer"))) for c in record["cases"]]
+
+
+def test_every_stage_of_the_gpu_suite_runs_on_a_device_with_graphs_and_all_rungs(tmp_path: Path) -> None:
+    code, record, seen, err = run("none", tmp_path)
+    assert code == 0, err[-3000:]
+    assert record["complete"]
+    assert all("not timed alone" in text for text in record["left_out"]), record["left_out"]
+    assert record["machine"]["id"] == "nvidia-h100-80gb-hbm3"
+    assert {f["name"] for f in record["floors"]} == {"eager", "graph", "pdl"}
+    assert record["roof"]["sweep"]
+    found = keys(record)
+    assert [rung for model, kernel, rung, _ in found if (model, kernel) == ("moe", None)] == list(LAUNCHES)
+    assert {("moe", "experts down", "pdl", False), ("moe", "o_proj", "pdl", False)} <= set(found)
+    assert ("moe", "experts", "graph", True) in found  # torch's products, captured too
+    kinds = [c for c in record["cases"] if c.get("kernel") and c["kernel"] != "experts"]
+    assert all(c["profile"]["kernels"][0]["resident"] > 0 for c in kinds)
+    assert seen["pdl"] > 0
+    assert seen["cooperative"] > 0
+    # Chains of empty kernels alone may be captured while they are timed: two rungs, two lengths, in a round that is
+    # thrown away. A step captured there would have its first samples made of the host's work.
+    assert seen["captured_in_time"] == 4
+
+
+def test_a_kernel_that_does_not_compile_costs_its_points_alone(tmp_path: Path) -> None:
+    code, record, _, err = run("compile", tmp_path)
+    assert code == 1
+    assert keys(record)[:1] == [("dense", None, "pdl", False)]
+    assert [(model, rung) for model, _, rung, _ in keys(record)[1:]] == [("moe", "persistent"), ("dense", "pdl")]
+    failed = [text for text in record["left_out"] if "failed: " in text]
+    assert failed[0].startswith("whole steps: moe native: failed: TritonError: PTXAS error: ptxas died.")
+    assert any(text.startswith("ladder graph: moe native: failed: ") for text in failed)
+    assert "Traceback" in err  # nobody is there to ask for it again
+
+
+def test_a_process_that_is_killed_has_said_what_was_in_work(tmp_path: Path) -> None:
+    code, record, _, _ = run("killed", tmp_path)
+    assert code == 9
+    assert record["left_out"][-1] == "ladder persistent: moe native: began and did not end"
+    assert keys(record)[-1] == ("moe", None, "graph", False)
