@@ -34,7 +34,7 @@ def snapshot(lap: Runnable) -> Registers:
 
 def disagreement(lap: Runnable, before: Mapping[str, NDArray[np.float32]], synchronize: Callable[[], None]) -> str:
     """Run the whole program from the registers `before`; "" where it gives, bit for bit, what the registers hold now,
-    as left by its operations one by one, else where it does not.
+    as left by its operations one by one, and chooses as they did, else where it does not.
 
     Outputs are NaN at the start, but for those that the program begins by adding to or by reading. A program that keeps
     recurrent state in its arena is not run: its second run has another answer.
@@ -43,6 +43,8 @@ def disagreement(lap: Runnable, before: Mapping[str, NDArray[np.float32]], synch
     if any(isinstance(op, State) for op in program.operations):
         return ""
     alone = snapshot(lap)
+    choices = {route.label: lap.choice(route.label).ids for route in program.routes}
+    lap.forget()
     for name, values in before.items():
         lap.write(name, _poisoned(program, name, values))
     lap.run()
@@ -56,6 +58,11 @@ def disagreement(lap: Runnable, before: Mapping[str, NDArray[np.float32]], synch
             return (
                 f"{view.register}, output {column} of token {token} is {float(got[token, column])!r} where its "
                 f"operations one by one give {float(expected[token, column])!r}"
+            )
+    for label, ids in choices.items():
+        if not np.array_equal(found := lap.choice(label).ids, ids):
+            return (
+                f"{label} chose {found[0].tolist()} for token 0 where its operations one by one give {ids[0].tolist()}"
             )
     return ""
 

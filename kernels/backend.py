@@ -77,6 +77,10 @@ class Runnable(Protocol):
         """What the `Route` operation labelled `route` chose last."""
         ...
 
+    def forget(self) -> None:
+        """Make every choice one that no run could have made, so that a run which makes none is seen."""
+        ...
+
 
 class Stream(Protocol):
     """One read-only pass over a buffer: a sample of the roof."""

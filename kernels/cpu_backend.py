@@ -117,6 +117,12 @@ class CpuRunnable:
         state = self._code.routes[route]
         return Choice(state.ids.copy(), state.share.copy(), state.slot.copy(), int(state.c.distinct))
 
+    def forget(self) -> None:
+        """Shares become NaN and ids -1; slots stay, for they are addresses."""
+        for state in self._code.routes.values():
+            state.share[:] = np.nan
+            state.ids[:] = -1
+
 
 class CpuStream:
     """A read of a buffer by all threads."""

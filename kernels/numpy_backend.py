@@ -97,6 +97,10 @@ class NumpyRunnable:
             route, Choice(nothing.astype(np.int32), nothing.astype(np.float32), nothing.astype(np.int32), 0)
         )
 
+    def forget(self) -> None:
+        """There are no choices until the next run."""
+        self._choices.clear()
+
     def _view(self, view: View) -> Array:
         return self._registers[view.register][:, view.offset : view.offset + view.width]
 

@@ -159,6 +159,12 @@ class TritonRunnable:
         ids, share, slots = (t.cpu().numpy().reshape(shape).copy() for t in (tables.ids, tables.share, tables.slot_of))
         return Choice(ids, share, slots, int(tables.distinct.item()))
 
+    def forget(self) -> None:
+        """Shares become NaN and ids -1; slots and counts stay, for they are addresses and lengths."""
+        for tables in self._routes.values():
+            tables.share.fill_(float("nan"))
+            tables.ids.fill_(-1)
+
     def profile(self) -> list[LaunchProfile]:
         """What one step launches; empty under the interpreter, which compiles nothing, and for a persistent step, whose
         grid and registers are every operation's."""

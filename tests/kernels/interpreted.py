@@ -92,7 +92,7 @@ def product(fmt: str, columns: int, tokens: int, rows: int = 16, wrong: str = ""
     sys.stdout.write(json.dumps({"worst": float((error / bound).max()), "same": same, "tiled": tiled}) + "\n")
 
 
-def shape(fmt: str, kind: str, hidden: int, inner: int) -> ModelShape:
+def shape(fmt: str, kind: str, hidden: int, inner: int, experts: int = 4) -> ModelShape:
     """A made-up model: one dense layer with gqa, or one MoE layer with mla."""
 
     def m(name: str, role: str, rows: int, columns: int, f: str = fmt) -> Matrix:
@@ -118,11 +118,11 @@ def shape(fmt: str, kind: str, hidden: int, inner: int) -> ModelShape:
     expert = (("gate_proj", inner, hidden), ("up_proj", inner, hidden), ("down_proj", hidden, inner))
     shared = tuple(m(name, "shared_expert", r, c, "bf16") for name, r, c in expert)
     pool = Experts(
-        4, 2, tuple(m(name, "routed_expert", r, c) for name, r, c in expert),
+        experts, 2, tuple(m(name, "routed_expert", r, c) for name, r, c in expert),
         Vectors(2 * inner + hidden, 2 * (2 * inner + hidden)),
     )  # fmt: skip
-    router = m("gate", "router", 4, hidden, "bf16")
-    moe = Layer(mixer, (router, *shared), (pool,), Vectors(2 * hidden + 4, 4 * hidden + 16))
+    router = m("gate", "router", experts, hidden, "bf16")
+    moe = Layer(mixer, (router, *shared), (pool,), Vectors(2 * hidden + experts, 4 * hidden + 4 * experts))
     dense = tuple(m(name, "dense_mlp", r, c) for name, r, c in expert)
     plain = Layer(mixer, dense, (), Vectors(2 * hidden, 4 * hidden))
     table, head = m("embed", "embedding", 48, hidden, "bf16"), m("lm_head", "lm_head", 48, hidden, "bf16")
@@ -130,10 +130,10 @@ def shape(fmt: str, kind: str, hidden: int, inner: int) -> ModelShape:
     return ModelShape("made-up", "test", hidden, table, head, layers, Vectors(hidden, 2 * hidden), {})
 
 
-def step(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner: int = 128) -> None:
+def step(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner: int = 128, experts: int = 4) -> None:
     """Gate every operation of a made-up model's step."""
     made = build_step(
-        shape(fmt, kind, hidden, inner), BACKEND, batch=batch, context=context, arena_bytes=1 << 24, reuse=0.0,
+        shape(fmt, kind, hidden, inner, experts), BACKEND, batch=batch, context=context, arena_bytes=1 << 24, reuse=0.0,
         kv_format="fp8" if context % 2 else "bf16",
     )  # fmt: skip
     worst = made.check(8) if batch else 0.0
@@ -168,12 +168,12 @@ def registers_of(runnable) -> dict[str, np.ndarray]:
     return {name: runnable.read(name) for name in runnable.program.registers}
 
 
-def rungs(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner: int = 128) -> None:
+def rungs(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner: int = 128, experts: int = 4) -> None:
     """One step by the persistent kernel twice, by its launches one by one, and on the eager rung."""
     answers = []
     for rung in ("eager", "persistent"):
         made = build_step(
-            shape(fmt, kind, hidden, inner), TritonBackend("cpu", rung=rung), batch=batch, context=context,
+            shape(fmt, kind, hidden, inner, experts), TritonBackend("cpu", rung=rung), batch=batch, context=context,
             arena_bytes=1 << 24, reuse=0.0,
         )  # fmt: skip
         (runnable,) = made._laps

@@ -81,7 +81,8 @@ def test_an_expert_step_of_two_tokens_with_latent_attention_passes():
 
 @pytest.mark.slow
 def test_expert_steps_wide_enough_to_share_row_tiles_pass_for_one_token_and_for_several():
-    jobs = ["step bf16 mla 1 2 160 192", "step bf16 mla 3 3 160 192"]
+    """One token: the router's product chooses the experts, and norms have no launches of their own."""
+    jobs = ["step bf16 mla 1 2 160 192 16", "step bf16 mla 3 3 160 192"]
     for job, got in zip(jobs, run(*jobs), strict=True):
         assert got["worst"] < 0.05, job
 
@@ -116,9 +117,10 @@ def test_a_persistent_dense_step_is_the_eager_one_bit_for_bit():
 @pytest.mark.slow
 def test_a_persistent_expert_step_is_its_launches_one_by_one_bit_for_bit():
     """Two tokens, shared experts, latent attention over an odd context, whose sums the eager rung adds otherwise."""
-    got, gate = run("rungs fp8 mla 2 40", "persistent step fp8 mla 2 41")
-    assert got["singly"] and got["again"]  # noqa: PT018
-    assert got["far"] < 0.02
+    got, alone, gate = run("rungs fp8 mla 2 40", "rungs fp8 mla 1 40 64 128 16", "persistent step fp8 mla 2 41")
+    for rungs in (got, alone):
+        assert rungs["singly"] and rungs["again"]  # noqa: PT018
+        assert rungs["far"] < 0.02
     assert gate["worst"] < 0.05
 
 
