@@ -22,15 +22,18 @@ from moegauge.kernels.triton.configuration import CONFIGURATIONS
 Row = tuple[str, int, int]
 
 
-def rows(model: str, batch: int, processors: int, name: str) -> Counter[Row]:
-    """(kernel, programs, chunks) of the distinct launches that share chunks out, and how many there are of each."""
+def rows(model: str, batch: int, processors: int, name: str) -> tuple[int, Counter[Row]]:
+    """(launches of a step, how many of each (kernel, programs, chunks) that shares chunks out)."""
     found: Counter[Row] = Counter()
-    for launch in lowered(model, True, False, batch=batch, processors=processors, name=name):
-        if launch.chunks and not launch.reuses:
+    launches = [
+        one for one in lowered(model, True, False, batch=batch, processors=processors, name=name) if not one.reuses
+    ]
+    for launch in launches:
+        if launch.chunks:
             kernel = f"{launch.kernel.fn.__name__} {launch.constants['FORMAT']}"
             shape = f"{launch.arguments['rows']} rows, {launch.arguments['tiles']} tiles"
             found[f"{kernel}, {shape}", launch.grid[0], launch.chunks] += 1
-    return found
+    return len(launches), found
 
 
 def main() -> int:
@@ -41,10 +44,9 @@ def main() -> int:
     parser.add_argument("--configuration", default="wide", choices=CONFIGURATIONS)
     options = parser.parse_args()
     for model in options.model or LEADING:
-        print(f"{model}\n  launches programs   chunks longest   idle  kernel")
-        for (kernel, programs, chunks), count in rows(
-            model, options.batch, options.processors, options.configuration
-        ).items():
+        launches, found = rows(model, options.batch, options.processors, options.configuration)
+        print(f"{model}, {launches} launches a step\n  launches programs   chunks longest   idle  kernel")
+        for (kernel, programs, chunks), count in found.items():
             longest, idle = -(-chunks // programs), 100 * uneven(chunks, programs)
             print(f"  {count:8d} {programs:8d} {chunks:8d} {longest:7d} {idle:4.1f} %  {kernel}")
     return 0

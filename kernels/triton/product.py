@@ -52,26 +52,17 @@ def sum_parts(part, row, rows, q, batch, count, NT: tl.constexpr, ABREAST: tl.co
 
 @triton.jit
 def finish_product(
-    acc, out, shadow, bias, bias_f32, next_gain, normed, next_squares,
-    prior, ids, share, slot_of, slots, counts, members, distinct, counters, slope, experts, slot_stride, slot_count,
-    row, rows, column, width, q, batch, out_stride, bias0, length0, bias1, length1, bias2, length2,
+    acc, out, shadow, bias, bias_f32, next_gain, normed, next_squares, row, rows, column, width, q, batch, out_stride,
+    bias0, length0, bias1, length1, bias2, length2,
     NT: tl.constexpr, SILU: tl.constexpr, ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, NORMED: tl.constexpr,
-    TOPK: tl.constexpr, E2: tl.constexpr,
 ):  # fmt: skip
-    """The sums of 16 rows become outputs, with what a single token's next kernels want of them: the next normed input,
-    and, of a router (TOPK > 0) whose last 16 outputs these are, the choice of experts."""
+    """The sums of 16 rows become outputs and, with NORMED, a single token's next normed input."""
     acc = write_product(
         acc, out, shadow, bias, bias_f32, row, rows, column, width, q, batch, out_stride,
         bias0, length0, bias1, length1, bias2, length2, NT, SILU, ACCUMULATE, SHADOW,
     )  # fmt: skip
     if NORMED:
         write_normed(acc, next_gain, normed, next_squares, row, NT)
-    if TOPK > 0:
-        if arrive(counters + rows // 16, rows // 16):
-            choose(
-                out + column, prior, ids, share, slot_of, slots, counts, members, distinct, ids, experts, 1, out_stride,
-                slot_stride, slot_count, slope, TOPK, E2, True, False, at=(0, 0, 0, 1, 1, 1),
-            )  # fmt: skip
 
 
 _INTEGERS = [
@@ -100,7 +91,8 @@ def product(
     tile at which the next one begins. rows: of all of them together. x: [batch, 8 x_stride8] bfloat16; row tiles of
     block b read x from column b * tiles * TILE on. part: [sides, depth, batch, rows], depth: most parts of a row tile.
     ABREAST: parts added up at a time. TILES2 > 0: x is still to be divided by the root that `squares` [x_width / 16]
-    give. NORMED, TOPK: see `finish_product`.
+    give. NORMED: see `finish_product`. TOPK > 0: these are a router's outputs, and the last program to finish 16 of
+    them chooses the experts (`route.choose`), among E2 in powers of two.
 
     The chunks of a row tile of `up` stand behind those of its gate.
     """
@@ -114,6 +106,7 @@ def product(
     begin, end = share_of(me, grid, total)
     token, k = quads(NT)
     lane = tl.arange(0, NT)
+    chooses = me * 0
     if PDL:
         if begin == end:
             wait_for_producers()
@@ -148,10 +141,8 @@ def product(
             if TILES2 > 0:
                 acc *= inverse_root(load_squares(squares, x_width, TILES2), x_width)
             finish_product(
-                acc, out, shadow, bias, bias_f32, next_gain, normed, next_squares,
-                prior, ids, share, slot_of, slots, counts, members, distinct, counters, slope, experts, slot_stride,
-                slot_count, row, rows, column, width, 0, batch, out_stride,
-                bias0, length0, bias1, length1, bias2, length2, NT, SILU, ACCUMULATE, SHADOW, NORMED, TOPK, E2,
+                acc, out, shadow, bias, bias_f32, next_gain, normed, next_squares, row, rows, column, width, 0, batch,
+                out_stride, bias0, length0, bias1, length1, bias2, length2, NT, SILU, ACCUMULATE, SHADOW, NORMED,
             )  # fmt: skip
         else:
             z = me - owner_of(unit * length, grid, total)
@@ -176,11 +167,19 @@ def product(
                     elif TILES2 > 0:
                         sums *= inverse_root(loaded, x_width)
                     finish_product(
-                        sums, out, shadow, bias, bias_f32, next_gain, normed, next_squares,
-                        prior, ids, share, slot_of, slots, counts, members, distinct, counters, slope, experts,
-                        slot_stride, slot_count, row, rows, column, width, q, batch, out_stride,
-                        bias0, length0, bias1, length1, bias2, length2, FEW, SILU, ACCUMULATE, SHADOW, NORMED, TOPK, E2,
+                        sums, out, shadow, bias, bias_f32, next_gain, normed, next_squares, row, rows, column, width,
+                        q, batch, out_stride, bias0, length0, bias1, length1, bias2, length2, FEW, SILU, ACCUMULATE,
+                        SHADOW, NORMED,
                     )  # fmt: skip
+                if TOPK > 0:
+                    if arrive(counters + rows // 16, rows // 16):
+                        chooses += 1
+    if TOPK > 0:
+        if chooses > 0:
+            choose(
+                out + column, prior, ids, share, slot_of, slots, counts, members, distinct, ids, experts, 1, out_stride,
+                slot_stride, slot_count, slope, TOPK, E2, True, False, at=(0, 0, 0, 1, 1, 1),
+            )  # fmt: skip
 
 
 @triton.jit(
