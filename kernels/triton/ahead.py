@@ -255,7 +255,7 @@ def cases(target: int, quad: bool) -> Iterator[Case]:
 
 
 # Bytes the kernel of a whole step may spill, outside every weight loop, and instructions of attention's loops over the
-# context that may. What it computes before its loop over the table, addresses of lanes mostly, does not fit beside them.
+# context that may. What it computes before its loop over the table, lanes' addresses mostly, does not fit beside them.
 STEP_STACK, STEP_SPILLS = 768, 16
 
 
