@@ -145,7 +145,8 @@ def product_case(
     """The dense product of one format, in one of `ROLES`."""
     plan = cut(format, columns)
     constants = {
-        "FORMAT": format, "NT": tokens, "ABREAST": 8 if tokens == 8 else 1, "TILES": plan.chunk, "EVEN": plan.even,
+        "FORMAT": format, "NT": tokens, "FEW": {8: 1, 64: 16}.get(tokens, tokens), "ABREAST": 32 if tokens == 8 else 1,
+        "TILES": plan.chunk, "EVEN": plan.even,
         "PDL": dependent, "GATED": False, "SILU": False, "ACCUMULATE": False, "SHADOW": True, "TILES2": 0,
         "NORMED": False, "TOPK": 0, "E2": 1, **_common(quad), **ROLES[role],
     }  # fmt: skip
@@ -170,8 +171,9 @@ def expert_cases(
     loops = ((format, shared) if shared else (format,)) if tokens == 8 else ()
     tail = f" {format}" + (f" + {shared}" if shared else "") + f", {columns} columns"
     tail += ("" if alone else f", {tokens} tokens") + (", pdl" if dependent else "")
-    up = {**constants, "GATED": True, "ABREAST": 8 if alone else 1, "TILES2": 512 if alone else 0}
-    down = {**constants, "ALONE": alone, "NORMED": alone, "TOPK2": 1 << (top_k - 1).bit_length()}
+    few = {"FEW": 1, "ABREAST": 8} if alone else {"FEW": tokens, "ABREAST": 1}
+    up = {**constants, "GATED": True, **few, "TILES2": 512 if alone else 0}
+    down = {**constants, "ALONE": alone, "NORMED": alone, "TOPK2": 1 << (top_k - 1).bit_length(), "ABREAST": 32}
     for name, kernel, given in (("up", "experts_up.experts_up", up), ("down", "experts_down.experts_down", down)):
         yield Case(
             f"experts {name}{tail}", kernel, given, loops=loops, chunk=plan.chunk, maxnreg=REGISTERS,

@@ -17,16 +17,16 @@ from moegauge.kernels.triton.span import wait_for_producers
 @triton.jit
 def finish_alone(
     part, count, out, shadow, bias, share, slot_of, next_gain, normed, next_squares, row, rows, bias_stride, length,
-    TOPK: tl.constexpr, TOPK2: tl.constexpr, SHADOW: tl.constexpr, NORMED: tl.constexpr,
+    TOPK: tl.constexpr, TOPK2: tl.constexpr, ABREAST: tl.constexpr, SHADOW: tl.constexpr, NORMED: tl.constexpr,
 ):  # fmt: skip
     """out[0, row] += `count` parts, which are weighted already, + sum_i share[i] bias of choice i, all choices at once.
 
-    TOPK2: the next power of two.
+    TOPK2: the next power of two. ABREAST: parts added up at a time.
     """
     there = (row < rows)[:, None]
     target = row[:, None]
     # Every column holds the sum; the first one is written.
-    total = add_parts(part, rows, count, target, there, 8, 8)
+    total = add_parts(part, rows, count, target, there, 8, 1, ABREAST)
     first = there & (tl.arange(0, 8) < 1)[None, :]
     total += tl.load(out + target + tl.zeros((16, 8), tl.int32), mask=first, other=0.0)
     if length > 0:
@@ -106,9 +106,9 @@ def experts_down(
     down_w, down_s, down_t, w_stride, s_stride, t_stride, bias_stride, shared_w, shared_s, shared_t,
     rows, width8, tiles, shared_tiles, batch, x_stride8, out_stride, length,
     FORMAT: tl.constexpr, SHARED: tl.constexpr, TOPK: tl.constexpr, TOPK2: tl.constexpr, NT: tl.constexpr,
-    TILES: tl.constexpr, EVEN: tl.constexpr, SHARED_TILES: tl.constexpr, SHARED_EVEN: tl.constexpr,
-    QUAD: tl.constexpr, ASM: tl.constexpr, ALONE: tl.constexpr, PDL: tl.constexpr, SHADOW: tl.constexpr,
-    NORMED: tl.constexpr, at=None,
+    ABREAST: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr, SHARED_TILES: tl.constexpr,
+    SHARED_EVEN: tl.constexpr, QUAD: tl.constexpr, ASM: tl.constexpr, ALONE: tl.constexpr, PDL: tl.constexpr,
+    SHADOW: tl.constexpr, NORMED: tl.constexpr, at=None,
 ):  # fmt: skip
     """out[b] += sum_i share[b, i] (W_down x[b, i] + bias) + W_shared x_shared. width8: rows of an up projection / 8.
 
@@ -190,7 +190,7 @@ def experts_down(
                 count = parts_of(base, tall, grid, total)
                 finish_alone(
                     part, count, out, shadow, bias, share, slot_of, next_gain, normed, next_squares, row, rows,
-                    bias_stride, length, TOPK, TOPK2, SHADOW, NORMED,
+                    bias_stride, length, TOPK, TOPK2, ABREAST, SHADOW, NORMED,
                 )  # fmt: skip
             else:
                 finish_down(

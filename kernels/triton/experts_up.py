@@ -17,10 +17,12 @@ from moegauge.kernels.triton.span import wait_for_producers
 
 
 @triton.jit
-def sum_pairs(part, stride, count, pairs, there, row, height, NT: tl.constexpr, ABREAST: tl.constexpr):
-    """Sum of `count` parts, `stride` apart, of rows `row` [16] of `pairs` [NT // ABREAST]; [16, NT]."""
+def sum_pairs(
+    part, stride, count, pairs, there, row, height, NT: tl.constexpr, FEW: tl.constexpr, ABREAST: tl.constexpr
+):
+    """Sum of `count` parts, `stride` apart, of rows `row` [16] of `pairs` [FEW]; [16, NT]."""
     at = pairs[None, :] * height + row[:, None]
-    return add_parts(part, stride, count, at, tl.broadcast_to(there[None, :], at.shape), NT, ABREAST)
+    return add_parts(part, stride, count, at, tl.broadcast_to(there[None, :], at.shape), NT, FEW, ABREAST)
 
 
 @triton.jit
@@ -56,7 +58,8 @@ def experts_up(
     shared_gate_w, shared_gate_s, shared_gate_t, shared_up_w, shared_up_s, shared_up_t,
     rows, shared_rows, tiles, shared_tiles, depth, batch, x_stride8, out_stride, gate_length, up_length, experts_most,
     x_width,
-    FORMAT: tl.constexpr, SHARED: tl.constexpr, TOPK: tl.constexpr, NT: tl.constexpr, ABREAST: tl.constexpr,
+    FORMAT: tl.constexpr, SHARED: tl.constexpr, TOPK: tl.constexpr, NT: tl.constexpr, FEW: tl.constexpr,
+    ABREAST: tl.constexpr,
     TILES: tl.constexpr, EVEN: tl.constexpr, SHARED_TILES: tl.constexpr, SHARED_EVEN: tl.constexpr,
     QUAD: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr,
     TILES2: tl.constexpr, at=None,
@@ -64,7 +67,7 @@ def experts_up(
     """out[token, choice * rows + i] = silu(W_gate x) * (W_up x) of every pair, and the shared expert's behind them.
 
     SHARED is the shared expert's format or "". part: [sides, depth, pairs + tokens, most rows], depth: most parts of a
-    row tile. ABREAST: parts added up at a time, more than one only for a single token. TILES2 > 0: x is still to be
+    row tile. FEW, ABREAST: pairs and parts added up at a time. TILES2 > 0: x is still to be
     divided by the root that `squares` [x_width / 16] give.
     """
     SIDES: tl.constexpr = 2 if GATED else 1
@@ -72,7 +75,7 @@ def experts_up(
     me = program(at, 0)
     token, k = quads(NT)
     lane = tl.arange(0, NT)
-    few = tl.arange(0, NT // ABREAST)
+    few = tl.arange(0, FEW)
     height = rows if SHARED == "" else tl.maximum(rows, shared_rows)
     stride = batch * (TOPK + 1) * height
     length = tl.cdiv(tiles, TILES)
@@ -117,10 +120,12 @@ def experts_up(
             for q in range(0, count, NT):
                 there = q + few < count
                 pairs = tl.load(members + j * batch + q + few, mask=there, other=0)
-                up = sum_pairs(part, stride, up_parts, pairs, there, row, height, NT, ABREAST)
+                up = sum_pairs(part, stride, up_parts, pairs, there, row, height, NT, FEW, ABREAST)
                 gate = up
                 if GATED:
-                    gate = sum_pairs(part + depth * stride, stride, gate_parts, pairs, there, row, height, NT, ABREAST)
+                    gate = sum_pairs(
+                        part + depth * stride, stride, gate_parts, pairs, there, row, height, NT, FEW, ABREAST
+                    )
                 if TILES2 > 0:
                     inverse = inverse_root(loaded, x_width)
                     up *= inverse
@@ -162,11 +167,11 @@ def experts_up(
                 for q in range(0, batch, NT):
                     pairs = batch * TOPK + q + few
                     there = q + few < batch
-                    up = sum_pairs(part, stride, up_parts, pairs, there, row, height, NT, ABREAST)
+                    up = sum_pairs(part, stride, up_parts, pairs, there, row, height, NT, FEW, ABREAST)
                     gate = up
                     if GATED:
                         gate = sum_pairs(
-                            part + depth * stride, stride, gate_parts, pairs, there, row, height, NT, ABREAST
+                            part + depth * stride, stride, gate_parts, pairs, there, row, height, NT, FEW, ABREAST
                         )
                     if TILES2 > 0:
                         inverse = inverse_root(loaded, x_width)
@@ -202,10 +207,10 @@ def experts_up_finish(
     limit = tl.where(pair < batch * TOPK, rows, shared_rows)
     fits = (row < limit)[:, None] & there[None, :]
     at_pair = (pair + lane)[None, :] * height + row[:, None]
-    up = add_parts(part, stride, 1, at_pair, fits, 8, 1)
+    up = add_parts(part, stride, 1, at_pair, fits, 8, 8, 1)
     gate = up
     if GATED:
-        gate = add_parts(part + stride, stride, 1, at_pair, fits, 8, 1)
+        gate = add_parts(part + stride, stride, 1, at_pair, fits, 8, 8, 1)
     if pair < batch * TOPK:
         slot = tl.load(slot_of + pair).to(tl.int64)
         write_up(

@@ -192,6 +192,10 @@ class LoweringBase:
     def _shadowed(self, view: ir.View) -> bool:
         return self._registers.shadow(view.register) is not None
 
+    def _abreast(self, depth: int, few: int) -> dict[str, int]:
+        """How many parts of `few` tokens are added up at a time, 32 numbers of a row where there are many parts."""
+        return {"FEW": few, "ABREAST": max(1, (32 if depth > 8 else 8) // few)}
+
     def _share(self, total: int, most: int) -> Shares:
         """Shares of `total` chunks, for a kernel of which a multiprocessor holds `most` programs."""
         return share(total, self._configuration, self._processors, PERSISTENT_WARPS if self._narrow else most)

@@ -108,7 +108,7 @@ class DenseLowering(LoweringBase):
         constants = {
             "FORMAT": matrices[0].format,
             "NT": tokens,
-            "ABREAST": tokens // power(self._batch),
+            **self._abreast(depth, min(power(self._batch), 16 if tokens == 64 else 32)),
             "TILES": plan.chunk,
             "EVEN": plan.even,
             "GATED": gated,

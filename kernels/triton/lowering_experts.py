@@ -106,7 +106,7 @@ class ExpertLowering(DenseLowering):
         }
         constants = {
             **self._expert_constants(op.up, shared_up, plan, other, tables),
-            "ABREAST": 8 if self._batch == 1 else 1,
+            **self._abreast(depth, 1 if self._batch == 1 else self._expert_tokens(tables)),
             "GATED": op.gate is not None,
             "SHADOW": self._shadowed(op.out),
             **tiles2,
@@ -237,6 +237,7 @@ class ExpertLowering(DenseLowering):
         constants = {
             **self._expert_constants(op.down, shared, plan, other, tables),
             "TOPK2": power(op.top_k),
+            "ABREAST": self._abreast(parts, 1)["ABREAST"] if alone else 1,
             "ALONE": alone,
             "NORMED": False,
             "SHADOW": self._shadowed(op.out),

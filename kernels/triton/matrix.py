@@ -65,24 +65,23 @@ def arrive(counter, total, mine=1):
 
 
 @triton.jit
-def add_parts(part, stride, count, at, there, NT: tl.constexpr, ABREAST: tl.constexpr):
-    """Sum of `count` parts, `stride` apart, at offsets `at` [16, NT // ABREAST] where `there`; [16, NT], tokens in the
-    first columns (the others repeat them).
+def add_parts(part, stride, count, at, there, NT: tl.constexpr, FEW: tl.constexpr, ABREAST: tl.constexpr):
+    """Sum of `count` parts, `stride` apart, at offsets `at` [16, FEW] where `there`; [16, NT], the FEW (tokens, pairs)
+    in the first columns, which the others repeat.
 
-    ABREAST parts are read at once, by the columns that few tokens leave empty: a part is a trip to the L2 cache and
-    back, which the last program of a row tile would otherwise make once per part, with nothing else to do.
+    ABREAST parts are read at once: each is a trip to the L2 cache and back, which the last program of a row tile would
+    otherwise make once per part, with nothing else to do.
     """
-    at = tl.reshape(tl.broadcast_to(at[:, None, :], (16, ABREAST, NT // ABREAST)), (16, NT))
-    there = tl.reshape(tl.broadcast_to(there[:, None, :], (16, ABREAST, NT // ABREAST)), (16, NT))
-    z = tl.arange(0, NT)[None, :] // (NT // ABREAST)
-    acc = tl.zeros((16, NT), tl.float32)
+    at = tl.reshape(tl.broadcast_to(at[:, None, :], (16, ABREAST, FEW)), (16, ABREAST * FEW))
+    there = tl.reshape(tl.broadcast_to(there[:, None, :], (16, ABREAST, FEW)), (16, ABREAST * FEW))
+    z = tl.arange(0, ABREAST * FEW)[None, :] // FEW
+    acc = tl.zeros((16, ABREAST * FEW), tl.float32)
     for i in range(0, count, ABREAST):
         mask = there & (z * 0 + (count - i) > z)
         acc += tl.load(part + (i + z) * stride + at, mask=mask, other=0.0, cache_modifier=".cg")
     if ABREAST > 1:
-        total = tl.sum(tl.reshape(acc, (16, ABREAST, NT // ABREAST)), 1)
-        acc = tl.reshape(tl.broadcast_to(total[:, None, :], (16, ABREAST, NT // ABREAST)), (16, NT))
-    return acc
+        acc = tl.sum(tl.reshape(acc, (16, ABREAST, FEW)), 1)
+    return tl.reshape(tl.broadcast_to(acc[:, None, :], (16, NT // FEW, FEW)), (16, NT))
 
 
 @triton.jit

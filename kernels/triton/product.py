@@ -43,11 +43,11 @@ def write_product(
 
 
 @triton.jit
-def sum_parts(part, row, rows, q, batch, count, NT: tl.constexpr, ABREAST: tl.constexpr):
-    """Sum of `count` parts [batch, rows] of rows `row` [16] and tokens from `q` on; [16, NT]."""
-    token = q + tl.arange(0, NT // ABREAST)
+def sum_parts(part, row, rows, q, batch, count, NT: tl.constexpr, FEW: tl.constexpr, ABREAST: tl.constexpr):
+    """Sum of `count` parts [batch, rows] of rows `row` [16] and FEW tokens from `q` on; [16, NT]."""
+    token = q + tl.arange(0, FEW)
     there = (row < rows)[:, None] & (token < batch)[None, :]
-    return add_parts(part, batch * rows, count, token[None, :] * rows + row[:, None], there, NT, ABREAST)
+    return add_parts(part, batch * rows, count, token[None, :] * rows + row[:, None], there, NT, FEW, ABREAST)
 
 
 @triton.jit
@@ -79,7 +79,8 @@ def product(
     w0, w1, w2, w3, s0, s1, s2, s3, t0, t1, t2, t3, end0, end1, end2,
     rows, column, width, tiles, depth, batch, x_stride8, out_stride, row_tiles_per_block,
     bias0, length0, bias1, length1, bias2, length2,
-    FORMAT: tl.constexpr, NT: tl.constexpr, ABREAST: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr,
+    FORMAT: tl.constexpr, NT: tl.constexpr, FEW: tl.constexpr, ABREAST: tl.constexpr, TILES: tl.constexpr,
+    EVEN: tl.constexpr,
     QUAD: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
     ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, TILES2: tl.constexpr, NORMED: tl.constexpr, TOPK: tl.constexpr,
     E2: tl.constexpr, at=None,
@@ -90,15 +91,15 @@ def product(
     w0..w3, s0.., t0..: up to four matrices of `FORMAT`, their weights, scales and tensor scales; end0..end2: the row
     tile at which the next one begins. rows: of all of them together. x: [batch, 8 x_stride8] bfloat16; row tiles of
     block b read x from column b * tiles * TILE on. part: [sides, depth, batch, rows], depth: most parts of a row tile.
-    ABREAST: parts added up at a time. TILES2 > 0: x is still to be divided by the root that `squares` [x_width / 16]
-    give. NORMED: see `finish_product`. TOPK > 0: these are a router's outputs, and the last program to finish 16 of
-    them chooses the experts (`route.choose`), among E2 in powers of two.
+    FEW, ABREAST: tokens there may be, and parts, added up at a time. TILES2 > 0: x is still to be divided by the root
+    that `squares` [x_width / 16] give. NORMED: see `finish_product`. TOPK > 0: these are a router's outputs, and the
+    last program to finish 16 of them chooses the experts (`route.choose`), among E2 in powers of two.
 
     The chunks of a row tile of `up` stand behind those of its gate.
     """
     COLUMNS: tl.constexpr = 16 if FORMAT == "bf16" else (32 if FORMAT == "fp8" or FORMAT == "int8" else 64)
     SIDES: tl.constexpr = 2 if GATED else 1
-    FEW: tl.constexpr = NT if NT < 64 else 16  # tokens finished at a time: sums of 64 do not fit beside the rest
+    ENDED: tl.constexpr = NT if NT < 64 else 16  # tokens finished at a time: sums of 64 do not fit beside the rest
     grid = programs(at, 0)
     me = program(at, 0)
     length = tl.cdiv(tiles, TILES)
@@ -155,10 +156,11 @@ def product(
                 second_count = parts_of((row_tile * SIDES + SIDES - 1) * length, length, grid, total)
                 if TILES2 > 0:
                     loaded = load_squares(squares, x_width, TILES2)
-                for q in range(0, NT, FEW):
-                    sums = sum_parts(part, row, rows, q, batch, count, FEW, ABREAST)
+                for q in range(0, NT, ENDED):
+                    sums = sum_parts(part, row, rows, q, batch, count, ENDED, FEW, ABREAST)
                     if GATED:
-                        up = sum_parts(part + depth * batch * rows, row, rows, q, batch, second_count, FEW, ABREAST)
+                        up = part + depth * batch * rows
+                        up = sum_parts(up, row, rows, q, batch, second_count, ENDED, FEW, ABREAST)
                         if TILES2 > 0:
                             inverse = inverse_root(loaded, x_width)
                             up *= inverse
@@ -168,7 +170,7 @@ def product(
                         sums *= inverse_root(loaded, x_width)
                     finish_product(
                         sums, out, shadow, bias, bias_f32, next_gain, normed, next_squares, row, rows, column, width,
-                        q, batch, out_stride, bias0, length0, bias1, length1, bias2, length2, FEW, SILU, ACCUMULATE,
+                        q, batch, out_stride, bias0, length0, bias1, length1, bias2, length2, ENDED, SILU, ACCUMULATE,
                         SHADOW, NORMED,
                     )  # fmt: skip
                 if TOPK > 0:
@@ -197,9 +199,9 @@ def product_finish(
     if PDL:
         wait_for_producers()
     row = program(at, 0) * 16 + tl.arange(0, 16)
-    acc = sum_parts(part, row, rows, 0, batch, 1, NT, 1)
+    acc = sum_parts(part, row, rows, 0, batch, 1, NT, NT, 1)
     if GATED:
-        acc = silu(acc) * sum_parts(part + batch * rows, row, rows, 0, batch, 1, NT, 1)
+        acc = silu(acc) * sum_parts(part + batch * rows, row, rows, 0, batch, 1, NT, NT, 1)
     write_product(
         acc, out, shadow, bias, bias_f32, row, rows, column, width, 0, batch, out_stride,
         bias0, length0, bias1, length1, bias2, length2, NT, SILU, ACCUMULATE, SHADOW,

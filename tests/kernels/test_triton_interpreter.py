@@ -43,8 +43,17 @@ def test_products_of_every_format_are_within_the_rounding_of_their_sums():
 
 
 def test_products_of_several_row_tiles_are_whole_however_their_chunks_are_shared():
-    """Twelve programs at most: shares that begin and end inside row tiles, shares of several of them."""
-    jobs = ["bf16 448 1 80", "fp8 672 3 80", "mxfp4 1216 1 112", "nvfp4 1216 9 112", "int8 64 1 640"]
+    """Sixteen programs at most: shares that begin and end inside row tiles, shares of several of them, a row tile of
+    thirteen parts."""
+    jobs = [
+        "bf16 448 1 80",
+        "bf16 1616 1",
+        "bf16 1616 3",
+        "fp8 672 3 80",
+        "mxfp4 1216 1 112",
+        "nvfp4 1216 9 112",
+        "int8 64 1 640",
+    ]
     for job, got in zip(jobs, run(*(f"product {job}" for job in jobs)), strict=True):
         assert got["tiled"] and got["worst"] <= 1, job  # noqa: PT018
 
