@@ -94,12 +94,16 @@ class TritonRunnable:
             from moegauge.kernels.triton.persistent import Persistent
 
             self._persistent = Persistent(self._launches, backend.device, backend.capability, backend.processors)
-        self.kernels_per_step = sum(not launch.reuses for launches in self._launches for launch in launches)
+        every = [launch for launches in self._launches for launch in launches]
+        self._before = [launch for launch in every if launch.once and not launch.reuses]
+        self._stale = True  # registers were written since these ran
+        self.kernels_per_step = sum(launch.enqueued for launch in every)
 
     def run(self) -> None:
         """Enqueue the whole step: a graph replay (of one launch, on the persistent rung), or launch by launch on the
         eager rung and under the interpreter, which has no graphs. The first run captures the graph, and has run the
         step by then: a step that adds to its registers would add twice, were it replayed besides."""
+        self._refresh()
         if self._rung == "eager" or self._backend.device == "cpu":
             self._enqueue()
         elif self._graph is None:
@@ -108,6 +112,13 @@ class TritonRunnable:
             self._graph = capture(self._enqueue)
         else:
             self._graph.replay()
+
+    def _refresh(self) -> None:
+        """Run what depends on nothing the step writes: the inputs and choices of a kernel that is timed alone."""
+        if self._stale:
+            for launch in self._before:
+                launch.run(dependent=self._rung == "pdl")
+            self._stale = False
 
     def warm(self) -> None:
         """Capture the graph and replay it once, unless that is done: a first run takes the host tens of milliseconds,
@@ -151,6 +162,7 @@ class TritonRunnable:
             )
         if self.program.batch:
             self._registers.write(register, torch.from_numpy(given))
+            self._stale = True
 
     def choice(self, route: str) -> Choice:
         """The last choice of a route."""
@@ -164,6 +176,7 @@ class TritonRunnable:
         for tables in self._routes.values():
             tables.share.fill_(float("nan"))
             tables.ids.fill_(-1)
+        self._stale = True
 
     def profile(self) -> list[LaunchProfile]:
         """What one step launches; empty under the interpreter, which compiles nothing, and for a persistent step, whose

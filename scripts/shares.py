@@ -26,7 +26,7 @@ def rows(model: str, batch: int, processors: int, name: str) -> tuple[int, Count
     """(launches of a step, how many of each (kernel, programs, chunks) that shares chunks out)."""
     found: Counter[Row] = Counter()
     launches = [
-        one for one in lowered(model, True, False, batch=batch, processors=processors, name=name) if not one.reuses
+        one for one in lowered(model, True, False, batch=batch, processors=processors, name=name) if one.enqueued
     ]
     for launch in launches:
         if launch.chunks:

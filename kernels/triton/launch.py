@@ -36,6 +36,7 @@ class Launch:
         chunks: pieces of work its programs share out (the fewest, where that depends on the routing); 0 where a program
             has a piece of its own.
         reuses: it only repeats work an earlier launch of the same step did; needed when its operation runs alone.
+        once: it depends on nothing the step writes; run once after registers were written from outside.
     """
 
     kernel: Any
@@ -47,6 +48,12 @@ class Launch:
     maxnreg: int = 0
     chunks: int = 0
     reuses: bool = False
+    once: bool = False
+
+    @property
+    def enqueued(self) -> bool:
+        """Whether every step launches it."""
+        return not self.reuses and not self.once
 
     def check(self, device: str) -> None:
         """Refuse wrong types, devices and strides before anything is launched; see `signature.check`."""
@@ -70,7 +77,7 @@ class Launch:
 
 
 def run_all(launches: Iterable[Launch], dependent: bool = False) -> None:
-    """Enqueue a step: every launch but those that only repeat."""
+    """Enqueue a step: every launch but those that only repeat, or were run before it."""
     for launch in launches:
-        if not launch.reuses:
+        if launch.enqueued:
             launch.run(dependent)

@@ -63,11 +63,12 @@ class Lowering(AttentionLowering, ExpertLowering):
         if writer is not None:
             self._choose_there(writer, op, tables, constants)
         chosen = {**constants, "ALONE": alone}
-        launches = [Launch(route.choose, (self._batch,), choose, chosen, reuses=writer is not None)]
+        once = op.logits.register not in self._written
+        launches = [Launch(route.choose, (self._batch,), choose, chosen, reuses=writer is not None, once=once)]
         if not alone:
             constants["P2"] = power(self._batch * op.top_k, 32)
             shared.update(firsts=tables.firsts, numbers=tables.numbers, number_of=tables.number_of)
-            launches.append(Launch(route.group, (1,), shared, constants, warps=self._warps(4)))
+            launches.append(Launch(route.group, (1,), shared, constants, warps=self._warps(4), once=once))
         return launches
 
     def _choose_there(self, writer: Launch, op: ir.Route, tables: RouteTables, constants: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ class Persistent:
     ) -> None:
         import torch
 
-        step = [launch for launches in operations for launch in launches if not launch.reuses]
+        step = [launch for launches in operations for launch in launches if launch.enqueued]
         # Behind the step, every operation with all it needs when it runs alone.
         alone = [launch for launches in operations for launch in launches]
         self._step = (0, len(step))

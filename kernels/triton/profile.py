@@ -63,7 +63,7 @@ def profile(
     found: dict[tuple[Any, ...], LaunchProfile] = {}
     for op, several in zip(program.operations, launches, strict=True):
         for launch in several:
-            if launch.reuses:
+            if not launch.enqueued:
                 continue
             name = str(getattr(launch.kernel, "__name__", "kernel"))
             weights = _weights(op, distinct) if name in LOOPS else 0

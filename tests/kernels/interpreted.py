@@ -3,6 +3,7 @@ process of its own, since TRITON_INTERPRET must be set before Triton is imported
 
     python interpreted.py product FORMAT COLUMNS TOKENS     the tiled product of a random matrix
     python interpreted.py step FORMAT KIND BATCH CONTEXT    a whole made-up model, every operation gated
+    python interpreted.py alone FORMAT BATCH LABEL          one kind of kernel of that model, as it is timed alone
     python interpreted.py attention KIND CACHE HEADS BATCH CONTEXT SPLITS    one attention, cut over its context
     python interpreted.py rungs FORMAT KIND BATCH CONTEXT   the same model, persistent and launch by launch
     python interpreted.py barrier                           programs counted in, in random order
@@ -163,6 +164,18 @@ def attention(kind: str, cache: str, heads: int, batch: int, length: int, splits
     sys.stdout.write(json.dumps({"grid": runnable._launches[0][0].grid, "copied": copied}) + "\n")
 
 
+def alone(fmt: str, batch: int, label: str) -> None:
+    """The kernels of one kind, gated, and how many launches their step has: no input and no choice is made in it."""
+    made = build_step(
+        shape(fmt, "mla", 64, 128, 16), BACKEND, batch=batch, context=0, arena_bytes=1 << 24, reuse=0.0,
+    )  # fmt: skip
+    part = made.part(label.replace("-", " "))
+    worst = part.check(8)
+    (runnable,) = part._laps
+    sys.stdout.write(json.dumps({"worst": worst, "launches": runnable.kernels_per_step}) + "\n")
+    made.close()
+
+
 def registers_of(runnable) -> dict[str, np.ndarray]:
     """Every register."""
     return {name: runnable.read(name) for name in runnable.program.registers}
@@ -272,6 +285,6 @@ if __name__ == "__main__":
         numbers = [int(w) if w.isdigit() else w for w in words]
         commands = {
             "product": product, "step": step, "attention": attention, "rungs": rungs, "barrier": barrier,
-            "shares": shares,
+            "alone": alone, "shares": shares,
         }  # fmt: skip
         commands[command](*numbers)
