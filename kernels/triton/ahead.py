@@ -47,6 +47,7 @@ class Case:
         chunks: of an assembled kernel, (format, chunk) of every class that streams tiles.
         stack: bytes it may spill outside its weight loops.
         spills: instructions of its other tensor-core loops (attention's) that may spill.
+        drops: times it may drop the multiprocessor's L1, where it has no grid barriers.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Case:
     chunks: tuple[tuple[str, int], ...] = ()
     stack: int = 0
     spills: int = 0
+    drops: int = 0
 
     @property
     def walks(self) -> tuple[tuple[str, int], ...]:
@@ -86,6 +88,7 @@ class Report:
         allowed: bytes of stack it may have, outside its loops.
         spilled: instructions of its tensor-core loops that spill, beyond those it may.
         weight_loops: how many weight loops it has.
+        drops: times it drops the L1, beyond those it may.
         fresh: for a kernel with grid barriers: the L1 is dropped behind each, and no load takes the way of constants.
     """
 
@@ -102,6 +105,7 @@ class Report:
     allowed: int = 0
     spilled: int = 0
     weight_loops: int = 0
+    drops: int = 0
     fresh: bool = True
 
     @property
@@ -109,6 +113,8 @@ class Report:
         """What is wrong with it, in words; empty when nothing is."""
         if self.stack > self.allowed or self.spilled:
             return f"spills {self.stack} bytes" + (f", {self.spilled} times in a loop" if self.spilled else "")
+        if self.drops:
+            return "drops the L1, and the input its programs share with it"
         if not self.fresh:
             return "may read stale data behind a barrier"
         if self.access != self.wanted:
@@ -155,8 +161,9 @@ def product_case(
     many = tokens == 64 or constants["E2"] > ROUTER_EXPERTS
     most, stack = BATCH_REGISTERS if many else REGISTERS, BATCH_STACK if tokens > 8 else 0
     return Case(
-        name, "product.product", constants, {"slope": "fp32"}, loops=loops, chunk=plan.chunk, maxnreg=most, stack=stack
-    )
+        name, "product.product", constants, {"slope": "fp32"}, loops=loops, chunk=plan.chunk, maxnreg=most, stack=stack,
+        drops=int(constants["TOPK"] > 0),
+    )  # fmt: skip
 
 
 def expert_cases(
@@ -388,6 +395,7 @@ def inspect(cubin: bytes, case: Case, target: int) -> Report:
         allowed=case.stack,
         spilled=spilled,
         weight_loops=len(weight_loops),
+        drops=0 if case.source else max(0, sum("CCTL.IVALL" in i for i in found) - case.drops),
         fresh=not case.source or is_fresh(found),
     )
 

@@ -126,16 +126,14 @@ def attention(
     if arrive(counters + block, splits):
         most = tl.full((HEADS,), -1e38, tl.float32)
         for i in range(0, splits):
-            most = tl.maximum(most, tl.load(stats + (block * splits + i) * HEADS * 2 + row * 2, cache_modifier=".cg"))
+            most = tl.maximum(most, tl.load(stats + (block * splits + i) * HEADS * 2 + row * 2, volatile=True))
         total = tl.zeros((HEADS,), tl.float32)
         acc = tl.zeros((HEADS, VALUE2), tl.float32)
         for i in range(0, splits):
             stat = stats + (block * splits + i) * HEADS * 2 + row * 2
-            weight = tl.exp(tl.load(stat, cache_modifier=".cg") - most)
-            total += weight * tl.load(stat + 1, cache_modifier=".cg")
-            piece = tl.load(
-                part + (block * splits + i) * HEADS * VALUE + at, mask=there, other=0.0, cache_modifier=".cg"
-            )
+            weight = tl.exp(tl.load(stat, volatile=True) - most)
+            total += weight * tl.load(stat + 1, volatile=True)
+            piece = tl.load(part + (block * splits + i) * HEADS * VALUE + at, mask=there, other=0.0, volatile=True)
             acc += weight[:, None] * piece
         acc = acc / total[:, None]
         # Heads by the program, not by the lane: addresses differ by constants, and the 128 stores of a lane have 26 to

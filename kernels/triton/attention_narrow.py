@@ -152,8 +152,8 @@ def mix(
         total = tl.zeros((HEADS,), tl.float32)
         acc = tl.zeros((HEADS, COLUMNS), tl.float32)
         for n in range(0, splits):
-            total += tl.load(stats + (block * splits + n) * HEADS + row, cache_modifier=".cg")
-            acc += tl.load(part + (block * splits + n) * HEADS * COLUMNS + lane, cache_modifier=".cg")
+            total += tl.load(stats + (block * splits + n) * HEADS + row, volatile=True)
+            acc += tl.load(part + (block * splits + n) * HEADS * COLUMNS + lane, volatile=True)
         acc = acc / total[:, None]
         there = live[:, None] & (e < VALUE)[None, :]
         target = b * out_stride + head[:, None] * VALUE + e[None, :]

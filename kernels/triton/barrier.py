@@ -67,8 +67,8 @@ def acquire(flag, ASM: tl.constexpr):
 def count_in(barrier, generation, me, programs, SHARDS: tl.constexpr, LINE: tl.constexpr):
     """Count program `me` of `programs` in; the last one opens the barrier. Does not wait."""
     shard = me % SHARDS
-    if arrive(barrier + shard * LINE, members(shard, programs, SHARDS)):
-        if arrive(barrier + SHARDS * LINE, tl.minimum(programs, SHARDS)):
+    if arrive(barrier + shard * LINE, members(shard, programs, SHARDS), 1, True):
+        if arrive(barrier + SHARDS * LINE, tl.minimum(programs, SHARDS), 1, True):
             lane = tl.arange(0, SHARDS)
             tl.debug_barrier()  # the counters are zero before any lane writes its flag
             tl.atomic_xchg(

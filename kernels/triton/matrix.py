@@ -54,11 +54,19 @@ def quads(NT: tl.constexpr):
 
 
 @triton.jit
-def arrive(counter, total, mine=1):
+def arrive(counter, total, mine=1, ACQUIRE: tl.constexpr = False):
     """Count this program in with its `mine` of `total` chunks (or parts); true for the last to arrive, which then sees
-    what all of them stored."""
+    what all of them stored if it reads it `volatile`, past the L1, or with ACQUIRE.
+
+    An acquire drops the L1 of the whole multiprocessor (CCTL.IVALL), and with it the input that its programs share:
+    from the L2 cache that is a byte for every eight of 8-bit weights, for every four of 4-bit ones. This is the order
+    of CUDA's sample threadFenceReduction: a fence, a relaxed atomic, volatile reads.
+    """
     tl.debug_barrier()
-    last = tl.atomic_add(counter, mine, sem="acq_rel", scope="gpu") == total - mine
+    if ACQUIRE:
+        last = tl.atomic_add(counter, mine, sem="acq_rel", scope="gpu") == total - mine
+    else:
+        last = tl.atomic_add(counter, mine, sem="release", scope="gpu") == total - mine
     if last:
         tl.store(counter, 0)
     return last
@@ -78,7 +86,7 @@ def add_parts(part, stride, count, at, there, NT: tl.constexpr, FEW: tl.constexp
     acc = tl.zeros((16, ABREAST * FEW), tl.float32)
     for i in range(0, count, ABREAST):
         mask = there & (z * 0 + (count - i) > z)
-        acc += tl.load(part + (i + z) * stride + at, mask=mask, other=0.0, cache_modifier=".cg")
+        acc += tl.load(part + (i + z) * stride + at, mask=mask, other=0.0, volatile=True)
     if ABREAST > 1:
         acc = tl.sum(tl.reshape(acc, (16, ABREAST, FEW)), 1)
     return tl.reshape(tl.broadcast_to(acc[:, None, :], (16, NT // FEW, FEW)), (16, NT))

@@ -174,7 +174,7 @@ def product(
                         SHADOW, NORMED,
                     )  # fmt: skip
                 if TOPK > 0:
-                    if arrive(counters + rows // 16, rows // 16):
+                    if arrive(counters + rows // 16, rows // 16, 1, True):
                         chooses += 1
     if TOPK > 0:
         if chooses > 0:

@@ -60,6 +60,7 @@ def test_faults_are_told():
     assert "spill" in ahead.Report(**{**good, "stack": 8}, wide_loads=1, per_weight=3.5, budget=3.9).fault
     assert "16 bytes" in ahead.Report(**good, wide_loads=0.5, per_weight=3.5, budget=3.9).fault
     assert "over" in ahead.Report(**good, wide_loads=1, per_weight=4.0, budget=3.9).fault
+    assert "L1" in ahead.Report(**good, wide_loads=1, per_weight=3.5, budget=3.9, drops=1).fault
 
 
 def test_loops_run_from_a_label_to_its_backward_branch():
