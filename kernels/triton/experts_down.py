@@ -122,7 +122,8 @@ def experts_down(
     lane = tl.arange(0, NT)
     stride = batch * (TOPK + 1) * rows
     chunks = tl.cdiv(tiles, TILES)
-    routed = tl.load(distinct) * chunks
+    found = TOPK if ALONE else tl.load(distinct)
+    routed = found * chunks
     tall = routed
     if SHARED != "":
         tall += tl.cdiv(shared_tiles, SHARED_TILES)

@@ -67,10 +67,11 @@ def experts_up(
     """out[token, choice * rows + i] = silu(W_gate x) * (W_up x) of every pair, and the shared expert's behind them.
 
     SHARED is the shared expert's format or "". part: [sides, depth, pairs + tokens, most rows], depth: most parts of a
-    row tile. FEW, ABREAST: pairs and parts added up at a time. TILES2 > 0: x is still to be
-    divided by the root that `squares` [x_width / 16] give.
+    row tile. FEW, ABREAST: pairs and parts added up at a time; FEW is 1 for a single token. TILES2 > 0: x is still to
+    be divided by the root that `squares` [x_width / 16] give.
     """
     SIDES: tl.constexpr = 2 if GATED else 1
+    ALONE: tl.constexpr = FEW == 1
     grid = programs(at, 0)
     me = program(at, 0)
     token, k = quads(NT)
@@ -82,7 +83,10 @@ def experts_up(
     height_tiles = rows // 16
     if PDL:
         wait_for_producers()
-    routed = tl.load(distinct) * height_tiles * SIDES * length
+    # A single token's experts are all distinct, in the order of its choices: nothing is to be looked up, and a load
+    # that the next one waits for is half a microsecond of every program.
+    found = TOPK if ALONE else tl.load(distinct)
+    routed = found * height_tiles * SIDES * length
     total = routed
     if SHARED != "":
         shared_length = tl.cdiv(shared_tiles, SHARED_TILES)
@@ -97,20 +101,20 @@ def experts_up(
         row_tile = tall - j * height_tiles
         row = row_tile * 16 + tl.arange(0, 16)
         slot = tl.load(slots + j).to(tl.int64)
-        count = tl.load(counts + j)
+        count = 1 if ALONE else tl.load(counts + j)
         lower = side < SIDES - 1
         w = w_pool + (tl.where(lower, gate_w, up_w) + slot * w_stride) * 64
         s = s_pool + (tl.where(lower, gate_s, up_s) + slot * s_stride) * 64
         t = t_pool + (tl.where(lower, gate_t, up_t) + slot * t_stride) * 64
         z = (SIDES - 1 - side) * depth + me - owner_of(unit * length, grid, total)
         for q in range(0, count, NT):
-            pair = tl.load(members + j * batch + q + token, mask=q + token < count, other=0)
+            pair = j + token * 0 if ALONE else tl.load(members + j * batch + q + token, mask=q + token < count, other=0)
             acc = rows_of_tile(
                 w, s, t, x + pair // TOPK * (x_stride8 * 8) + k, q + token < count, row_tile, tiles,
                 first * TILES, tl.minimum(last * TILES, tiles), FORMAT, NT, TILES, EVEN, QUAD, ASM, False,
             )  # fmt: skip
             there = q + lane < count
-            pairs = tl.load(members + j * batch + q + lane, mask=there, other=0)
+            pairs = j + lane * 0 if ALONE else tl.load(members + j * batch + q + lane, mask=there, other=0)
             tl.store(part + z * stride + pairs[None, :] * height + row[:, None], acc, mask=there[None, :])
         if arrive(counters + tall, SIDES * length, last - first):
             up_parts = parts_of((tall * SIDES + SIDES - 1) * length, length, grid, total)
@@ -119,7 +123,7 @@ def experts_up(
                 loaded = load_squares(squares, x_width, TILES2)
             for q in range(0, count, NT):
                 there = q + few < count
-                pairs = tl.load(members + j * batch + q + few, mask=there, other=0)
+                pairs = j + few * 0 if ALONE else tl.load(members + j * batch + q + few, mask=there, other=0)
                 up = sum_pairs(part, stride, up_parts, pairs, there, row, height, NT, FEW, ABREAST)
                 gate = up
                 if GATED:
@@ -131,7 +135,7 @@ def experts_up(
                     up *= inverse
                     gate *= inverse
                 there = q + lane < count
-                pairs = tl.load(members + j * batch + q + lane, mask=there, other=0)
+                pairs = j + lane * 0 if ALONE else tl.load(members + j * batch + q + lane, mask=there, other=0)
                 write_up(
                     gate, up, out, shadow, gate_bias + slot * bias_stride, up_bias + slot * bias_stride, there,
                     pairs // TOPK, pairs % TOPK * rows, row, rows, out_stride, gate_length, up_length, GATED, SHADOW,
