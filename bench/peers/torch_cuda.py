@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,23 @@ from moegauge.kernels.content import WEIGHT_STD
 
 GROUP = 32
 E4M3_MAX = 448.0
+
+
+def lacking(space: str, function: str, products: str, capability: tuple[int, int]) -> str | None:
+    """Why torch cannot run a peer on a GPU: it is not there, finds none, lacks `torch.<space>.<function>`, or the GPU
+    is older than `products` need."""
+    reason = not_installed("torch", "torch")
+    if reason is not None:
+        return reason
+    import torch
+
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    if not hasattr(attrgetter(space)(torch), function):
+        return f"torch {torch.__version__} has no {function}"
+    if torch.cuda.get_device_capability() < capability:
+        return f"{products} need compute capability {capability[0]}.{capability[1]}"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +58,7 @@ class TorchCuda:
 
     def absent(self) -> str | None:
         """Without torch, a GPU torch can use, or the operator."""
-        reason = not_installed("torch", "torch")
-        if reason is not None:
-            return reason
-        import torch
-
-        if not torch.cuda.is_available():
-            return "torch finds no CUDA device"
-        if not hasattr(torch.ops.aten, self.operator):
-            return f"torch {torch.__version__} has no {self.operator}"
-        if self.float8 and torch.cuda.get_device_capability() < (8, 9):
-            return "float8 products need compute capability 8.9"
-        return None
+        return lacking("ops.aten", self.operator, "float8 products", (8, 9) if self.float8 else (0, 0))
 
     def prepare(self, work: Work, threads: int) -> Prepared:
         """Pack and bind."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moegauge.bench.peers.fused import Pool, make_pool, prepare_fused
-from moegauge.bench.peers.peer import Prepared, not_installed, version_of
+from moegauge.bench.peers.peer import Prepared, version_of
+from moegauge.bench.peers.torch_cuda import lacking
 from moegauge.bench.peers.work import Work
 
 
@@ -29,16 +30,7 @@ class TorchGrouped:
 
     def absent(self) -> str | None:
         """Without torch, the function, or a GPU of compute capability 8.0."""
-        reason = not_installed("torch", "torch")
-        if reason is not None:
-            return reason
-        import torch
-
-        if not torch.cuda.is_available():
-            return "torch finds no CUDA device"
-        if not hasattr(torch.nn.functional, "grouped_mm"):
-            return f"torch {torch.__version__} has no grouped_mm"
-        return None if torch.cuda.get_device_capability() >= (8, 0) else "grouped products need compute capability 8.0"
+        return lacking("nn.functional", "grouped_mm", "grouped products", (8, 0))
 
     def prepare(self, work: Work, threads: int) -> Prepared:
         """Make the pool and bind the two products."""

@@ -26,6 +26,24 @@ def sum_pairs(
 
 
 @triton.jit
+def sum_sides(
+    part, stride, depth, gate_parts, up_parts, pairs, there, row, height, loaded, x_width,
+    NT: tl.constexpr, FEW: tl.constexpr, ABREAST: tl.constexpr, GATED: tl.constexpr, TILES2: tl.constexpr,
+):  # fmt: skip
+    """(gate, up) of rows `row` [16] of `pairs` [FEW] from their parts, `stride` apart, divided by their input's root;
+    both [16, NT], gate is up without GATED. loaded: `load_squares`."""
+    up = sum_pairs(part, stride, up_parts, pairs, there, row, height, NT, FEW, ABREAST)
+    gate = up
+    if GATED:
+        gate = sum_pairs(part + depth * stride, stride, gate_parts, pairs, there, row, height, NT, FEW, ABREAST)
+    if TILES2 > 0:
+        inverse = inverse_root(loaded, x_width)
+        up *= inverse
+        gate *= inverse
+    return gate, up
+
+
+@triton.jit
 def write_up(
     gate, up, out, shadow, gate_bias, up_bias, there, token, column, row, row_limit,
     out_stride, gate_length, up_length, GATED: tl.constexpr, SHADOW: tl.constexpr,
@@ -119,21 +137,14 @@ def experts_up(
         if arrive(counters + tall, SIDES * length, last - first):
             up_parts = parts_of((tall * SIDES + SIDES - 1) * length, length, grid, total)
             gate_parts = parts_of(tall * SIDES * length, length, grid, total)
-            if TILES2 > 0:
-                loaded = load_squares(squares, x_width, TILES2)
+            loaded = load_squares(squares, x_width, TILES2)
             for q in range(0, count, NT):
                 there = q + few < count
                 pairs = j + few * 0 if ALONE else tl.load(members + j * batch + q + few, mask=there, other=0)
-                up = sum_pairs(part, stride, up_parts, pairs, there, row, height, NT, FEW, ABREAST)
-                gate = up
-                if GATED:
-                    gate = sum_pairs(
-                        part + depth * stride, stride, gate_parts, pairs, there, row, height, NT, FEW, ABREAST
-                    )
-                if TILES2 > 0:
-                    inverse = inverse_root(loaded, x_width)
-                    up *= inverse
-                    gate *= inverse
+                gate, up = sum_sides(
+                    part, stride, depth, gate_parts, up_parts, pairs, there, row, height, loaded, x_width,
+                    NT, FEW, ABREAST, GATED, TILES2,
+                )  # fmt: skip
                 there = q + lane < count
                 pairs = j + lane * 0 if ALONE else tl.load(members + j * batch + q + lane, mask=there, other=0)
                 write_up(
@@ -166,21 +177,14 @@ def experts_up(
                 at_up = routed + (row_tile * SIDES + SIDES - 1) * shared_length
                 up_parts = parts_of(at_up, shared_length, grid, total)
                 gate_parts = parts_of(routed + row_tile * SIDES * shared_length, shared_length, grid, total)
-                if TILES2 > 0:
-                    loaded = load_squares(squares, x_width, TILES2)
+                loaded = load_squares(squares, x_width, TILES2)
                 for q in range(0, batch, NT):
                     pairs = batch * TOPK + q + few
                     there = q + few < batch
-                    up = sum_pairs(part, stride, up_parts, pairs, there, row, height, NT, FEW, ABREAST)
-                    gate = up
-                    if GATED:
-                        gate = sum_pairs(
-                            part + depth * stride, stride, gate_parts, pairs, there, row, height, NT, FEW, ABREAST
-                        )
-                    if TILES2 > 0:
-                        inverse = inverse_root(loaded, x_width)
-                        up *= inverse
-                        gate *= inverse
+                    gate, up = sum_sides(
+                        part, stride, depth, gate_parts, up_parts, pairs, there, row, height, loaded, x_width,
+                        NT, FEW, ABREAST, GATED, TILES2,
+                    )  # fmt: skip
                     write_up(
                         gate, up, out, shadow, gate_bias, up_bias, q + lane < batch, q + lane, TOPK * rows + lane * 0,
                         row, shared_rows, out_stride, 0, 0, GATED, SHADOW,

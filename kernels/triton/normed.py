@@ -14,9 +14,14 @@ EPSILON = tl.constexpr(1e-6)
 
 @triton.jit
 def load_squares(squares, width, TILES2: tl.constexpr):
-    """The sums of squares of a row's tiles of 16, [TILES2], a power of two; asked for before they are needed."""
-    tile = tl.arange(0, TILES2)
-    return tl.load(squares + tile, mask=tile * 16 < width, other=0.0)
+    """The sums of squares of a row's tiles of 16, [TILES2], a power of two; asked for before they are needed. Nothing
+    where TILES2 is 0: the input is no such one."""
+    if TILES2 > 0:
+        tile = tl.arange(0, TILES2)
+        found = tl.load(squares + tile, mask=tile * 16 < width, other=0.0)
+    else:
+        found = width
+    return found
 
 
 @triton.jit
