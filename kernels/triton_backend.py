@@ -96,7 +96,8 @@ class TritonRunnable:
             self._persistent = Persistent(self._launches, backend.device, backend.capability, backend.processors)
         every = [launch for launches in self._launches for launch in launches]
         self._before = [launch for launch in every if launch.once and not launch.reuses]
-        self._stale = True  # registers were written since these ran
+        self._written = lowered.written
+        self._stale = True  # what these read was written since they ran
         self.kernels_per_step = sum(launch.enqueued for launch in every)
 
     def run(self) -> None:
@@ -162,7 +163,7 @@ class TritonRunnable:
             )
         if self.program.batch:
             self._registers.write(register, torch.from_numpy(given))
-            self._stale = True
+            self._stale |= register not in self._written
 
     def choice(self, route: str) -> Choice:
         """The last choice of a route."""

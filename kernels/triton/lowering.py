@@ -63,7 +63,7 @@ class Lowering(AttentionLowering, ExpertLowering):
         if writer is not None:
             self._choose_there(writer, op, tables, constants)
         chosen = {**constants, "ALONE": alone}
-        once = op.logits.register not in self._written
+        once = op.logits.register not in self.written
         launches = [Launch(route.choose, (self._batch,), choose, chosen, reuses=writer is not None, once=once)]
         if not alone:
             constants["P2"] = power(self._batch * op.top_k, 32)

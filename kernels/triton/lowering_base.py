@@ -79,7 +79,7 @@ class LoweringBase:
         self._common = {"QUAD": quad, "ASM": compiled}
         self._compiled, self._narrow = compiled, narrow
         self._fresh: set[tuple[ir.View, ir.Vector | None]] = set()
-        self._written = {view.register for op in program.operations for view in op.outputs()}
+        self.written = {view.register for op in program.operations for view in op.outputs()}
         # Normed copies (`moegauge.kernels.triton.normed`) that operations before wrote, and what this one will.
         self._normed: set[tuple[ir.View, ir.Vector | None]] = set()
         self._promised: list[tuple[ir.View, ir.Vector | None]] = []
@@ -130,7 +130,7 @@ class LoweringBase:
             {"NORM": gain is not None, "BLOCK": block},
             warps=self._warps(8 if view.width > 1024 else 4),
             reuses=(view, gain) in self._fresh,
-            once=view.register not in self._written,
+            once=view.register not in self.written,
         )
         self._fresh.add((view, gain))
         return Input(out, out.shape[1] // 8, [launch], None, view.width)

@@ -108,6 +108,7 @@ def test_a_kernel_timed_alone_has_its_inputs_and_choices_made_before():
     jobs = {"fp8 1 experts-up": 1, "fp8 2 experts-down": 1, "fp8 1 gate": 1}
     for (job, launches), got in zip(jobs.items(), run(*(f"alone {job}" for job in jobs)), strict=True):
         assert got["launches"] == launches, job
+        assert got["input"] and not got["output"], job  # noqa: PT018
         assert got["worst"] < 0.05, job
 
 
