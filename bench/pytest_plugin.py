@@ -27,7 +27,7 @@ def roof() -> dict[str, Any] | None:
     """The read roof of this machine's processor; None where the compiled core cannot be had."""
     import msgspec
 
-    from moegauge.bench.roof import find_roof
+    from moegauge.bench.clock.roof import find_roof
     from moegauge.kernels.backend import get_backend
 
     try:

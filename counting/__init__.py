@@ -36,7 +36,7 @@ def count(
         CheckpointError: the checkpoint is damaged, absent, or contradicts its config.
     """
     from moegauge.counting.census import take_census
-    from moegauge.counting.source import COLLECTOR_PAUSE, open_checkpoint
+    from moegauge.counting.sources.open import COLLECTOR_PAUSE, open_checkpoint
 
     with COLLECTOR_PAUSE:
         return take_census(open_checkpoint(target, revision, weights=weights, thorough=thorough), top_k=top_k)

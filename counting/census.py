@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from moegauge.counting.attention import kv_bytes_per_token
-from moegauge.counting.checkpoint import Checkpoint
+from moegauge.counting.config import Facts, read_facts
 from moegauge.counting.errors import BadConfigError
-from moegauge.counting.facts import Facts, read_facts
 from moegauge.counting.groups import NO_LAYER, Group, collect
-from moegauge.counting.hints import hints_for
+from moegauge.counting.mixers import kv_bytes_per_token
 from moegauge.counting.pools import Pool, find_pools
+from moegauge.counting.quant_config import hints_for
 from moegauge.counting.roles import DENSE_ROLES, ROLES
+from moegauge.counting.sources.checkpoint import Checkpoint
 from moegauge.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Census:
 
     def to_json(self, *, per_layer: bool = False) -> dict[str, Any]:
         """The document of `moegauge count --json`, schema `moegauge.count/1`."""
-        from moegauge.counting.document import document
+        from moegauge.counting.census_json import document
 
         return document(self, per_layer=per_layer)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from moegauge.counting.header import DTYPE_BITS, Header
+from moegauge.counting.headers.parse import DTYPE_BITS, Header
 from moegauge.counting.packings import Hints, Part, Shape
 from moegauge.counting.roles import DECODER_ROLES, LayerPlace, layer_place, role_of, template_of, without_experts
-from moegauge.counting.shapes import read_shapes
+from moegauge.counting.shape_tensors import read_shapes
 from moegauge.counting.storage import MAIN_LEAVES, UNREAD_LEAVES, Unpacked, split_leaf, unpack
 
 NO_LAYER = -1
@@ -86,7 +86,7 @@ def collect(
 
     Args:
         headers: validated headers of one checkpoint.
-        hints: what the config says of a module, see `moegauge.counting.hints`.
+        hints: what the config says of a module, see `moegauge.counting.quant_config`.
         layers: decoder layers; those at or past it are multi-token prediction. None when unknown.
         read: the bytes of one tiny tensor by shard and position; asked for shapes that are data, where nothing else
             says them. None leaves those as upper bounds.

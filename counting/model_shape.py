@@ -7,8 +7,8 @@ from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING
 
-from moegauge.counting.attention import Mixer, describe, layer_mixers
 from moegauge.counting.groups import Group
+from moegauge.counting.mixers import Mixer, describe, layer_mixers
 from moegauge.counting.pools import Pool
 from moegauge.counting.roles import DENSE_ROLES
 from moegauge.errors import ShapeError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+from moegauge.counting.config import Facts
 from moegauge.counting.errors import BadConfigError, shown
-from moegauge.counting.facts import Facts
 from moegauge.counting.groups import NO_LAYER, Group
 
 

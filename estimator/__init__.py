@@ -21,7 +21,7 @@ _PUBLIC = {
     "Law": ("law", "Law"),
     "Observation": ("law", "Observation"),
     "Traffic": ("traffic", "Traffic"),
-    "adjudicate": ("claims", "adjudicate"),
+    "adjudicate": ("closed.claims", "adjudicate"),
     "batch_curve": ("batching", "curve"),
     "by_device": ("predict", "by_device"),
     "by_hand": ("predict", "by_hand"),
@@ -31,8 +31,8 @@ _PUBLIC = {
     "fit": ("law", "fit"),
     "leave_one_model_out": ("law", "leave_one_model_out"),
     "read_readings": ("readings", "read"),
-    "run_backtest": ("backtest", "run"),
-    "run_estimate": ("estimate", "estimate"),
+    "run_backtest": ("closed.backtest", "run"),
+    "run_estimate": ("closed.estimate", "estimate"),
     "step_traffic": ("traffic", "step_traffic"),
 }
 

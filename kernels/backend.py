@@ -165,13 +165,13 @@ def get_backend(name: str, *, threads: int | None = None, rung: str = "") -> Bac
         DeviceError: the device is not there, or `threads` is out of range.
     """
     if name == "cpu":
-        from moegauge.kernels.cpu_core import library
+        from moegauge.kernels.cpu.core import library
 
         if library() is None:  # installed without a compiler
             from moegauge.kernels.numpy_backend import NumpyBackend
 
             return NumpyBackend("cpu")
-        from moegauge.kernels.cpu_backend import CpuBackend
+        from moegauge.kernels.cpu.backend import CpuBackend
 
         return CpuBackend(threads)
     if name == "cuda":
@@ -181,7 +181,7 @@ def get_backend(name: str, *, threads: int | None = None, rung: str = "") -> Bac
             raise DeviceError(
                 "device 'cuda' needs PyTorch.", advice="Run: pip install 'moegauge[bench]', or use --device cpu."
             ) from None
-        from moegauge.kernels.triton_backend import TritonBackend
+        from moegauge.kernels.triton.backend import TritonBackend
 
         return TritonBackend(rung=rung)
     if name == "reference":

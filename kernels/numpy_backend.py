@@ -18,7 +18,7 @@ from moegauge.errors import DeviceError
 from moegauge.formats import FORMATS, get_format
 from moegauge.kernels import codes, content, packing
 from moegauge.kernels.backend import Arena, Precision, Runnable, Stream
-from moegauge.kernels.host import available_memory, last_level_cache, processor
+from moegauge.kernels.host_memory import available_memory, last_level_cache, processor
 from moegauge.kernels.program import (
     Attention,
     Choice,

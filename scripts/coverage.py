@@ -2,8 +2,8 @@
 
     python scripts/coverage.py [RUNS]
 
-Steps and roofs with a known median are timed by `moegauge.bench.timing.measure` as `bench` does it, again and again, on
-a clock that passes only when something runs. Noise is lognormal: independent, or an AR(1) process in the logarithm, as
+Steps and roofs with a known median are timed by `moegauge.bench.clock.pairs.measure` as `bench` does it, on a clock
+ that passes only when something runs. Noise is lognormal: independent, or an AR(1) process in the logarithm, as
 on a host whose neighbours come and go. Printed as the Markdown table of docs/measuring.md.
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from moegauge.bench.statistics import interval
-from moegauge.bench.timing import Limits, measure
+from moegauge.bench.clock.pairs import Limits, measure
+from moegauge.bench.clock.statistics import interval
 
 SPREAD = 0.03  # standard deviation of log(time)
 LIMIT_S = 10.0  # `bench`'s default; the step takes 0.05 s, the roof beside it as long

@@ -2,7 +2,7 @@
 
     TRITON_INTERPRET=1 python scripts/host_times.py
 
-What `moegauge.bench.schedule` estimates with. Capturing a graph and compiling kernels are not in it.
+What `moegauge.bench.plan.budget` estimates with. Capturing a graph and compiling kernels are not in it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import time
 import numpy as np
 
 from moegauge import models
-from moegauge.bench.step import build_step, step_kinds
+from moegauge.bench.step.build import build_step, step_kinds
 from moegauge.kernels.program import Route
 from moegauge.kernels.reference import Reference
-from moegauge.kernels.triton_backend import TritonBackend
+from moegauge.kernels.triton.backend import TritonBackend
 
 POINTS = (("deepseek-v3", "fp8"), ("gpt-oss-120b", "mxfp4"))
 SAMPLED = 120  # operations whose reference is timed

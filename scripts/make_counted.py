@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from moegauge import models
-from moegauge.counting import layout
+from moegauge.counting.sources import release_layout
 from moegauge.formats import get_format
 from moegauge.shape import Matrix
 
@@ -24,8 +24,8 @@ MODELS = ("deepseek-v3", "glm-4.7", "kimi-k2")
 
 def counted(name: str, scratch: Path) -> dict[str, Any]:
     """What `moegauge count` says of the laid-out release."""
-    facts = layout.release(name)
-    layout.write(scratch / name, facts["config"], facts["shards"])
+    facts = release_layout.release(name)
+    release_layout.write(scratch / name, facts["config"], facts["shards"])
     done = subprocess.run(
         [sys.executable, "-m", "moegauge", "count", str(scratch / name), "--json"], capture_output=True, check=True
     )

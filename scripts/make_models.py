@@ -7,16 +7,17 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from moegauge.counting import count, layout
+from moegauge.counting import count
+from moegauge.counting.sources import release_layout
 
 MODELS = Path(__file__).resolve().parent.parent / "src" / "moegauge" / "models"
 
 
 def make(name: str, scratch: Path) -> None:
     """Write the shape of one release."""
-    facts = layout.release(name)
+    facts = release_layout.release(name)
     folder = scratch / name
-    layout.write(folder, facts["config"], facts["shards"])
+    release_layout.write(folder, facts["config"], facts["shards"])
     shape = count(str(folder)).model_shape()
     source = {"repo": facts["repo"], "config": facts["source"], "command": "python scripts/make_models.py"}
     replace(shape, name=name, source=source).save(MODELS / f"{name}.json")
@@ -26,7 +27,7 @@ def make(name: str, scratch: Path) -> None:
 def main(names: list[str]) -> int:
     """Write the named releases, or all of them."""
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names or layout.releases():
+        for name in names or release_layout.releases():
             make(name, Path(scratch))
     return 0
 

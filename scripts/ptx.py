@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from moegauge.bench.ahead import STEPS, persistent_case
-from moegauge.kernels.triton import ahead
-from moegauge.kernels.triton_backend import column_order
+from moegauge.bench.step.lowered import STEPS, persistent_case
+from moegauge.kernels.triton.backend import column_order
+from moegauge.kernels.triton.inspect import compile_report
 
 HEAD = f"{'sm':>4} {'registers':>9} {'stack':>6} {'shared':>6} {'16 B':>5} {'instr./weight':>13} {'budget':>6}  kernel"
 
@@ -33,24 +33,24 @@ HEAD = f"{'sm':>4} {'registers':>9} {'stack':>6} {'shared':>6} {'16 B':>5} {'ins
 STEP_TARGETS = (80, 90, 100)
 
 
-def all_cases(target: int, quad: bool, steps: bool) -> Iterator[ahead.Case]:
+def all_cases(target: int, quad: bool, steps: bool) -> Iterator[compile_report.Case]:
     """Every kernel, and with `steps` the persistent kernel of a few whole steps."""
-    yield from ahead.cases(target, quad)
+    yield from compile_report.cases(target, quad)
     if steps and target in STEP_TARGETS:
         for model in STEPS:
             yield persistent_case(model, quad)
 
 
-def _key(case: ahead.Case, target: int) -> str:
+def _key(case: compile_report.Case, target: int) -> str:
     source = hashlib.sha256(case.source.encode()).hexdigest()[:8] if case.source else ""
     return f"{target} {case.name} {source}".rstrip()
 
 
-def _one(job: tuple[ahead.Case, int]) -> ahead.Report:
-    return ahead.report(*job)
+def _one(job: tuple[compile_report.Case, int]) -> compile_report.Report:
+    return compile_report.report(*job)
 
 
-def line(report: ahead.Report) -> str:
+def line(report: compile_report.Report) -> str:
     """One row of the table."""
     rate = f"{report.per_weight:.2f}" if report.per_weight else "-"
     budget = f"{report.budget}" if report.budget else "-"
@@ -63,7 +63,7 @@ def line(report: ahead.Report) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", type=int, action="append", choices=ahead.TARGETS)
+    parser.add_argument("--target", type=int, action="append", choices=compile_report.TARGETS)
     parser.add_argument("--match", default="")
     parser.add_argument("--other-order", action="store_true")
     parser.add_argument("--kernels-only", action="store_true")
@@ -73,11 +73,11 @@ def main() -> int:
         print("TRITON_INTERPRET was set; compiling needs it unset.", file=sys.stderr)
         return 2
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "moegauge"
-    kept = home / f"ptx-{ahead.fingerprint()}{'-other' if options.other_order else ''}.json"
+    kept = home / f"ptx-{compile_report.fingerprint()}{'-other' if options.other_order else ''}.json"
     known = json.loads(kept.read_text()) if kept.exists() else {}
     jobs = [
         (case, target)
-        for target in options.target or ahead.TARGETS
+        for target in options.target or compile_report.TARGETS
         for case in all_cases(target, column_order() != options.other_order, not options.kernels_only)
         if options.match in case.name
     ]
@@ -87,7 +87,7 @@ def main() -> int:
         for job, done in zip(missing, pool.map(_one, missing), strict=True):
             known[_key(*job)] = dataclasses.asdict(done)
             kept.write_text(json.dumps(known, indent=1))  # after each: an interrupted run loses one
-    reports = [ahead.Report(**known[_key(case, target)]) for case, target in jobs]
+    reports = [compile_report.Report(**known[_key(case, target)]) for case, target in jobs]
     print(HEAD)
     for report in reports:
         print(line(report))

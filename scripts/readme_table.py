@@ -18,9 +18,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from moegauge.bench.compare import compare
-from moegauge.bench.export import comparison_markdown, peers_markdown, verdict_markdown
-from moegauge.bench.verdict import against
+from moegauge.bench.judge.compare import compare
+from moegauge.bench.judge.two_records import against
+from moegauge.bench.report.tables import comparison_markdown, peers_markdown, verdict_markdown
 from moegauge.record import Record, load, pool
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,10 +14,10 @@ import argparse
 import sys
 from collections import Counter
 
-from moegauge.bench.ahead import lowered
-from moegauge.bench.profile import uneven
-from moegauge.bench.stages import LEADING
-from moegauge.kernels.triton.configuration import CONFIGURATIONS
+from moegauge.bench.plan.gpu_suite import LEADING
+from moegauge.bench.run.launches import uneven
+from moegauge.bench.step.lowered import lowered
+from moegauge.kernels.triton.lowering.configuration import CONFIGURATIONS
 
 Row = tuple[str, int, int]
 

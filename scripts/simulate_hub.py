@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from moegauge.counting import layout
+from moegauge.counting.sources import release_layout
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {"gpt-oss-20b": 3, "mixtral-8x7b": 3, "qwen3-30b-a3b": 16}
@@ -27,7 +27,7 @@ KINDS = {"gpt-oss-20b": 3, "mixtral-8x7b": 3, "qwen3-30b-a3b": 16}
 def lay_out(place: Path) -> dict[str, Path]:
     """A folder per kind."""
     for name, shards in KINDS.items():
-        layout.write(place / name, layout.release(name)["config"], shards)
+        release_layout.write(place / name, release_layout.release(name)["config"], shards)
     (place / "broken").mkdir()
     (place / "broken" / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 3)
     return {name: place / name for name in (*KINDS, "broken")}

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Triton 3.6 makes an index of an array of one element, which numpy refuses from 2.4 on.
 RELEASES = ("3.6.0:2.3.5", "3.7.1", "3.8.0", "3.9.0")
-TESTS = tuple(f"tests/kernels/test_triton_{name}.py" for name in ("interpreter", "assembly", "backend", "streams"))
+TESTS = tuple(f"tests/kernels/triton/test_{name}.py" for name in ("interpreter", "assembly", "backend", "streams"))
 
 
 def environment(release: str) -> Path:

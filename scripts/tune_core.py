@@ -16,12 +16,12 @@ from collections.abc import Callable
 import numpy as np
 
 from moegauge import models
-from moegauge.bench.arena import Layout
-from moegauge.kernels.cpu_backend import CpuBackend, CpuRunnable
+from moegauge.bench.step.rings import Layout
+from moegauge.kernels.cpu.backend import CpuBackend, CpuRunnable
 from moegauge.kernels.program import Product, Program, View
 from moegauge.shape import Matrix
 
-PREFETCH, CHUNK = 8192, 1 << 18  # bytes: the core's own (kernels/cpu/executor.h)
+PREFETCH, CHUNK = 8192, 1 << 18  # bytes: the core's own (kernels/cpu/native/executor.h)
 VARIANTS = {
     "as it is": (PREFETCH, CHUNK, True),
     "no prefetch": (0, CHUNK, True),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from moegauge.counting import layout
+from moegauge.counting.sources import release_layout
 
 ROOT = Path(__file__).resolve().parent.parent
 MAPPING: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
@@ -95,7 +95,7 @@ def test_nothing_but_moegauge_at_the_top(wheel_names: list[str]) -> None:
 )
 def test_commands_run_without_torch(command: str, tmp_path: Path) -> None:
     """The interpreter's own list of modules after the command, read at exit."""
-    layout.write(tmp_path / "checkpoint", layout.release("gpt-oss-20b")["config"])
+    release_layout.write(tmp_path / "checkpoint", release_layout.release("gpt-oss-20b")["config"])
     command = command.replace("CHECKPOINT", str(tmp_path / "checkpoint"))
     code = (
         "import sys, atexit\n"

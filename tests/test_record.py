@@ -282,7 +282,7 @@ def test_output_options_do_not_make_another_run() -> None:
 
 
 def test_a_peer_stands_in_a_table_beside_this_kit_at_the_same_point() -> None:
-    from moegauge.bench.export import peers_markdown
+    from moegauge.bench.report.tables import peers_markdown
 
     own, other = case("a", roof_fraction=0.91), case("b", roof_fraction=0.2)
     peer = msgspec.structs.replace(

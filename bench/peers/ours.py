@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moegauge.bench.arena import Layout
 from moegauge.bench.peers.work import Work, experts_only
-from moegauge.bench.step import DecodeStep, Traffic, build_step
-from moegauge.bench.summary import Settings
+from moegauge.bench.run.case import Settings
+from moegauge.bench.step.build import DecodeStep, Traffic, build_step
+from moegauge.bench.step.rings import Layout
 from moegauge.kernels.backend import Backend
 from moegauge.kernels.program import Product, Program, View
 from moegauge.shape import Matrix

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moegauge.bench.points import Point
+from moegauge.bench.plan.points import Point
 from moegauge.errors import UsageError
 from moegauge.shape import Attention, Experts, Matrix, ModelShape, Vectors
 

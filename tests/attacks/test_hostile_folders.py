@@ -1,5 +1,5 @@
 """Folders and indexes a scanner must survive: shard names that escape, shards that are absent, twice or not files at
-all, indexes that lie. The cases of the network are in tests/counting/test_hub.py."""
+all, indexes that lie. The cases of the network are in tests/counting/sources/test_hub.py."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from moegauge.counting import errors, folder, index
-from moegauge.counting.source import open_checkpoint
+from moegauge.counting import errors
+from moegauge.counting.sources import folder, index
+from moegauge.counting.sources.open import open_checkpoint
 
 A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"

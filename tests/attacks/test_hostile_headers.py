@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import safetensors
 
-from moegauge.counting import errors, strict
-from moegauge.counting.header import Header, header_length, parse_header
+from moegauge.counting import errors
+from moegauge.counting.headers import strict
+from moegauge.counting.headers.parse import Header, header_length, parse_header
 
 
 def framed(text: bytes | str, data: bytes = b"", length: int | None = None) -> bytes:

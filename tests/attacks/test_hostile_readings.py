@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from moegauge.errors import MoegaugeError
-from moegauge.estimator import predict, provider
+from moegauge.estimator import predict
+from moegauge.estimator.closed import fleets
 from moegauge.estimator.readings import packaged, read
 
 CELLS = [
@@ -39,7 +40,7 @@ def test_tables(tmp_path: Path, seed: int) -> None:
             rows, _ = read(damaged("throughput.csv", rng, tmp_path / "t.csv"))
             assert all(0 < row.tokens_per_s < 1e6 for row in rows)
         with contextlib.suppress(MoegaugeError):
-            found, _ = provider.fleets(damaged("providers.csv", rng, tmp_path / "p.csv"))
+            found, _ = fleets.fleets(damaged("providers.csv", rng, tmp_path / "p.csv"))
             assert all(row.tokens_per_s > 0 for fleet in found for row in fleet.rows)
 
 

@@ -19,7 +19,7 @@ import sys
 import types
 
 os.environ["TRITON_INTERPRET"] = "1"
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kernels"))  # noqa: PTH100, PTH118, PTH120
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kernels", "triton"))  # noqa: PTH100, PTH118, PTH120
 
 import interpreted  # makes the interpreter quicker, too
 import torch
@@ -154,11 +154,15 @@ def small_suite() -> None:
     from dataclasses import replace
 
     from moegauge import machine, models, nvml
-    from moegauge.bench import floors, roof, step, suites
-    from moegauge.bench.points import Row
-    from moegauge.bench.stages import Stage
-    from moegauge.kernels import triton_backend
-    from moegauge.kernels.triton import ahead, launch, precompile, registers, signature
+    from moegauge.bench.clock import boundaries, roof
+    from moegauge.bench.plan import suites
+    from moegauge.bench.plan.gpu_suite import Stage
+    from moegauge.bench.plan.points import Row
+    from moegauge.bench.step import build
+    from moegauge.kernels.triton import backend
+    from moegauge.kernels.triton.inspect import compile_report
+    from moegauge.kernels.triton.launching import launch, precompile, signature
+    from moegauge.kernels.triton.lowering import registers
 
     def check(kernel, arguments, device, real=signature.check):
         real(kernel, arguments, "cpu")
@@ -185,17 +189,19 @@ def small_suite() -> None:
         lap.run()
         assert state.executed - start == steps, "a run is not one step"
 
-    def warm(lap, real=triton_backend.TritonRunnable.warm):
+    def warm(lap, real=backend.TritonRunnable.warm):
         if lap._graph is None:
             run_once(lap)
         real(lap)
 
     launch.check, registers.RouteTables.__init__ = check, tables
-    step.DecodeStep._check, step.disagreement, triton_backend.TritonRunnable.warm = gate, whole, warm
-    triton_backend.SWEEP_WIDTHS, triton_backend.SWEEP_UNROLLS, triton_backend.SWEEP_WARPS = (16,), (1, 2), (4,)
+    build.DecodeStep._check, build.disagreement, backend.TritonRunnable.warm = gate, whole, warm
+    backend.SWEEP_WIDTHS, backend.SWEEP_UNROLLS, backend.SWEEP_WARPS = (16,), (1, 2), (4,)
     roof.PASS_BYTES = {"triton": 1 << 16}
-    floors.LENGTHS, floors.ROUNDS = (2, 6), 2
-    ahead.inspect = lambda cubin, case, target: ahead.Report(case.name, 90, 64, 1024, 0, 1.0, 2.0, 3.9)
+    boundaries.LENGTHS, boundaries.ROUNDS = (2, 6), 2
+    compile_report.inspect = lambda cubin, case, target: compile_report.Report(
+        case.name, 90, 64, 1024, 0, 1.0, 2.0, 3.9
+    )
     nvml.first_gpu = lambda: None  # what PyTorch tells must do
     precompile.MAX_WORKERS = 2
     machine.load_average = lambda: 0.0

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from moegauge import cli, machine, models
-from moegauge.bench import step as step_module
+from moegauge.bench.step import build as step_module
 from moegauge.errors import DeviceError, NumericsError
 from moegauge.kernels import backend as backend_module
 from moegauge.record import load
@@ -253,13 +253,13 @@ def test_validate_as_json_is_one_document(run: Any, tmp_path: Path) -> None:
 
 
 def test_a_miscount_fails_the_main_job(run: Any, fakes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from moegauge.bench import validate
+    from moegauge.bench.plan import validation
 
-    counted = validate.count_release()
-    assert validate.miscount(counted) == []
-    wrong = validate.Counted(**{**{f: getattr(counted, f) for f in counted.__slots__}, "shape": fakes.tiny_shape()})
-    assert "counted" in str(validate.miscount(wrong)[0])
-    monkeypatch.setattr(validate, "count_release", lambda: wrong)
+    counted = validation.count_release()
+    assert validation.miscount(counted) == []
+    wrong = validation.Counted(**{**{f: getattr(counted, f) for f in counted.__slots__}, "shape": fakes.tiny_shape()})
+    assert "counted" in str(validation.miscount(wrong)[0])
+    monkeypatch.setattr(validation, "count_release", lambda: wrong)
     code, _, err = run("validate", "--quick", "--device", "cpu", "--out", "here")
     assert code == 1
     assert "its shipped shape says 20,914,757,184" in err

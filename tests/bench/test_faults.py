@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from moegauge.errors import RecordError
-from moegauge.kernels.cpu_core import library
+from moegauge.kernels.cpu.core import library
 from moegauge.record import SCHEMA, Project, Record, load
 from moegauge.recordfile import RecordFile
 
@@ -24,10 +24,10 @@ pytestmark = pytest.mark.skipif(library() is None or os.name != "posix", reason=
 # A whole run of the real command with a last-level cache of 1 MB, so that its arenas are small; `{fault}` comes first.
 RUN = """
 import sys
-import moegauge.bench.step as step
-import moegauge.bench.roof as roof
-import moegauge.bench.timing as timing
-import moegauge.kernels.cpu_backend as cpu
+import moegauge.bench.step.build as step
+import moegauge.bench.clock.roof as roof
+import moegauge.bench.clock.pairs as timing
+import moegauge.kernels.cpu.backend as cpu
 cpu.last_level_cache = lambda: 1 << 20
 step.MINIMUM_ARENA = 1 << 20
 roof.PASS_BYTES = {{"cpu": 16 << 20}}

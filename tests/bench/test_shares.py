@@ -12,10 +12,10 @@ pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from moegauge import models
-from moegauge.bench.ahead import lowered
-from moegauge.bench.profile import uneven
-from moegauge.kernels.triton.configuration import CONFIGURATIONS
-from moegauge.kernels.triton.launch import PERSISTENT_WARPS, WARPS
+from moegauge.bench.run.launches import uneven
+from moegauge.bench.step.lowered import lowered
+from moegauge.kernels.triton.launching.launch import PERSISTENT_WARPS, WARPS
+from moegauge.kernels.triton.lowering.configuration import CONFIGURATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -132,7 +132,7 @@ class Client:
     CODE = """
 import dataclasses, json, sys
 from moegauge.counting import count
-from moegauge.counting.source import open_checkpoint
+from moegauge.counting.sources.open import open_checkpoint
 from moegauge.errors import MoegaugeError
 for line in sys.stdin:
     call = json.loads(line)

@@ -6,8 +6,8 @@ from math import prod
 from typing import Any
 
 from moegauge.counting.census import Census, take_census
-from moegauge.counting.checkpoint import Checkpoint
-from moegauge.counting.header import DTYPE_BITS, Header
+from moegauge.counting.headers.parse import DTYPE_BITS, Header
+from moegauge.counting.sources.checkpoint import Checkpoint
 
 
 def header(rows: list[tuple[str, str, tuple[int, ...]]], file: str = "model.safetensors") -> Header:

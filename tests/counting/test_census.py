@@ -8,8 +8,9 @@ from typing import NamedTuple
 import pytest
 
 from moegauge import cli
-from moegauge.counting import count, layout
+from moegauge.counting import count
 from moegauge.counting.errors import BadConfigError
+from moegauge.counting.sources import release_layout
 from moegauge.errors import CheckpointError, ShapeError
 
 CONFIG = {
@@ -29,7 +30,7 @@ CONFIG = {
 
 
 def rows(config=CONFIG):
-    return [tuple(t) for t in layout.tensors(config)]
+    return [tuple(t) for t in release_layout.tensors(config)]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def run(capsys):
 
 @pytest.fixture
 def folder(tmp_path):
-    layout.write(tmp_path / "tiny", CONFIG)
+    release_layout.write(tmp_path / "tiny", CONFIG)
     return tmp_path / "tiny"
 
 
@@ -223,7 +224,7 @@ def test_command_json_and_table(folder, run):
 
 
 def test_command_refuses_unknown_names(folder, run, synthetic):
-    layout.write(folder / "odd", CONFIG)
+    release_layout.write(folder / "odd", CONFIG)
     file = folder / "odd" / "model.safetensors"
     raw = file.read_bytes()
     file.write_bytes(raw.replace(b"self_attn.q_norm", b"self_attn.q_myst"))
@@ -249,7 +250,7 @@ def test_bytes_must_reconcile(synthetic):
     header = synthetic.header(rows())
     object.__setattr__(header, "data_bytes", header.data_bytes + 1)
     from moegauge.counting.census import take_census
-    from moegauge.counting.checkpoint import Checkpoint
+    from moegauge.counting.sources.checkpoint import Checkpoint
 
     with pytest.raises(CheckpointError, match="roles hold"):
         take_census(Checkpoint("folder", "tiny", None, [header], {"config.json": CONFIG}))

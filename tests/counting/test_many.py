@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from moegauge.cli import group
-from moegauge.counting import difference, layout, many
+from moegauge.counting import difference, many
 from moegauge.counting.errors import HubUnreachableError, RepoNotFoundError
+from moegauge.counting.sources import release_layout
 from moegauge.errors import MoegaugeError, UsageError
 
 TARGETS = [many.Target(f"org/m{i}") for i in range(20)]
@@ -151,7 +152,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Two small releases as folders."""
     place = tmp_path_factory.mktemp("checkpoints")
     for name in ("gpt-oss-20b", "mixtral-8x7b"):
-        layout.write(place / name, layout.release(name)["config"])
+        release_layout.write(place / name, release_layout.release(name)["config"])
     return str(place / "gpt-oss-20b"), str(place / "mixtral-8x7b")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from moegauge.counting import layout
+from moegauge.counting.sources import release_layout
 
 # VmHWM, not ru_maxrss: the latter also remembers the process that forked.
 PEAK = """
@@ -36,7 +36,7 @@ def peak_mb(code: str) -> tuple[int, float]:
 
 @pytest.mark.slow
 def test_deepseek_v3_under_300_mb(tmp_path: Path) -> None:
-    layout.write(tmp_path, layout.release("deepseek-v3")["config"], 162)
+    release_layout.write(tmp_path, release_layout.release("deepseek-v3")["config"], 162)
     tensors, peak = peak_mb(COUNT.format(argument=str(tmp_path)))
     assert tensors == 91_991
     assert peak < 300
@@ -76,7 +76,7 @@ def test_a_header_of_countless_values_is_bounded(tmp_path: Path) -> None:
         stream.write(struct.pack("<Q", len(text)) + text)
     code = f"""
 from moegauge.counting.errors import HeaderTooLargeError
-from moegauge.counting.source import open_checkpoint
+from moegauge.counting.sources.open import open_checkpoint
 try:
     open_checkpoint({str(tmp_path)!r})
 except HeaderTooLargeError:

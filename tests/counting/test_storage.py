@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moegauge.counting.census import take_census
-from moegauge.counting.checkpoint import Checkpoint
 from moegauge.counting.errors import UnreadableError
-from moegauge.counting.hints import hints_for
 from moegauge.counting.packings import Hints, Part
+from moegauge.counting.quant_config import hints_for
+from moegauge.counting.sources.checkpoint import Checkpoint
 from moegauge.counting.storage import LAYOUTS, split_leaf, unpack
 
 PACKED = sorted((Path(__file__).resolve().parents[1] / "data" / "packed").glob("*.json"))

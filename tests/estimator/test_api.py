@@ -29,11 +29,13 @@ def imported(name: str) -> set[str]:
     waiting = [name]
     while waiting:
         module = waiting.pop()
-        tree = ast.parse((ROOM / f"{module}.py").read_text(encoding="utf-8"))
+        tree = ast.parse((ROOM / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("moegauge.estimator"):
-                names = [(node.module or "").removeprefix("moegauge.estimator").lstrip(".")]
-                names = names if names[0] else [alias.name for alias in node.names]
+                room = (node.module or "").removeprefix("moegauge.estimator").lstrip(".")
+                names = (
+                    [f"{room}.{alias.name}".lstrip(".") for alias in node.names] if room in ("", "closed") else [room]
+                )
                 fresh = {n for n in names if n and n not in found}
                 found |= fresh
                 waiting += fresh
@@ -41,9 +43,9 @@ def imported(name: str) -> set[str]:
 
 
 def test_the_preset_and_our_method_share_no_constant() -> None:
-    ours = {"efficiency", "served", "inversion", "assumptions", "law", "datasheet"}
-    theirs = {"published", "oneterm"}
-    assert not imported("published") & ours
-    assert not imported("oneterm") & ours
+    ours = {"efficiency", "closed.condition", "closed.inversion", "closed.assumptions", "law", "datasheet"}
+    theirs = {"closed.published", "one_term"}
+    assert not imported("closed.published") & ours
+    assert not imported("one_term") & ours
     for module in ours:
         assert not imported(module) & theirs

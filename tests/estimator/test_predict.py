@@ -12,7 +12,7 @@ import pytest
 from moegauge import models
 from moegauge.errors import ObservationError, RecordError, UnknownNameError, UsageError
 from moegauge.estimator import datasheet, predict
-from moegauge.estimator.emulated import trials
+from moegauge.estimator.closed.emulated import trials
 from moegauge.estimator.readings import read
 from moegauge.estimator.traffic import step_traffic
 from moegauge.shape import ModelShape

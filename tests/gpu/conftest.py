@@ -45,7 +45,7 @@ def backend():
     """The GPU's backend; skips with the reason where there is none."""
     if reason := _missing():
         pytest.skip(reason)
-    from moegauge.kernels.triton_backend import TritonBackend
+    from moegauge.kernels.triton.backend import TritonBackend
 
     return TritonBackend()
 

@@ -14,7 +14,7 @@ programs = sys.modules.setdefault("gpu_programs", importlib.util.module_from_spe
 _SPEC.loader.exec_module(programs)
 
 pytestmark = pytest.mark.gpu
-RUNGS = importlib.import_module("moegauge.kernels.triton_backend").RUNGS
+RUNGS = importlib.import_module("moegauge.kernels.triton.backend").RUNGS
 FORMATS = ("bf16", "fp8", "int8", "int4", "int4_g128", "mxfp4", "nvfp4")
 
 
@@ -61,7 +61,7 @@ def test_attention(backend, arena, kind, cache, batch, length):
 def test_every_rung_gives_the_same_numbers(backend, arena, rung):
     import numpy as np
 
-    from moegauge.kernels.triton_backend import TritonBackend
+    from moegauge.kernels.triton.backend import TritonBackend
 
     if rung == "pdl" and backend.capability < (9, 0):
         pytest.skip("programmatic dependent launch needs compute capability 9.0")
@@ -95,8 +95,8 @@ def test_every_stream_of_the_sweep_is_slower_than_any_memory(backend):
 
 
 def test_a_chain_runs_every_node_in_order_and_has_a_floor(backend):
-    from moegauge.bench.floors import measure_floor
-    from moegauge.kernels.triton.chain import Chain
+    from moegauge.bench.clock.boundaries import measure_floor
+    from moegauge.kernels.triton.launching.empty_chain import Chain
 
     for name in backend.chains:
         chain = Chain(10, name, backend.processors, backend.device)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture(scope="module")
 def persistent(backend):
     """The same GPU, whose steps are one launch."""
-    from moegauge.kernels.triton_backend import TritonBackend
+    from moegauge.kernels.triton.backend import TritonBackend
 
     return TritonBackend(rung="persistent")
 
@@ -56,7 +56,7 @@ def test_attention_passes_the_gate(persistent, arena, kind, cache, batch, length
 def test_a_layer_without_attention_gives_the_numbers_of_the_graph(persistent, arena, batch):
     import numpy as np
 
-    from moegauge.kernels.triton_backend import TritonBackend
+    from moegauge.kernels.triton.backend import TritonBackend
 
     program = programs.layer("mxfp4", 1024, 512, 32, 4, batch)
     (graph,), (one,) = answers(TritonBackend(rung="graph"), arena, program), answers(persistent, arena, program)
@@ -80,7 +80,7 @@ def test_a_hundred_runs_of_the_largest_grid_agree_bit_for_bit(persistent, arena)
 def test_any_smaller_grid_gives_the_same_numbers(backend, persistent, arena):
     import numpy as np
 
-    from moegauge.kernels.triton.persistent import Persistent
+    from moegauge.kernels.triton.launching.persistent import Persistent
 
     program = programs.layer("fp8", 1024, 512, 32, 4, 1)
     runnable = persistent.compile(program, arena)
@@ -98,7 +98,7 @@ def test_any_smaller_grid_gives_the_same_numbers(backend, persistent, arena):
 
 def test_a_grid_that_cannot_be_resident_is_refused_and_does_not_hang(backend, persistent, arena):
     from moegauge.errors import DeviceError
-    from moegauge.kernels.triton.persistent import Persistent
+    from moegauge.kernels.triton.launching.persistent import Persistent
 
     runnable = persistent.compile(programs.layer("fp8", 1024, 512, 32, 4, 1), arena)
     one = Persistent(runnable._launches, "cuda", backend.capability, backend.processors, grid=64 * backend.processors)

@@ -28,10 +28,10 @@ HUB = Path(__file__).parent.parent / "counting" / "loopback_hub.py"
 @pytest.fixture(scope="module", params=RELEASES)
 def checkpoint(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """(name, folder) of one release."""
-    from moegauge.counting import layout
+    from moegauge.counting.sources import release_layout
 
     folder = tmp_path_factory.mktemp(request.param)
-    layout.write(folder, layout.release(request.param)["config"], RELEASES[request.param][0])
+    release_layout.write(folder, release_layout.release(request.param)["config"], RELEASES[request.param][0])
     return request.param, folder
 
 
@@ -87,7 +87,7 @@ def test_local_moegauge_headers_only(benchmark: Any, checkpoint: tuple[str, Path
     """Validated and reconciled, not classified: the like of what huggingface_hub does."""
     from huggingface_hub import get_local_safetensors_metadata
 
-    from moegauge.counting.source import open_checkpoint
+    from moegauge.counting.sources.open import open_checkpoint
 
     name, folder = checkpoint
     opened = measure(
@@ -131,7 +131,7 @@ def test_remote_moegauge_count(
 ) -> None:
     import huggingface_hub
 
-    from moegauge.counting.source import open_checkpoint
+    from moegauge.counting.sources.open import open_checkpoint
 
     name, _ = checkpoint
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub)
@@ -153,7 +153,7 @@ def test_remote_moegauge_cached(
 ) -> None:
     import huggingface_hub
 
-    from moegauge.counting.source import open_checkpoint
+    from moegauge.counting.sources.open import open_checkpoint
 
     name, _ = checkpoint
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub)

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moegauge.bench.arena import Layout
+from moegauge.bench.step.rings import Layout
 from moegauge.kernels.backend import get_backend
-from moegauge.kernels.cpu_backend import CpuBackend
-from moegauge.kernels.cpu_core import library
+from moegauge.kernels.cpu.backend import CpuBackend
+from moegauge.kernels.cpu.core import library
 from moegauge.kernels.program import Product, Program, View
 from moegauge.shape import Matrix
 

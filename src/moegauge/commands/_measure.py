@@ -20,11 +20,11 @@ from moegauge.record import SCHEMA, Case, Project, Record, now, public_argv
 from moegauge.recordfile import RecordFile
 
 if TYPE_CHECKING:
-    from moegauge.bench.points import Point
-    from moegauge.bench.roof import RoofMeter
-    from moegauge.bench.stages import Stage
-    from moegauge.bench.summary import Settings
-    from moegauge.bench.sweep import Failure
+    from moegauge.bench.clock.roof import RoofMeter
+    from moegauge.bench.plan.gpu_suite import Stage
+    from moegauge.bench.plan.points import Point
+    from moegauge.bench.run.case import Settings
+    from moegauge.bench.run.sweep import Failure
     from moegauge.kernels.backend import Backend
 
 DEFAULT_MODELS = ("gpt-oss-20b",)
@@ -104,8 +104,8 @@ class Session:
             self._say_how_to_resume()
 
     def _plan(self) -> tuple[list[Point], dict[str, Any]]:
-        from moegauge.bench import points as points_
-        from moegauge.bench import suites
+        from moegauge.bench.plan import points as points_
+        from moegauge.bench.plan import suites
 
         o = self.options
         if o.points is not None:
@@ -140,7 +140,7 @@ class Session:
         return points, {name: models.resolve(name) for name in dict.fromkeys(p.model for p in points)}
 
     def _check_formats(self) -> None:
-        from moegauge.bench.points import NATIVE
+        from moegauge.bench.plan.points import NATIVE
 
         for name in dict.fromkeys(p.format for p in self.points):
             if name != NATIVE and name not in self.backend.matrix_formats:
@@ -150,7 +150,7 @@ class Session:
                 )
 
     def _check_routing(self) -> None:
-        from moegauge.bench.routing import Routing
+        from moegauge.bench.step.routing import Routing
 
         Routing(self.options.routing)
 
@@ -171,9 +171,9 @@ class Session:
 
     def settings(self, stage: Stage | None = None) -> Settings:
         """Limits and arena of this run, or of one stage of it."""
-        from moegauge.bench.suites import get_suite
-        from moegauge.bench.summary import Settings
-        from moegauge.bench.timing import Limits
+        from moegauge.bench.clock.pairs import Limits
+        from moegauge.bench.plan.suites import get_suite
+        from moegauge.bench.run.case import Settings
 
         o = self.options
         suite = get_suite(o.suite) if o.suite else None
@@ -193,8 +193,8 @@ class Session:
 
     def measure(self) -> Record:
         """Measure the roof and every point that is not in the record yet."""
-        from moegauge.bench.roof import find_roof
-        from moegauge.bench.sweep import guarded
+        from moegauge.bench.clock.roof import find_roof
+        from moegauge.bench.run.sweep import guarded
 
         self._warn_if_busy()
         if self.stages:
@@ -213,8 +213,8 @@ class Session:
 
     def _measure_stages(self) -> Record:
         """Measure the stages of the suite that are not in the record yet, within the budget."""
-        from moegauge.bench.schedule import Clock
-        from moegauge.bench.suites import get_suite
+        from moegauge.bench.plan.budget import Clock
+        from moegauge.bench.plan.suites import get_suite
         from moegauge.commands._stages import StageRun
 
         assert self.options.suite is not None
@@ -238,7 +238,7 @@ class Session:
     def _sweep(self, meter: RoofMeter) -> None:
         if self.options.kind == "roof":
             return
-        from moegauge.bench.sweep import Bench, key_of, run_sweep
+        from moegauge.bench.run.sweep import Bench, key_of, run_sweep
 
         bench = Bench(self.backend, meter, self.settings(), throttle=throttle_of(self.device), on_skip=warn)
         self.failures = run_sweep(
@@ -291,13 +291,13 @@ class Session:
         Raises:
             RecordError: one cannot be written.
         """
-        from moegauge.bench import export
+        from moegauge.bench.report import tables
         from moegauge.recordfile import write_text
 
         if self.options.export_csv:
-            write_text(self.options.export_csv, export.csv_text(self.record))
+            write_text(self.options.export_csv, tables.csv_text(self.record))
         if self.options.export_markdown:
-            write_text(self.options.export_markdown, export.markdown(self.record))
+            write_text(self.options.export_markdown, tables.markdown(self.record))
 
     def document(self, record: Record) -> Any:
         """The record as one JSON document."""

@@ -15,11 +15,11 @@ from moegauge.record import Case, Record, Skipped
 from moegauge.units import human_bytes
 
 if TYPE_CHECKING:
+    from moegauge.bench.clock.roof import RoofMeter
     from moegauge.bench.peers.peer import Peer
-    from moegauge.bench.peers.versus import Versus
+    from moegauge.bench.peers.point import Versus
     from moegauge.bench.peers.work import Work
-    from moegauge.bench.points import Point
-    from moegauge.bench.roof import RoofMeter
+    from moegauge.bench.plan.points import Point
 
 KINDS = ("kernel", "product", "experts", "decode")
 
@@ -38,8 +38,8 @@ class PeerSession(Session):
     options: PeerOptions
 
     def __init__(self, options: PeerOptions) -> None:
-        from moegauge.bench import suites
-        from moegauge.bench.peers.table import PEERS
+        from moegauge.bench.peers.registry import PEERS
+        from moegauge.bench.plan import suites
 
         wanted = suites.parse_list(options.peers, "--peer") if options.peers else None
         for name in wanted or ():
@@ -51,7 +51,7 @@ class PeerSession(Session):
             raise UsageError("--layers cuts the depth of whole steps.", advice="Add --kind decode.")
 
     def _sweep(self, meter: RoofMeter) -> None:
-        from moegauge.bench.peers.versus import Versus
+        from moegauge.bench.peers.point import Versus
 
         here = self._present()
         bench = Versus(
@@ -68,7 +68,7 @@ class PeerSession(Session):
                 self._point(bench, point, kernel, done)
 
     def _point(self, bench: Versus, point: Point, kernel: str | None, done: set[object]) -> None:
-        from moegauge.bench.sweep import Failure, guarded
+        from moegauge.bench.run.sweep import Failure, guarded
 
         try:
             work = self._work(point, kernel)
@@ -100,7 +100,7 @@ class PeerSession(Session):
 
     def _present(self) -> list[Peer]:
         """The peers of this device that can be timed; the others are noted with their reasons."""
-        from moegauge.bench.peers.table import present
+        from moegauge.bench.peers.registry import present
 
         here, absent = present(self.device, {kernel or "decode" for kernel in self._kernels()}, self._all)
         for left_out in absent:

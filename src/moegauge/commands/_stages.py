@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moegauge import models
-from moegauge.bench import floors, roof
-from moegauge.bench.schedule import Clock, stage_seconds
-from moegauge.bench.step import step_kinds
-from moegauge.bench.sweep import Bench, guarded, key_of, run_sweep
+from moegauge.bench.clock import boundaries, roof
+from moegauge.bench.plan.budget import Clock, stage_seconds
+from moegauge.bench.run.sweep import Bench, guarded, key_of, run_sweep
+from moegauge.bench.step.build import step_kinds
 from moegauge.commands._output import printable
 from moegauge.errors import MoegaugeError
 
 if TYPE_CHECKING:
-    from moegauge.bench.points import Point
-    from moegauge.bench.roof import RoofMeter
-    from moegauge.bench.stages import Stage
-    from moegauge.bench.suites import Suite
-    from moegauge.bench.sweep import Failure
+    from moegauge.bench.clock.roof import RoofMeter
+    from moegauge.bench.plan.gpu_suite import Stage
+    from moegauge.bench.plan.points import Point
+    from moegauge.bench.plan.suites import Suite
+    from moegauge.bench.run.sweep import Failure
     from moegauge.commands._measure import Session
     from moegauge.kernels.backend import Backend
 
@@ -128,9 +128,9 @@ class StageRun:
             return
         backend = self._session.backend
         known = {floor.name for floor in self._record.floors}
-        if not floors.boundaries(backend):
+        if not boundaries.boundaries(backend):
             self._leave(stage, "all", f"the {backend.name} backend cannot run empty operations")
-        for name in floors.boundaries(backend):
+        for name in boundaries.boundaries(backend):
             if name in known:
                 continue
             if not self._clock.room_for(stage.name):
@@ -139,7 +139,7 @@ class StageRun:
             self._session.progress(f"{stage.name}: {name}")
             try:
                 with self._in_work(stage.name, name), guarded():
-                    self._record.floors.append(floors.measure_floor(backend, name))
+                    self._record.floors.append(boundaries.measure_floor(backend, name))
             except MoegaugeError as error:
                 self._leave(stage, name, f"{FAILED}{str(error).splitlines()[0]}")
             self._session.save()
@@ -218,8 +218,8 @@ class StageRun:
 
     def _peers(self, stage: Stage, meter: RoofMeter) -> None:
         """Other projects' expert kernels on the same matrices in the same rounds, those that are installed."""
-        from moegauge.bench.peers.table import present
-        from moegauge.bench.peers.versus import Versus
+        from moegauge.bench.peers.point import Versus
+        from moegauge.bench.peers.registry import present
         from moegauge.bench.peers.work import kernel_work
 
         session, kernel = self._session, "experts"

@@ -12,7 +12,7 @@ from moegauge.commands._output import json_option, print_json, printable, wide_c
 from moegauge.commands._threads import one_blas_thread
 
 if TYPE_CHECKING:
-    from moegauge.estimator.backtest import Backtest, Trial
+    from moegauge.estimator.closed.backtest import Backtest, Trial
 
 
 @click.command("backtest", epilog="Example: moegauge backtest --observations my.csv --json")
@@ -40,7 +40,7 @@ def command(observations: Path | None, unseen: str, records: tuple[Path, ...], a
     """Estimate open models as if they were closed, each from the other models of its system and device, with the
     published one-term formula and with ours, and say how far off they are."""
     one_blas_thread()
-    from moegauge.estimator.backtest import run
+    from moegauge.estimator.closed.backtest import run
 
     result = run(observations, unseen=unseen)
     untold = run(observations, unseen=unseen, moe_told=False)
@@ -71,8 +71,8 @@ def command(observations: Path | None, unseen: str, records: tuple[Path, ...], a
 
 
 def _emulated(path: Path) -> dict[str, Any]:
-    from moegauge.estimator.backtest import Folds
-    from moegauge.estimator.emulated import trials
+    from moegauge.estimator.closed.backtest import Folds
+    from moegauge.estimator.closed.emulated import trials
 
     cases = [t.to_json() for t in trials(path)]
     inside = [c["interval_80"][0] <= c["bytes"] <= c["interval_80"][1] for c in cases]
@@ -88,7 +88,7 @@ def _emulated(path: Path) -> dict[str, Any]:
 
 
 def _case(trial: Trial) -> dict[str, Any]:
-    from moegauge.estimator.backtest import Z
+    from moegauge.estimator.closed.backtest import Z
 
     reading = trial.reading
     return {
@@ -115,7 +115,7 @@ def _print(result: Backtest, untold: Backtest) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from moegauge.estimator.backtest import Backtest, Z
+    from moegauge.estimator.closed.backtest import Backtest, Z
 
     console = wide_console()
     console.print(result.sentence)

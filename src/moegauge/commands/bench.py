@@ -173,7 +173,7 @@ def peers(as_json: bool, kind: str, **options: Any) -> None:
 
 def _schedule(options: dict[str, Any]) -> None:
     """Print the stages of a suite; no device is touched."""
-    from moegauge.bench.suites import get_suite
+    from moegauge.bench.plan.suites import get_suite
     from moegauge.commands._stages import schedule
     from moegauge.commands._tables import print_table
 

@@ -11,7 +11,7 @@ from moegauge.commands._threads import one_blas_thread
 from moegauge.units import human_count
 
 if TYPE_CHECKING:
-    from moegauge.estimator.claims import Verdict
+    from moegauge.estimator.closed.claims import Verdict
 
 
 @click.command("claims", epilog="Example: moegauge claims opus-1t-32b")
@@ -22,7 +22,7 @@ def command(claim: str | None, seed: int, as_json: bool) -> None:
     """Hold claims about closed models against observed speeds, memory and prices: the region of dense share, sparsity,
     precision, batch, speculation and devices each needs, or the nearest miss. With CLAIM, that one in full."""
     one_blas_thread()
-    from moegauge.estimator.claims import adjudicate
+    from moegauge.estimator.closed.claims import adjudicate
 
     verdicts = adjudicate(claim, seed=seed)
     if as_json:
@@ -61,7 +61,7 @@ def _miss(miss: dict[str, Any]) -> str:
 
 
 def _print_one(verdict: Verdict) -> None:
-    from moegauge.estimator.claims import RANGES
+    from moegauge.estimator.closed.claims import RANGES
 
     click.echo(f"{verdict.text} ({verdict.subject or 'every model'})")
     click.echo(f"held against: {', '.join(verdict.limits)}")

@@ -13,8 +13,8 @@ from moegauge.errors import UsageError
 from moegauge.record import Record, load, pool
 
 if TYPE_CHECKING:
-    from moegauge.bench.compare import Comparison, Summary
-    from moegauge.bench.verdict import Verdict
+    from moegauge.bench.judge.compare import Comparison, Summary
+    from moegauge.bench.judge.two_records import Verdict
 
 _EPILOG = """Examples:
 
@@ -40,7 +40,7 @@ def command(records: tuple[Path, ...], other: Path | None, as_json: bool) -> Non
             raise UsageError("--against compares two records, not several.", advice="Name one record before it.")
         _against(loaded[0], load(other), as_json)
         return
-    from moegauge.bench.compare import compare
+    from moegauge.bench.judge.compare import compare
 
     found = compare(pool(loaded, [str(path) for path in records]))
     if as_json:
@@ -98,7 +98,7 @@ def show_comparison(found: Comparison) -> None:
 
 
 def _show_ladders(found: Comparison) -> None:
-    from moegauge.bench.ladder import setup_name
+    from moegauge.bench.judge.ladder import setup_name
     from moegauge.estimator.observe import setup
 
     click.echo("")
@@ -127,8 +127,8 @@ def _summary(name: str, s: Summary) -> list[str]:
 
 
 def _against(before: Record, after: Record, as_json: bool) -> None:
-    from moegauge.bench.compare import SCHEMA
-    from moegauge.bench.verdict import against
+    from moegauge.bench.judge.compare import SCHEMA
+    from moegauge.bench.judge.two_records import against
 
     verdicts = against(before, after)
     if as_json:

@@ -31,8 +31,8 @@ def command(
 ) -> None:
     """Estimate active and total parameters of closed models from the speeds they and open models are served at."""
     one_blas_thread()
-    from moegauge.estimator.assumptions import parse
-    from moegauge.estimator.estimate import estimate
+    from moegauge.estimator.closed.assumptions import parse
+    from moegauge.estimator.closed.estimate import estimate
 
     if (preset is None) == (observations is None):
         raise UsageError("give exactly one of --preset and --observations.")
@@ -48,8 +48,8 @@ def command(
 def _write_page(document: dict[str, Any], target: Path) -> None:
     if target.exists() and b'content="moegauge ' not in target.read_bytes()[:2000]:
         raise UsageError(f"{target}: exists and is no page of ours.", advice="Give another --html.")
-    from moegauge.bench.estimates import page
-    from moegauge.estimator.backtest import run
+    from moegauge.bench.report.estimate_page import page
+    from moegauge.estimator.closed.backtest import run
     from moegauge.recordfile import write_text
 
     write_text(target, page(document, run()))

@@ -20,10 +20,10 @@ def write_layout(name: str | None, folder: Path) -> None:
         )
     if folder.exists():
         raise UsageError(f"{folder}: already exists, nothing written.", advice="Name a folder that does not exist.")
-    from moegauge.counting import layout
+    from moegauge.counting.sources import release_layout
 
-    release = layout.release(name.lower())
-    layout.write(folder, release["config"], release["shards"])
+    release = release_layout.release(name.lower())
+    release_layout.write(folder, release["config"], release["shards"])
     click.echo(f"{folder}: headers of {release['repo']} as released; the weights are holes in sparse files.", err=True)
 
 

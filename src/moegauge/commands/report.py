@@ -34,8 +34,8 @@ def command(records: tuple[Path, ...], out: Path | None, markdown: bool, schema:
         raise UsageError("no record given.", advice="Example: moegauge report results/*.json --out report.html")
     loaded, names = [load(path) for path in records], [path.name for path in records]
     if markdown:
-        from moegauge.bench.compare import compare
-        from moegauge.bench.export import comparison_markdown, peers_markdown
+        from moegauge.bench.judge.compare import compare
+        from moegauge.bench.report.tables import comparison_markdown, peers_markdown
 
         peers = peers_markdown(loaded)
         own = [r for r in loaded if any(case.kind == "decode" for case in r.own_cases)]
@@ -47,7 +47,7 @@ def command(records: tuple[Path, ...], out: Path | None, markdown: bool, schema:
     target = out or Path("moegauge-report.html")
     if target.exists() and b'content="moegauge ' not in target.read_bytes()[:2000]:
         raise UsageError(f"{target}: exists and is no report of ours.", advice="Give another --out.")
-    from moegauge.bench.report import page
+    from moegauge.bench.report.page import page
 
     write_text(target, page(loaded, names))
     if as_json:

@@ -41,9 +41,9 @@ def command(quick: bool, device: str, threads: int | None, out: Path | None, as_
 
     The headers of gpt-oss-20b are laid out as released and counted; the read roof and decode steps of several models
     are measured; every model is predicted from the others; the page says how far off that was."""
-    from moegauge.bench.compare import compare
-    from moegauge.bench.report import page
-    from moegauge.bench.validate import count_release, miscount
+    from moegauge.bench.judge.compare import compare
+    from moegauge.bench.plan.validation import count_release, miscount
+    from moegauge.bench.report.page import page
     from moegauge.commands.compare import show_comparison
 
     start = time.monotonic()
@@ -117,7 +117,7 @@ class _Teller:
 
 
 def _session(quick: bool, device: str, threads: int | None, record: Path) -> Session:
-    from moegauge.bench import validate
+    from moegauge.bench.plan import validation
 
     return Session(
         Options(
@@ -125,11 +125,11 @@ def _session(quick: bool, device: str, threads: int | None, record: Path) -> Ses
             device=device,
             threads=threads,
             out=record,
-            points=validate.QUICK if quick else validate.FULL,
-            time_limit=validate.QUICK_LIMIT_S if quick else validate.FULL_LIMIT_S,
-            budget_s=validate.QUICK_BUDGET_S if quick else validate.FULL_BUDGET_S,
+            points=validation.QUICK if quick else validation.FULL,
+            time_limit=validation.QUICK_LIMIT_S if quick else validation.FULL_LIMIT_S,
+            budget_s=validation.QUICK_BUDGET_S if quick else validation.FULL_BUDGET_S,
             min_samples=5,
-            arena_bytes=validate.ARENA_BYTES,
+            arena_bytes=validation.ARENA_BYTES,
             resume=[*sys.argv[1:], *([] if "--out" in sys.argv else ["--out", str(record.parent)])],
         )
     )

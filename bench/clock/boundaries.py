@@ -1,0 +1,55 @@
+"""What one empty kernel boundary costs here, for every way of crossing one the backend has.
+
+A backend that can tell has `chains`, the names of its boundaries, and `chain(name, length)`, a function that runs so
+many empty operations one after the other. The floor is the difference between a long chain and a short one: what both
+pay once (a launch from Python, waking threads) drops out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+from moegauge.bench.clock import statistics
+from moegauge.kernels.backend import Backend
+from moegauge.record import Floor
+
+LENGTHS = (64, 576)  # operations; a difference of 512 at 2 us each lasts 1 ms, far over a clock's resolution
+ROUNDS = 25
+
+
+class Chains(Protocol):
+    """The part of a backend that runs empty operations."""
+
+    @property
+    def chains(self) -> Sequence[str]: ...
+    def chain(self, name: str, length: int) -> Callable[[], None]: ...
+
+
+def boundaries(backend: Backend) -> tuple[str, ...]:
+    """The names of the boundaries this backend can time; none where it cannot."""
+    return tuple(getattr(backend, "chains", ()))
+
+
+def measure_floor(backend: Backend, name: str, rounds: int = ROUNDS) -> Floor:
+    """The cost of one boundary.
+
+    Args:
+        backend: the device; `boundaries` lists `name`.
+        name: which boundary.
+        rounds: pairs of a short and a long chain, after one that warms up.
+    """
+    device = cast(Chains, backend)
+    short, long = (device.chain(name, length) for length in LENGTHS)
+    samples = []
+    for turn in range(rounds + 1):
+        before, after = backend.time(short), backend.time(long)
+        if turn:
+            samples.append(1e6 * (after - before) / (LENGTHS[1] - LENGTHS[0]))
+    return Floor(
+        name=name,
+        us_per_kernel=statistics.median(samples),
+        interval_us=statistics.interval(samples),
+        samples_us=samples,
+        lengths=LENGTHS,
+    )

@@ -1,0 +1,152 @@
+"""The read roof: how fast this device reads memory, best of the access patterns its backend offers.
+
+The roof is the denominator of every rate in a record. It is measured twice: once at the start, every pattern, to
+choose the best and to state it; then beside every sample of every point (`RoofMeter.sample`), with that pattern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from moegauge.bench.clock import statistics
+from moegauge.errors import DeviceError
+from moegauge.kernels.backend import Backend, Stream
+from moegauge.record import Pattern, Roof
+from moegauge.units import GB
+
+# A pass reads at least this much and at least eight last-level caches, so that little of it is still cached from the
+# pass before; at most an eighth of the memory an arena could have.
+PASS_BYTES = {"cpu": 512 * 2**20, "triton": 2 * 2**30}
+CACHES_PER_PASS = 8
+
+
+class RoofMeter:
+    """The best read-only stream of a backend, ready to be sampled.
+
+    Attributes:
+        failed: patterns that gave no time, with the reason; the roof is the best of the others.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        stream: Stream,
+        pass_s: float,
+        medians: dict[str, float],
+        swept: Sequence[Pattern] = (),
+        failed: dict[str, str] | None = None,
+    ) -> None:
+        self._swept, self.failed = list(swept), failed or {}
+        self._backend = backend
+        self._stream = stream
+        self._pass_s = pass_s
+        self._medians = medians
+
+    def sample(self, seconds: float) -> float:
+        """Read for about `seconds`, whole passes, at least one; bytes/s."""
+        passes = max(1, round(seconds / self._pass_s))
+
+        def read() -> None:
+            for _ in range(passes):
+                self._stream.run()
+
+        return passes * self._stream.bytes / self._backend.time(read)
+
+    def measure(self, samples: int = 20, datasheet_gb_per_s: float | None = None) -> Roof:
+        """The roof as a record states it, from `samples` samples of one pass each."""
+        rates = [self.sample(self._pass_s) / GB for _ in range(samples)]
+        low, high = statistics.interval(rates)
+        return Roof(
+            gb_per_s=statistics.median(rates),
+            datasheet_gb_per_s=datasheet_gb_per_s,
+            samples=rates,
+            best_gb_per_s=max(rates),
+            interval_gb_per_s=(low, high),
+            pattern=self._stream.pattern,
+            patterns={name: rate / GB for name, rate in self._medians.items()},
+            bytes=self._stream.bytes,
+            sweep=self._swept,
+        )
+
+
+def pass_bytes(backend: Backend) -> int:
+    """Bytes one roof pass reads on this backend.
+
+    Raises:
+        DeviceError: there is no room for a buffer larger than the last-level cache.
+    """
+    size = max(PASS_BYTES.get(backend.name, 64 * 2**20), CACHES_PER_PASS * backend.last_level_cache)
+    room = backend.memory // 8
+    if room < 2 * backend.last_level_cache:
+        raise DeviceError(
+            f"{backend.description}: {backend.memory:,} bytes free are too few to read past a cache of "
+            f"{backend.last_level_cache:,} bytes.",
+            advice="Free memory and run again.",
+        )
+    return min(size, room)
+
+
+def find_roof(
+    backend: Backend, *, rounds: int = 5, progress: Callable[[str], None] = lambda _: None, size: int | None = None
+) -> RoofMeter:
+    """Try every access pattern, `rounds` passes each, patterns taken in turn so that drift falls on all alike.
+
+    Args:
+        backend: the device.
+        rounds: passes per pattern after one that is thrown away.
+        progress: told the name of the pattern being tried.
+        size: bytes of the buffer; None chooses.
+
+    Raises:
+        DeviceError: no room for the buffer.
+    """
+    return _best(backend, backend.streams(size or pass_bytes(backend)), rounds, progress)
+
+
+def sweep_roof(
+    backend: Backend, *, rounds: int = 3, progress: Callable[[str], None] = lambda _: None, size: int | None = None
+) -> RoofMeter:
+    """The roof of a sweep over access width, loads in flight, programs and warps, and over the usual patterns; of the
+    usual ones alone on a backend without `sweep`. Arguments and errors as for `find_roof`."""
+    size = size or pass_bytes(backend)
+    sweep = getattr(backend, "sweep", None)
+    streams = {stream.pattern: stream for stream in (*backend.streams(size), *(sweep(size) if sweep else ()))}
+    return _best(backend, list(streams.values()), rounds, progress)
+
+
+def known_roof(backend: Backend, pattern: str, size: int | None = None) -> RoofMeter | None:
+    """The meter of a pattern an earlier part of this run found best, no other tried; None where it is not to be had."""
+    size = size or pass_bytes(backend)
+    sweep = getattr(backend, "sweep", None)
+    for stream in (*backend.streams(size), *(sweep(size) if sweep else ())):
+        if stream.pattern == pattern:
+            return _best(backend, [stream], 2, lambda _: None)
+    return None
+
+
+def _best(backend: Backend, streams: Sequence[Stream], rounds: int, progress: Callable[[str], None]) -> RoofMeter:
+    times: dict[str, list[float]] = {stream.pattern: [] for stream in streams}
+    failed: dict[str, str] = {}
+    for turn in range(rounds + 1):
+        for stream in streams:
+            if stream.pattern in failed:
+                continue
+            progress(stream.pattern)
+            try:
+                seconds = backend.time(stream.run)
+            except Exception as error:  # Triton's are of classes of its own; the other patterns are tried all the same
+                failed[stream.pattern] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+                if len(failed) == len(streams):
+                    raise
+                continue
+            if turn:  # the first pass of each touches pages and wakes clocks
+                times[stream.pattern].append(seconds)
+    streams = [stream for stream in streams if stream.pattern not in failed]
+    medians = {s.pattern: s.bytes / statistics.median(times[s.pattern]) for s in streams}
+    best = max(streams, key=lambda s: medians[s.pattern])
+    swept = [
+        Pattern(name=s.pattern, gb_per_s=medians[s.pattern] / GB, **shape)
+        for s in streams
+        if (shape := getattr(s, "shape", None))
+    ]
+    return RoofMeter(backend, best, statistics.median(times[best.pattern]), medians, swept, failed)

@@ -1,0 +1,1 @@
+"""Measured against predicted, one record against another, one launch mode against another."""

@@ -1,0 +1,274 @@
+"""Measured against predicted, never predicting a model from itself.
+
+The law (`moegauge.estimator.law`) is fitted to the points of all other models and asked for the one left out, at the
+roof measured beside that point. The published one-term formula gets the same treatment. Both are judged by the same
+error: predicted tokens/s over measured tokens/s, minus 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from moegauge.bench.clock import statistics
+from moegauge.bench.judge.ladder import Ladder, ladders, setup_name
+from moegauge.errors import RecordError
+from moegauge.estimator.law import HeldOut, Law, Observation, fit, leave_one_model_out, one_term_leave_one_model_out
+from moegauge.estimator.observe import main_setup, observe, setup
+from moegauge.record import Case, Record
+from moegauge.units import GB, MICROSECOND
+
+SCHEMA = "moegauge.compare/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One point: what was measured, what the law of the other models says, what the one-term formula says.
+
+    Attributes:
+        case: the measured point.
+        observation: it, as the law sees it.
+        predicted: None when there is no other model.
+        simple: the one-term formula's prediction; None when the record does not say what it would reckon with.
+    """
+
+    case: Case
+    observation: Observation
+    predicted: HeldOut | None = None
+    simple: HeldOut | None = None
+
+    @property
+    def predicted_tokens_per_s(self) -> float | None:
+        """By the law, all sequences of the batch together."""
+        return None if self.predicted is None else self.case.batch / self.predicted.prediction.seconds
+
+    @property
+    def interval_tokens_per_s(self) -> tuple[float, float] | None:
+        """80 % interval of the prediction."""
+        if self.predicted is None:
+            return None
+        low, high = self.predicted.prediction.interval()
+        return self.case.batch / high, self.case.batch / low
+
+    @property
+    def error(self) -> float | None:
+        """Predicted over measured tokens/s, minus 1."""
+        return None if self.predicted is None else self.predicted.error
+
+    @property
+    def simple_error(self) -> float | None:
+        """The same of the one-term formula."""
+        return None if self.simple is None else self.simple.error
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of `cases` in `moegauge.compare/1`."""
+        return {
+            "model": self.case.model,
+            "format": self.case.format,
+            "batch": self.case.batch,
+            "context": self.case.context,
+            "measured_tokens_per_s": self.case.tokens_per_s,
+            "predicted_tokens_per_s": self.predicted_tokens_per_s,
+            "error": self.error,
+            "simple_formula_error": self.simple_error,
+            "interval_tokens_per_s": self.interval_tokens_per_s,
+            "roof_fraction": self.case.roof_fraction,
+            "bytes": self.case.bytes.total,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Absolute errors of a group of predictions; None where there are none."""
+
+    n: int
+    median: float | None
+    worst: float | None
+
+    @classmethod
+    def of(cls, errors: Iterable[float | None]) -> Summary:
+        """Of the errors that are there."""
+        sizes = [abs(e) for e in errors if e is not None]
+        return cls(len(sizes), statistics.median(sizes) if sizes else None, max(sizes, default=None))
+
+    def to_json(self) -> dict[str, Any]:
+        """As `moegauge.compare/1` names them."""
+        return {"n": self.n, "median_abs_error": self.median, "max_abs_error": self.worst}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All points of one machine.
+
+    Attributes:
+        points: every decode point.
+        law: fitted to all points (for the device's figures, never for `points`).
+        roof_gb_per_s: median roof beside the points.
+        by_format: errors when a whole format is left out.
+        small_to_large: errors on the larger half of the models, predicted from the smaller half.
+        ladder: points measured in several setups (threads, launch rungs).
+        notes: what could not be done, and what to do about it.
+    """
+
+    points: list[Compared]
+    law: Law
+    roof_gb_per_s: float
+    by_format: Summary
+    small_to_large: Summary
+    ladder: list[Ladder] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def by_model(self) -> Summary:
+        """Errors when the point's own model is left out."""
+        return Summary.of(p.error for p in self.points)
+
+    @property
+    def batch_one(self) -> Summary:
+        """The same, points of batch 1 without context alone."""
+        return Summary.of(p.error for p in self.points if p.case.batch == 1 and p.case.context == 0)
+
+    @property
+    def simple(self) -> Summary:
+        """Errors of the one-term formula, calibrated without the point's own model."""
+        return Summary.of(p.simple_error for p in self.points)
+
+    def by_question(self) -> dict[str, tuple[Summary, Summary]]:
+        """Errors of (the law, the one-term formula) by what a point varies: where the formula fails."""
+        groups: dict[str, Callable[[Case], bool]] = {
+            "one stream, no context": lambda case: case.batch == 1 and case.context == 0,
+            "batches": lambda case: case.batch > 1 and case.context == 0,
+            "contexts": lambda case: case.batch == 1 and case.context > 0,
+            "batches with context": lambda case: case.batch > 1 and case.context > 0,
+        }
+        found = {}
+        for name, belongs in groups.items():
+            points = [p for p in self.points if belongs(p.case)]
+            if points:
+                found[name] = (Summary.of(p.error for p in points), Summary.of(p.simple_error for p in points))
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `moegauge compare --json`."""
+        law = self.law
+        return {
+            "schema": SCHEMA,
+            "cases": [p.to_json() for p in self.points],
+            "leave_one_model_out": self.by_model.to_json(),
+            "leave_one_model_out_batch_1": self.batch_one.to_json(),
+            "leave_one_format_out": self.by_format.to_json(),
+            "small_to_large": self.small_to_large.to_json(),
+            "simple_formula": self.simple.to_json(),
+            "by_question": {
+                name: {"law": law_errors.to_json(), "simple_formula": simple.to_json()}
+                for name, (law_errors, simple) in self.by_question().items()
+            },
+            "device": {
+                "bandwidth_gb_per_s": law.bandwidth_fraction * self.roof_gb_per_s,
+                "floor_us": law.floor_per_kernel_s / MICROSECOND,
+                "roof_gb_per_s": self.roof_gb_per_s,
+                "bandwidth_fraction": law.bandwidth_fraction,
+                "bandwidth_fraction_standard_error": _finite(
+                    law.bandwidth_fraction * law.standard_error("log_bandwidth_fraction")
+                ),
+                "floor_standard_error_us": _finite(law.standard_error("floor_per_kernel_s") / MICROSECOND),
+                "floor_per_layer_us": law.floor_per_layer_s / MICROSECOND,
+                "seconds_per_mac": law.seconds_per_mac,
+                "seconds_per_attention_mac": law.seconds_per_attention_mac,
+                "format_efficiency": dict(law.format_efficiency),
+                "format_seconds_per_mac": dict(law.format_seconds_per_mac),
+                "overlap": law.overlap,
+                "spread": law.spread,
+            },
+            "ladder": [ladder.to_json() for ladder in self.ladder],
+            "notes": self.notes,
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if value == value and abs(value) != float("inf") else None  # noqa: PLR0124 - NaN is not itself
+
+
+def compare(pooled: Sequence[tuple[Record, Case]]) -> Comparison:
+    """Compare every decode point of one machine with the law of the other models.
+
+    Args:
+        pooled: as `moegauge.record.pool` gives them.
+
+    Raises:
+        RecordError: there is no decode point.
+        ObservationError: a point no step could have.
+    """
+    everything = [case for _, case in pooled if case.kind == "decode"]
+    if not everything:
+        raise RecordError("no decode point to compare.", advice="Run `moegauge bench decode --out FILE`.")
+    chosen = main_setup(everything)
+    cases = [case for case in everything if setup(case) == chosen]
+    observations = [observe(case) for case in cases]
+    notes: list[str] = []
+    if len(cases) < len(everything):
+        others = len(everything) - len(cases)
+        notes.append(f"the law is that of {setup_name(chosen)}; {others} points launched otherwise are in the ladder")
+    held: list[HeldOut | None] = [None] * len(cases)
+    models = {o.model for o in observations}
+    if len(models) < 2:
+        notes.append(
+            f"one model only ({cases[0].model}): leaving it out leaves nothing to predict from; measure another, "
+            f"e.g. moegauge bench decode --model {cases[0].model},gpt-oss-120b"
+        )
+    else:
+        held = list(leave_one_model_out(observations))
+    if len(models) == 2:
+        notes.append("two models only: each is predicted from the other alone, so floors are hardly known")
+    roofs = [o.roof_bytes_per_s / GB for o in observations]
+    return Comparison(
+        points=[
+            Compared(case, o, h, s) for case, o, h, s in zip(cases, observations, held, _simple(cases), strict=True)
+        ],
+        law=fit(observations),
+        roof_gb_per_s=statistics.median(roofs),
+        by_format=_left_out(observations, "format"),
+        small_to_large=_small_to_large(observations),
+        ladder=ladders(everything),
+        notes=notes,
+    )
+
+
+def _simple(cases: Sequence[Case]) -> list[HeldOut | None]:
+    """The one-term formula per point, calibrated the published way on the other models' plainest points: the lowest
+    batch and context of the record."""
+    plain = min((case.batch, case.context) for case in cases)
+
+    def reckon(case: Case) -> Observation | None:
+        if not case.formula_bytes:
+            return None
+        seen = observe(case)
+        return Observation(seen.model, case.formula_bytes, seen.seconds, seen.roof_bytes_per_s)
+
+    reckoned = [reckon(case) for case in cases]
+    base = [o for c, o in zip(cases, reckoned, strict=True) if o and (c.batch, c.context) == plain]
+    found: list[HeldOut | None] = []
+    for own in reckoned:
+        others = [o for o in base if own and o.model != own.model]
+        found.append(one_term_leave_one_model_out([*others, own])[-1] if own and others else None)
+    return found
+
+
+def _left_out(observations: list[Observation], key: str) -> Summary:
+    if len({getattr(o, key) for o in observations}) < 2:
+        return Summary.of([])
+    return Summary.of(h.error for h in leave_one_model_out(observations, key))
+
+
+def _small_to_large(observations: list[Observation]) -> Summary:
+    """Fit the smaller half of the models (by their shortest step), predict the larger."""
+    smallest: dict[str, float] = {}
+    for o in observations:
+        smallest[o.model] = min(o.bytes, smallest.get(o.model, o.bytes))
+    ranked = sorted(smallest, key=lambda name: smallest[name])
+    small = set(ranked[: len(ranked) // 2])
+    if len(small) < 2:
+        return Summary.of([])
+    law = fit(o for o in observations if o.model in small)
+    return Summary.of(HeldOut(o, law.predict(o)).error for o in observations if o.model not in small)

@@ -1,0 +1,85 @@
+"""How long a suite's stages will take, and when to stop: estimates before a run, a time budget during it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from moegauge.bench.plan.gpu_suite import Stage
+from moegauge.bench.plan.points import Point
+from moegauge.shape import ModelShape
+
+# Host seconds per operation: 0.2 ms of composing and lowering, and two gates of two outputs at 1.8 (gpt-oss) to 5.0 ms
+# (DeepSeek) each, by `TRITON_INTERPRET=1 python scripts/host_times.py` on two busy Zen 5 cores; a GPU's host is taken
+# to be idle, near the lower end. Capturing and compiling need a GPU's driver: not measured, assumed.
+PER_OPERATION_S = 0.0045
+ASSUMED_CAPTURE_S = 0.0005  # per operation: three configurations tried and one kept, two enqueues each
+ASSUMED_COMPILE_S = 0.5  # per point, spread over a suite that compiles some hundred kernels
+FIXED_S = 0.3  # the arena's random blocks and their copies
+OPERATIONS_PER_LAYER = 8.0  # 606 in 61 layers with latent attention, 254 in 36 with grouped queries
+# A persistent kernel is one piece of work for the compiler: 38 s for DeepSeek-V3, 14 s for gpt-oss-120b, Triton 3.6 on
+# one busy Zen 5 core, however many cores there are.
+PERSISTENT_S = 26.0
+SWEEP_S, FLOORS_S = 15.0, 3.0  # assumed: 45 small kernels compiled, passes of 2 GB
+
+
+def operations(shape: ModelShape) -> float:
+    """About how many kernel boundaries a step has."""
+    latent = any(layer.attention.kind == "mla" for layer in shape.layers)
+    return len(shape.layers) * (OPERATIONS_PER_LAYER + (2 if latent else -1))
+
+
+def point_seconds(stage: Stage, shape: ModelShape, rungs: int = 1) -> float:
+    """Seconds of one point of a stage, estimated."""
+    host = operations(shape) * (PER_OPERATION_S + ASSUMED_CAPTURE_S) + ASSUMED_COMPILE_S + FIXED_S
+    once = host + stage.time_limit_s
+    return once * rungs + PERSISTENT_S if stage.kind == "ladder" else once
+
+
+def stage_seconds(stage: Stage, shapes: dict[str, ModelShape], points: Iterable[Point], rungs: int = 3) -> float:
+    """Seconds of a stage, estimated; `rungs` are the ways of launching its ladder tries besides the best."""
+    if stage.kind == "sweep":
+        return SWEEP_S
+    if stage.kind == "floors":
+        return FLOORS_S
+    return sum(point_seconds(stage, shapes[p.model], rungs) for p in points)
+
+
+class Clock:
+    """A time budget.
+
+    Args:
+        budget_s: seconds from now; None is without end.
+        now: seconds; only differences count.
+    """
+
+    def __init__(self, budget_s: float | None, now: Callable[[], float] = time.monotonic) -> None:
+        self._now, self._start, self._budget = now, now(), budget_s
+        self._costs: dict[str, list[float]] = {}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._now() - self._start
+
+    def room_for(self, name: str) -> bool:
+        """Whether one more point of stage `name` fits, if it costs what its points before cost on average."""
+        if self._budget is None:
+            return True
+        spent = self._costs.get(name, [])
+        return self.elapsed + (sum(spent) / len(spent) if spent else 0.0) < self._budget
+
+    def within(
+        self, name: str, points: Iterable[Point], left_out: Callable[[Point], None], done: Callable[[Point], bool]
+    ) -> Iterator[Point]:
+        """The points there is time for, in order; the others are told to `left_out`. `done` ones cost nothing and are
+        passed over."""
+        for point in points:
+            if done(point):
+                continue
+            if not self.room_for(name):
+                left_out(point)
+                continue
+            begin = self._now()
+            yield point
+            self._costs.setdefault(name, []).append(self._now() - begin)

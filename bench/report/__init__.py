@@ -1,0 +1,1 @@
+"""Records and estimates as pages, charts and tables."""

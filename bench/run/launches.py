@@ -1,0 +1,118 @@
+"""Profiles without a profiler: from what a device launches for a kernel case to what is left beside its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from moegauge.record import KernelProfile, Profile
+
+LANES = 128  # instructions a multiprocessor issues in a clock: four schedulers, one warp of 32 lanes each
+
+
+class Launched(Protocol):
+    """One distinct launch of a step; `moegauge.kernels.triton.inspect.profile.LaunchProfile` is one.
+
+    Attributes:
+        kernel, launches, grid, warps, registers, shared: as in `moegauge.record.KernelProfile`.
+        resident: programs that fit the device at once.
+        processors: multiprocessors of the device.
+        instructions_per_weight: of its weight loop; None without one.
+        weights: weights one launch multiplies; 0 where it streams none.
+        chunks: pieces of work its programs share out evenly, the fewest where that depends on the routing; 0 where a
+            program has a piece of its own.
+    """
+
+    @property
+    def kernel(self) -> str: ...
+    @property
+    def launches(self) -> int: ...
+    @property
+    def grid(self) -> tuple[int, ...]: ...
+    @property
+    def warps(self) -> int: ...
+    @property
+    def registers(self) -> int: ...
+    @property
+    def shared(self) -> int: ...
+    @property
+    def resident(self) -> int: ...
+    @property
+    def processors(self) -> int: ...
+    @property
+    def instructions_per_weight(self) -> float | None: ...
+    @property
+    def weights(self) -> int: ...
+    @property
+    def chunks(self) -> int: ...
+    @property
+    def programs(self) -> int: ...
+
+
+def launches(step: Any) -> list[Launched]:
+    """What a step's device launches; empty where it does not tell."""
+    tell = getattr(step, "launches", None)
+    return list(tell()) if tell else []
+
+
+def tail_share(programs: int, resident: int) -> float:
+    """Empty places of the last wave over the places of all waves, programs lasting alike."""
+    if programs < 1 or resident < 1:
+        return 0.0
+    waves = -(-programs // resident)
+    return 1.0 - programs / (waves * resident)
+
+
+def uneven(chunks: int, programs: int) -> float:
+    """1 - mean / longest of the shares of `chunks` between `programs`."""
+    return 1.0 - chunks / (-(-chunks // programs) * programs)
+
+
+def idle_share(one: Launched) -> float:
+    """What is idle at the end of a launch if work flows alike to every program: beside the longest share, where chunks
+    are shared out between programs that are all resident, and in the last wave elsewhere."""
+    if not one.chunks or one.programs > one.resident:
+        return tail_share(one.programs, one.resident)
+    return uneven(one.chunks, one.programs)
+
+
+def make_profile(
+    found: Sequence[Launched], total_bytes: int, seconds: float, telemetry: dict[str, Any] | None
+) -> Profile:
+    """The profile of a kernel case.
+
+    Args:
+        found: its distinct launches.
+        total_bytes: bytes of one step of it.
+        seconds: median time of one step of it.
+        telemetry: clocks while it was sampled; `sm_clock_mhz` is a range, of which the middle is taken.
+    """
+    kernels = [
+        KernelProfile(
+            kernel=one.kernel,
+            launches=one.launches,
+            grid=one.grid,
+            warps=one.warps,
+            registers=one.registers,
+            shared=one.shared,
+            resident=one.resident,
+            waves=one.programs / max(1, one.resident),
+            tail=idle_share(one),
+            instructions_per_weight=one.instructions_per_weight,
+        )
+        for one in found
+    ]
+    programs = sum(one.programs * one.launches for one in found)
+    clock = (telemetry or {}).get("sm_clock_mhz")
+    mhz = sum(clock) / len(clock) if clock else None
+    issued = sum((one.instructions_per_weight or 0.0) * one.weights * one.launches for one in found)
+    share = None
+    if mhz and issued:
+        share = issued / (seconds * mhz * 1e6 * LANES * max(one.processors for one in found))
+    return Profile(
+        kernels=kernels,
+        programs=programs,
+        bytes_per_program=total_bytes / max(1, programs),
+        issue_share=share,
+        sm_clock_mhz=mhz,
+    )

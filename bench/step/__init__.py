@@ -1,0 +1,1 @@
+"""One decode step: the model's operations composed over rings of weights, its reuse distance, its numerical gate."""

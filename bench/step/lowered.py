@@ -1,0 +1,85 @@
+"""The launches of a shipped model's decode step, and its persistent kernel, without a GPU and without weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moegauge import models
+from moegauge.bench.step.compose import Composer
+from moegauge.bench.step.rings import Layout, plan
+from moegauge.bench.step.routing import Routing
+from moegauge.kernels.program import Program, Weight
+from moegauge.kernels.triton.inspect.compile_report import Case, step_case
+
+if TYPE_CHECKING:
+    import torch
+
+    from moegauge.kernels.triton.launching.launch import Launch
+
+# One of each kind: mxfp4 experts with biases and bf16 attention; fp8 with latent attention and shared experts; int4
+# experts beside bf16 shared ones.
+STEPS = ("gpt-oss-120b", "deepseek-v3", "kimi-k2-thinking")
+ARENA = 1 << 32  # bytes asked of the system and never touched
+
+
+class _Untouched:
+    """An arena whose memory is never read or written, so it takes none."""
+
+    def __init__(self, pools: dict[str, int]) -> None:
+        self.pools = pools
+        self.tiled: set[Weight] = set()
+        self._memory: dict[str, torch.Tensor] = {}
+
+    def memory(self, pool: str) -> torch.Tensor:
+        """A pool's bytes."""
+        import torch
+
+        if pool not in self._memory:
+            self._memory[pool] = torch.empty(-(-self.pools[pool] // 256) * 256 + 2048, dtype=torch.uint8)
+        return self._memory[pool]
+
+
+def step_program(model: str, batch: int, context: int) -> Program:
+    """The decode step of a shipped model, on an arena of ARENA bytes."""
+
+    def compose(layout: Layout, laps: int) -> list[Program]:
+        rng, routing, shape = np.random.default_rng(0), Routing("uniform"), models.load(model)
+        composer = Composer(shape, layout, batch=batch, context=context, kv_format="bf16", routing=routing, rng=rng)
+        return [composer.build() for _ in range(laps)]
+
+    programs, _ = plan(compose, distance=0, wanted=ARENA, room=1 << 40, fixed=False)
+    return programs[0]
+
+
+def lowered(
+    model: str, quad: bool, narrow: bool, batch: int = 1, context: int = 4096, processors: int = 132, name: str = "wide"
+) -> list[Launch]:
+    """The launches of a model's step on a device of `processors` multiprocessors, under the configuration `name`.
+
+    `quad` as in `moegauge.kernels.triton.device.tiles.dot16`; `narrow`: as the persistent kernel has them.
+    """
+    from moegauge.kernels.triton.lowering.configuration import CONFIGURATIONS
+    from moegauge.kernels.triton.lowering.program import Lowering
+    from moegauge.kernels.triton.lowering.registers import Registers
+
+    program = step_program(model, batch, context)
+    arena: Any = _Untouched(program.pools)
+    registers = Registers(program, "cpu")
+
+    def lower() -> list[Launch]:
+        chosen = CONFIGURATIONS[name]
+        low = Lowering(program, arena, registers, chosen, processors, compiled=True, quad=quad, narrow=narrow)
+        return [launch for launches in low.lower() for launch in launches]
+
+    lower()  # scratch has grown: below, launches that use it agree where it is
+    return lower()
+
+
+def persistent_case(model: str, quad: bool, batch: int = 1, context: int = 4096, processors: int = 132) -> Case:
+    """The persistent kernel of a model's step as a case; `quad` as in `moegauge.kernels.triton.device.tiles.dot16`."""
+    from moegauge.kernels.triton.launching.assembly import assemble
+
+    made = assemble(lowered(model, quad, True, batch, context, processors))
+    return step_case(f"step of {model}, batch {batch}, {len(made.classes)} classes", made)

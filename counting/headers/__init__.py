@@ -1,0 +1,1 @@
+"""One safetensors header: parsed fast, refused strictly, told from files that are something else."""

@@ -1,0 +1,103 @@
+"""What each layer mixes tokens with, told from its tensors, and what it caches per token of context."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from moegauge.counting.config import Facts
+from moegauge.counting.packings import Shape
+from moegauge.shape import Attention
+
+if TYPE_CHECKING:
+    from moegauge.counting.census import Census
+
+KV_ELEMENT_BYTES = 2  # bf16
+UNKNOWN = "unknown"
+
+# The first row whose modules occur in a layer names its kind. Last components of module names.
+KINDS: tuple[tuple[str, frozenset[str]], ...] = (
+    ("mla", frozenset(("kv_a_proj_with_mqa", "wkv_a_with_mqa", "kv_b_proj"))),
+    ("linear", frozenset(("A_log", "in_proj_qkvz", "in_proj_qkv", "output_gate", "conv"))),
+    ("gqa", frozenset(("k_proj", "wk", "k", "qkv_proj", "query_key_value", "Wqkv", "wk_dv", "c_attn"))),
+)
+_KEYS, _VALUES = ("k_proj", "wk", "wk_dv"), ("v_proj", "wv", "wv_dv")
+
+
+class Mixer(NamedTuple):
+    """The token mixer of one layer.
+
+    Attributes:
+        modules: last component of every module's name -> logical shape of its largest tensor.
+        copies: how many of it a layer has; two in LongCat-Flash.
+    """
+
+    modules: dict[str, Shape]
+    copies: int = 1
+
+
+def layer_mixers(census: Census) -> dict[int, Mixer]:
+    """Layer -> its token mixer, for the decoder's layers."""
+    found: dict[int, dict[str, Shape]] = {n: {} for n in range(census.layers)}
+    copies: dict[int, int] = {}
+    for group in census.groups:
+        if group.owner == "attention" and group.layer in found and ".indexer" not in group.module:
+            held = found[group.layer]
+            name = group.module.rpartition(".")[2]
+            held[name] = max(held.get(name, ()), group.logical or (), key=len)
+            if ".self_attn.#." in group.module:
+                copies[group.layer] = max(copies.get(group.layer, 1), group.tensors)
+    return {layer: Mixer(modules, copies.get(layer, 1)) for layer, modules in found.items()}
+
+
+def kind_of(mixer: Mixer) -> str:
+    """`mla`, `gqa`, `linear`, `none` for a layer without a token mixer, `unknown` for one no row names."""
+    if not mixer.modules:
+        return "none"
+    return next((kind for kind, names in KINDS if names.intersection(mixer.modules)), UNKNOWN)
+
+
+def describe(mixer: Mixer, layer: int, facts: Facts) -> Attention | None:
+    """The attention of one layer without its matrices; None when the config lacks its widths.
+
+    MLA caches the compressed latent and the shared rotary key, kv_lora_rank + qk_rope_head_dim elements (DeepSeek-V2,
+    section 2.1.2, arXiv 2405.04434); GQA caches a key and a value per key/value head, as wide as the projections that
+    make them. A kind no row names is described as `none`: its matrices are read all the same.
+    """
+    kind = kind_of(mixer)
+    if kind == "linear":
+        return Attention("linear", state_elements=facts.state_elements)
+    if kind in ("none", UNKNOWN):
+        return Attention("none")
+    heads = facts.heads
+    if heads is None:
+        return None
+    window = facts.windows[layer] if layer < len(facts.windows) else None
+    if kind == "mla":
+        if facts.kv_rank is None or facts.rope_dim is None:
+            return None
+        cached = facts.kv_rank + facts.rope_dim
+        return Attention("mla", heads, 1, cached, facts.kv_rank, cached * mixer.copies, window)
+    width = facts.head_dim or (facts.hidden // heads if facts.hidden else None)
+    if width is None:
+        return None
+    kv_heads, value = facts.kv_heads or heads, facts.value_dim or width
+    described = Attention("gqa", heads, kv_heads, width, value, kv_heads * (width + value), window)
+    keys = next((mixer.modules[name] for name in _KEYS if len(mixer.modules.get(name, ())) == 2), None)
+    values = next((mixer.modules[name] for name in _VALUES if len(mixer.modules.get(name, ())) == 2), keys)
+    if keys and values:
+        described = replace(described, cache_elements=keys[0] + values[0])
+    return described
+
+
+def kv_bytes_per_token(census: Census) -> tuple[int | None, int | None]:
+    """KV bytes in bf16 per token of context: (within every window, beyond all windows); None when the config lacks the
+    widths or a layer's attention is of no known kind."""
+    near = far = 0
+    for layer, mixer in layer_mixers(census).items():
+        attention = describe(mixer, layer, census.facts)
+        if attention is None or kind_of(mixer) == UNKNOWN:
+            return None, None
+        near += attention.cache_elements
+        far += attention.cache_elements if attention.window is None else 0
+    return near * KV_ELEMENT_BYTES, far * KV_ELEMENT_BYTES

@@ -1,0 +1,236 @@
+"""One Hub repo at one commit: its listing, its small files, its headers, each read once and cached by commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from moegauge.counting import errors
+from moegauge.counting.headers.parse import (
+    HEADER_LIMIT_BYTES,
+    LENGTH_BYTES,
+    Header,
+    header_length,
+    parse_header,
+    parse_text,
+)
+from moegauge.counting.sources.cache import COMMIT, RepoCache
+from moegauge.counting.sources.index import check_shard_name
+from moegauge.counting.sources.transfer import Transfer, offline
+
+MAIN = "main"
+LISTING_LIMIT_BYTES = 200_000_000
+JOBS = 8  # shards asked for at a time
+SPARE_BYTES = 256  # padding, __metadata__
+GENEROSITY = 1.02  # asked for beyond what the first shard leads to expect: cheaper than a second request
+
+
+class _File(msgspec.Struct):
+    rfilename: str
+    size: int | None = None
+
+
+class _Listing(msgspec.Struct):
+    sha: str
+    siblings: list[_File] = []
+
+
+class _Decoded(msgspec.Struct):
+    """The Hub's answer to `safetensors-metadata`: the index without its weight_map, and every header as JSON."""
+
+    index: dict[str, Any]
+    headers: dict[str, msgspec.Raw]
+
+
+class Remote:
+    """One repo at one commit: what is cached is read from there, the rest is fetched and remembered until `keep`.
+
+    Attributes:
+        commit: the 40-digit commit the revision was when it was resolved.
+        sizes: file -> bytes, None where the Hub does not say; names: the files at the top level.
+    """
+
+    def __init__(self, repo: str, revision: str) -> None:
+        from huggingface_hub import constants
+
+        self.repo = repo
+        self.revision = revision
+        self.offline = bool(constants.HF_HUB_OFFLINE)
+        self.transfer = Transfer(repo)
+        self.cache = RepoCache(repo, self.transfer.endpoint)
+        self.commit, listing = self._resolve()
+        self.tiny: dict[str, bytes] | None = None
+        self.sizes = {file.rfilename: file.size for file in listing.siblings}
+        self.names = {name for name in self.sizes if "/" not in name}
+
+    def _resolve(self) -> tuple[str, _Listing]:
+        """Pin the revision: by the cache when it is a commit or we are offline, else by one request."""
+        known = self.cache.commit_of(self.revision)
+        self.pieces = self.cache.load(known) if known else {}
+        self.fresh = False
+        if "listing" in self.pieces and known and (self.offline or known == self.revision):
+            return known, _listing(self.pieces["listing"], self.repo)
+        if self.offline:
+            raise offline(self.repo, f"revision {self.revision}")
+        body, _ = self.transfer.api(self._revision_path() + "?blobs=true", limit=LISTING_LIMIT_BYTES, what="")
+        listing = _listing(body, self.repo)
+        if listing.sha != known:
+            self.pieces = self.cache.load(listing.sha)
+        self.cache.remember(self.revision, listing.sha)
+        self._store("listing", body)
+        return listing.sha, listing
+
+    def _revision_path(self) -> str:
+        return f"/revision/{quote(self.revision, safe='')}"
+
+    def _store(self, key: str, data: bytes) -> bytes:
+        self.fresh = self.fresh or key not in self.pieces
+        self.pieces[key] = data
+        return data
+
+    def _cached(self, key: str, what: str, fetch: Callable[[], bytes]) -> bytes:
+        if key in self.pieces:
+            return self.pieces[key]
+        if self.offline:
+            raise offline(self.repo, what)
+        return self._store(key, fetch())
+
+    def keep(self) -> None:
+        """Write what was fetched to the cache; called when everything has been validated."""
+        if self.fresh:
+            self.cache.save(self.commit, self.pieces)
+            self.fresh = False
+
+    def document(self, file: str, limit: int) -> bytes:
+        """A whole small file."""
+        return self._cached(f"file:{file}", file, lambda: self.transfer.file(self.commit, file, limit=limit))
+
+    def headers(self, first: dict[str, int]) -> list[Header]:
+        """The validated headers of the files in `first`, sorted by name; `first` sizes the first request of each."""
+        files = sorted(first)
+        missing = [file for file in files if f"header:{file}" not in self.pieces]
+        if missing and self.offline:
+            raise offline(self.repo, missing[0])
+        if missing:
+            for file, (raw, size) in zip(missing, self._fetch_headers(missing, first), strict=True):
+                self._store(f"header:{file}", raw)
+                self._store(f"size:{file}", b"" if size is None else b"%d" % size)
+        headers = []
+        for file in files:
+            known = self.pieces.get(f"size:{file}", b"")
+            size = int(known) if known.isdigit() else None
+            headers.append(parse_header(self.pieces[f"header:{file}"], file=file, file_size=size))
+        return headers
+
+    def _fetch_headers(self, files: list[str], first: dict[str, int]) -> list[tuple[bytes, int | None]]:
+        """(header, file size) of each of `files`. What the first header took teaches what the others will take."""
+        sample = self._fetch_header(files[0], first[files[0]])
+        if len(files) == 1:
+            return [sample]
+        scale = len(sample[0]) / first[files[0]]
+        with ThreadPoolExecutor(min(JOBS, len(files) - 1)) as pool:
+            try:
+                ranges = [int(first[file] * scale * GENEROSITY) + SPARE_BYTES for file in files[1:]]
+                return [sample, *pool.map(self._fetch_header, files[1:], ranges)]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _fetch_header(self, file: str, first: int) -> tuple[bytes, int | None]:
+        """(the file's first bytes up to the end of its header, the file's size) in one or two requests."""
+        size = self.sizes.get(file)
+        if size is not None and size < LENGTH_BYTES:
+            raise errors.TooShortError(f"{size} bytes is too short for a safetensors file.", file=file)
+        first = min(max(first, 64), LENGTH_BYTES + HEADER_LIMIT_BYTES)
+        piece = self.transfer.range(self.commit, file, 0, first if size is None else min(first, size))
+        if size is not None and piece.file_size is not None and size != piece.file_size:
+            problem = f"the server gives it {piece.file_size:,} bytes, the repo's listing {size:,}."
+            raise errors.TransferError(problem, file=f"{self.repo}: {file}")
+        size = piece.file_size if size is None else size
+        wanted = LENGTH_BYTES + header_length(piece.data[:64], file=file, file_size=size)
+        data = piece.data[:wanted]
+        if len(data) < wanted:
+            data += self.transfer.range(self.commit, file, len(data), wanted).data
+        return data, size
+
+    def decoded_headers(self, index_file: str) -> list[Header] | None:
+        """Every header by the Hub's one request; None where it is not offered, or not for this revision."""
+        key = f"decoded:{index_file}"
+        if key not in self.pieces:
+            if self.offline or self.revision != MAIN or any(name.startswith("header:") for name in self.pieces):
+                return None
+            body = self._fetch_decoded(index_file)
+            if body is None:
+                return None
+            self._store(key, body)
+        where = f"{self.repo}: safetensors-metadata/{index_file}"
+        try:
+            answer = msgspec.json.decode(self.pieces[key], type=_Decoded)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise errors.TransferError(f"the Hub's answer is not what it should be: {error}.", file=where) from None
+        headers = []
+        for shard in sorted(answer.headers):
+            check_shard_name(shard, file=where)
+            if shard not in self.sizes:
+                problem = f"names the shard {errors.shown(shard)}, which is not in the repo."
+                raise errors.MissingShardError(problem, file=where, advice="The repo is incomplete.")
+            headers.append(self._placed(parse_text(bytes(answer.headers[shard]), file=shard, data_bytes=None)))
+        if not headers:
+            raise errors.TransferError("the Hub's answer has no headers.", file=where)
+        return headers
+
+    def _placed(self, header: Header) -> Header:
+        """The header with its true length: the file's size, less its data."""
+        size = self.sizes[header.file]
+        if size is None:
+            header.warnings.append(f"{errors.shown(header.file)}: file size unknown, so its end was not checked.")
+            return header
+        length = size - header.data_bytes
+        if not LENGTH_BYTES + 2 <= length <= LENGTH_BYTES + HEADER_LIMIT_BYTES:
+            problem = f"the tensors take {header.data_bytes:,} bytes of data, the whole file has {size:,}."
+            raise errors.SizeMismatchError(problem, file=header.file)
+        return replace(header, header_bytes=length)
+
+    def _fetch_decoded(self, index_file: str) -> bytes | None:
+        """The Hub's one request for all headers; None when the server does not offer it or main has moved on."""
+        path = f"/safetensors-metadata/{quote(index_file)}"
+        try:
+            body, commit = self.transfer.api(path, limit=4 * HEADER_LIMIT_BYTES, what=index_file, retries=1)
+        except (errors.MissingFileError, errors.HubStatusError, errors.TransferError, errors.UnauthorizedError):
+            return None
+        if commit is None:
+            # The answer does not say of which commit it is: main must not have moved while it was made.
+            now, _ = self.transfer.api(self._revision_path() + "?expand[]=sha", limit=LISTING_LIMIT_BYTES, what="")
+            commit = _listing(now, self.repo).sha
+        return body if commit == self.commit else None
+
+    def read_range(self, header: Header, offset: int, size: int) -> bytes:
+        """`size` bytes of a shard's data: 16 bytes of a `weight_shape`, say. Cached in a small file of their own."""
+        entry, key = f"{self.commit}-data", f"{header.file}:{offset}:{size}"
+        if self.tiny is None:
+            self.tiny = self.cache.load(entry)
+        if key in self.tiny:
+            return self.tiny[key]
+        if self.offline:
+            raise offline(self.repo, header.file)
+        data = self.transfer.range(self.commit, header.file, offset, offset + size).data
+        if len(data) != size:
+            raise errors.TransferError(f"{len(data)} of {size} bytes came.", file=f"{self.repo}: {header.file}")
+        self.tiny[key] = data
+        self.cache.save(entry, self.tiny)
+        return data
+
+
+def _listing(body: bytes, repo: str) -> _Listing:
+    try:
+        listing = msgspec.json.decode(body, type=_Listing)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.TransferError(f"the Hub's listing is not what it should be: {error}.", file=repo) from None
+    if not COMMIT.fullmatch(listing.sha):
+        raise errors.TransferError("the Hub names no commit.", file=repo)
+    return listing

@@ -1,0 +1,143 @@
+"""Which of the files in a folder or repo are the checkpoint: one index and its shards, or one file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from moegauge.counting import errors
+from moegauge.counting.sources.index import SHARD_LIMIT, SUFFIX, Index
+
+INDEX_SUFFIX = ".safetensors.index.json"
+_NUMBERED = re.compile(r"(?P<stem>.*?)-?(?P<number>\d+)-of-(?P<count>\d+)\.safetensors")
+# The order in which names are tried: transformers' own, then Mistral's native layout.
+_PREFERRED = ("model", "consolidated")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Either `index` names the index file, or `files` the weight files themselves.
+
+    Attributes:
+        rival: a whole file beside the index, `model.safetensors`: a second checkpoint unless the index lists it.
+    """
+
+    index: str = ""
+    rival: str = ""
+    files: tuple[str, ...] = ()
+    warnings: list[str] = field(default_factory=list)
+
+
+def select(names: Collection[str], *, where: str, weights: str = "") -> Selection:
+    """Choose among the file names of a folder or repo (its top level only).
+
+    Args:
+        names: the file names there.
+        where: the folder or repo, for messages.
+        weights: the index or safetensors file the user asks for; empty to choose.
+    Raises:
+        NoSafetensorsError: nothing to count.
+        AmbiguousWeightsError: two checkpoints lie there and neither is the obvious one.
+        MissingShardError: numbered shards without an index, one of them absent.
+    """
+    present = set(names)
+    if weights:
+        return _asked_for(weights, present, where)
+    for stem in _PREFERRED:
+        single, index = stem + SUFFIX, stem + INDEX_SUFFIX
+        if index in present:
+            rival = single if single in present else ""
+            return Selection(index=index, rival=rival, warnings=_others(present, stem, where))
+        if single in present:
+            return Selection(files=(single,), warnings=_others(present, stem, where))
+    indexes = sorted(name for name in present if name.endswith(INDEX_SUFFIX))
+    if indexes:
+        if len(indexes) > 1:
+            raise _ambiguous(indexes, where)
+        return Selection(index=indexes[0])
+    files = sorted(name for name in present if name.endswith(SUFFIX))
+    if not files:
+        raise _nothing(present, where)
+    if len(files) == 1:
+        return Selection(files=(files[0],))
+    warning = f"{errors.shown(where)}: no index; all numbered shards are counted."
+    return Selection(files=_numbered_set(files, where), warnings=[warning])
+
+
+def check_unlisted(index: Index, names: Collection[str], *, rival: str, where: str) -> list[str]:
+    """Shards of the index's own set must all be listed; other safetensors files are worth a warning.
+
+    Raises:
+        AmbiguousWeightsError: the index does not list `rival`, so two checkpoints lie there.
+        UnlistedShardError: e.g. `model-00003-of-00004.safetensors` lies there, of a set the index lists in part.
+    """
+    listed = set(index.shards)
+    if rival and rival not in listed:
+        raise _ambiguous([rival, index.file], where)
+    sets = {(m["stem"], m["count"]) for m in map(_NUMBERED.fullmatch, index.shards) if m}
+    extra = sorted(name for name in names if name.endswith(SUFFIX) and name not in listed)
+    for name in extra:
+        match = _NUMBERED.fullmatch(name)
+        if match and (match["stem"], match["count"]) in sets:
+            raise errors.UnlistedShardError(f"does not list {errors.shown(name)}, which is there.", file=index.file)
+    if not extra:
+        return []
+    return [f"{errors.shown(index.file)}: not counted, not listed: {_some(extra)}."]
+
+
+def _asked_for(weights: str, present: set[str], where: str) -> Selection:
+    if weights not in present:
+        problem = f"there is no '{errors.shown(weights)}'."
+        raise errors.TargetNotFoundError(problem, file=where, advice=f"There: {_some(sorted(present))}.")
+    if weights.endswith(INDEX_SUFFIX):
+        return Selection(index=weights)
+    if not weights.endswith(SUFFIX):
+        advice = f"Name a {SUFFIX} file or its index."
+        raise errors.NoSafetensorsError(f"'{errors.shown(weights)}' holds no weights.", file=where, advice=advice)
+    return Selection(files=(weights,))
+
+
+def _ambiguous(choices: list[str], where: str) -> errors.AmbiguousWeightsError:
+    problem = f"holds more than one checkpoint: {_some(choices)}."
+    return errors.AmbiguousWeightsError(problem, file=where, advice=f"Choose one: --weights {choices[0]}")
+
+
+def _others(present: set[str], stem: str, where: str) -> list[str]:
+    """A second copy under another well-known name is usual (Mistral ships two) and worth one line."""
+    other = [s for s in _PREFERRED if s != stem and (s + SUFFIX in present or s + INDEX_SUFFIX in present)]
+    return [f"{errors.shown(where)}: '{name}' weights lie there too; not counted." for name in other]
+
+
+def _nothing(present: set[str], where: str) -> errors.NoSafetensorsError:
+    weights = sorted(
+        name for name in present if name.endswith((".bin", ".pt", ".pth", ".gguf", ".ckpt", ".h5", ".npz"))
+    )
+    near = sorted(name for name in present if name.strip().lower().endswith(SUFFIX))
+    if near:
+        problem, advice = f"has no .safetensors file, but {_some(near)}.", "Give it a plain .safetensors name."
+    elif weights:
+        problem, advice = f"has no .safetensors file; it holds {_some(weights)}.", "Count its safetensors release."
+    else:
+        problem, advice = "has no .safetensors file.", "Give the folder the weights lie in, or a Hub repo: org/name."
+    return errors.NoSafetensorsError(problem, file=where, advice=advice)
+
+
+def _numbered_set(files: list[str], where: str) -> tuple[str, ...]:
+    matches = [_NUMBERED.fullmatch(name) for name in files]
+    sets = {(m["stem"], int(m["count"])) if m else None for m in matches}
+    if len(sets) != 1 or None in sets:
+        raise _ambiguous(files, where)
+    count = int(next(m for m in matches if m)["count"])
+    numbers = {int(m["number"]) for m in matches if m}
+    wanted = set(range(1, count + 1)) if count <= SHARD_LIMIT else {0}
+    missing = sorted(wanted - numbers)
+    if missing or len(files) != count:
+        lacking = f"number {missing[0]} is absent" if missing else "a number stands twice"
+        raise errors.MissingShardError(f"{len(files)} of {count} shards and no index; {lacking}.", file=where)
+    return tuple(files)
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(errors.shown(name) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3:,} more"

@@ -1,0 +1,96 @@
+"""The compiled core as a Python object: found, loaded and checked once."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+from ctypes import POINTER, c_char_p, c_int, c_int64, c_uint64, c_void_p
+
+from moegauge.errors import DeviceError
+from moegauge.kernels.cpu.structs import COperation, sizes
+
+MODULE = "moegauge.kernels._cpu"
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The core's shared library, or None where the package was installed without a compiler."""
+    spec = importlib.util.find_spec(MODULE)
+    if spec is None or not spec.origin:
+        return None
+    lib = ctypes.CDLL(spec.origin)
+    lib.moegauge_open.restype = c_void_p
+    lib.moegauge_open.argtypes = [c_char_p, POINTER(c_int), c_int]
+    lib.moegauge_close.argtypes = [c_void_p]
+    lib.moegauge_isa.restype = c_char_p
+    lib.moegauge_isa.argtypes = [c_void_p]
+    lib.moegauge_width.argtypes = [c_void_p]
+    lib.moegauge_tune.argtypes = [c_void_p, c_int64, c_int64]
+    lib.moegauge_sizes.argtypes = [POINTER(c_int64)]
+    lib.moegauge_run.argtypes = [c_void_p, POINTER(COperation), c_int64]
+    lib.moegauge_stream.restype = c_uint64
+    lib.moegauge_stream.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_int64]
+    theirs = (c_int64 * 4)()
+    lib.moegauge_sizes(theirs)
+    if list(theirs) != sizes():
+        raise DeviceError(
+            f"{spec.origin} was built from other sources than this package.", advice="Reinstall: pip install -e ."
+        )
+    return lib
+
+
+def cores() -> list[int]:
+    """The cores this process may run on; [-1] per core where the system does not say which."""
+    try:
+        return sorted(os.sched_getaffinity(0))
+    except AttributeError:
+        return [-1] * (os.cpu_count() or 1)
+
+
+class Core:
+    """An executor of the compiled core: a thread pool and an instruction set.
+
+    Args:
+        threads: how many; None is one per core this process may run on.
+        isa: an instruction set by name, for tests; "" takes the best one here.
+
+    Raises:
+        DeviceError: the core was not built, `isa` is not to be had here, or `threads` is not 1 to the number of cores.
+    """
+
+    def __init__(self, threads: int | None = None, isa: str = "") -> None:
+        lib = library()
+        if lib is None:
+            raise DeviceError("the compiled core is absent.", advice="Install with a C++ compiler at hand.")
+        here = cores()
+        self.threads = len(here) if threads is None else threads
+        if not 1 <= self.threads <= len(here):
+            raise DeviceError(
+                f"{threads} threads asked for; this process may use {len(here)} cores.",
+                advice=f"Give --threads 1 to {len(here)}.",
+            )
+        self._lib, self._handle = lib, None
+        self._handle = lib.moegauge_open(isa.encode(), (c_int * self.threads)(*here[: self.threads]), self.threads)
+        if not self._handle:
+            raise DeviceError(f"instruction set '{isa}' is not available here.", advice="Leave the choice to the core.")
+        self.isa: str = lib.moegauge_isa(self._handle).decode()
+        self.lanes: int = lib.moegauge_width(self._handle) // 4
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._lib.moegauge_close(self._handle)
+
+    def run(self, operations: ctypes.Array[COperation], first: int, count: int) -> None:
+        """Run records [first, first + count) of an array."""
+        start = ctypes.cast(ctypes.addressof(operations) + first * ctypes.sizeof(COperation), POINTER(COperation))
+        self._lib.moegauge_run(self._handle, start, count)
+
+    def stream(self, address: int, size: int, streams: int, prefetch: int) -> int:
+        """Read `size` bytes once with all threads."""
+        return int(self._lib.moegauge_stream(self._handle, address, size, streams, prefetch))
+
+    def tune(self, prefetch: int, chunk: int) -> None:
+        """Set the prefetch distance and the size of a unit of work, bytes."""
+        self._lib.moegauge_tune(self._handle, prefetch, chunk)

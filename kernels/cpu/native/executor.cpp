@@ -1,0 +1,241 @@
+#include "executor.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace moegauge {
+
+Buffer::~Buffer() { std::free(data_); }
+
+void *Buffer::take(size_t bytes) {
+    if (bytes > size_) {
+        std::free(data_);
+        size_ = (bytes * 5 / 4 + 4095) / 4096 * 4096;
+        data_ = std::aligned_alloc(4096, size_);
+        if (!data_) {
+            size_ = 0;
+            throw std::bad_alloc();
+        }
+    }
+    return data_;
+}
+
+void Executor::run(const Operation *operations, int64_t count) {
+    pool_.run([&](int thread) {
+        for (int64_t i = 0; i < count; ++i) one(operations[i], thread);
+    });
+}
+
+void Executor::one(const Operation &op, int thread) {
+    const int n = pool_.size();
+    switch (op.kind) {
+        case EMBED: embed(op, kernels_->width / 4, thread, n); break;
+        case STATE: update_state(op, thread, n); break;
+        case ATTENTION: attention(op, thread); break;
+        case ROUTE:
+            choose(*op.route, thread, n);
+            pool_.barrier();
+            if (thread == 0) number_distinct(*op.route);
+            break;
+        default: products(op, thread);
+    }
+    pool_.barrier();
+}
+
+void Executor::products(const Operation &op, int thread) {
+    if (thread == 0) {
+        inputs_.clear();
+        known_.clear();  // its memory stays; what an operation uses of it is filled anew, not what an earlier one did
+        jobs_used_ = 0;
+        input_bytes_ = 0;
+        if (op.kind == EXPERTS_UP || op.kind == EXPERTS_DOWN)
+            plan_experts(op);
+        else
+            plan(op);
+        cut();
+    }
+    pool_.barrier();
+    prepare(thread);
+    pool_.barrier();
+    multiply(thread);
+    pool_.barrier();
+    finish(op, *kernels_, static_cast<const float *>(sums_.take(0)), thread, pool_.size());
+}
+
+// The prepared input for the id-th vector of an operation in one format, made once: matrices of one operation share them.
+size_t Executor::input(size_t id, const float *x, int64_t columns, int64_t format, const Vector *gain) {
+    const size_t key = id * FORMATS + static_cast<size_t>(format);
+    if (key >= known_.size()) known_.resize(key + 1, -1);
+    int64_t &seen = known_[key];
+    if (seen >= 0 && inputs_[static_cast<size_t>(seen)].x == x && inputs_[static_cast<size_t>(seen)].columns == columns)
+        return static_cast<size_t>(seen);
+    seen = static_cast<int64_t>(inputs_.size());
+    inputs_.push_back({x, columns, format, gain, input_bytes_});
+    input_bytes_ += (kernels_->prepared_bytes(format, columns) + 63) / 64 * 64;
+    return static_cast<size_t>(seen);
+}
+
+// The next job, empty but for its matrix and rows; good until the one after. Jobs keep their memory from operation to
+// operation: an absorbed MLA has 128 of them, and making their lists anew took as long as their products.
+Job &Executor::job(const Matrix &matrix, int64_t first, int64_t last) {
+    if (jobs_used_ == jobs_.size()) jobs_.emplace_back();
+    Job &j = jobs_[jobs_used_++];
+    j.matrix = matrix, j.first = first, j.last = last;
+    j.inputs.clear(), j.outputs.clear(), j.x.clear();
+    return j;
+}
+
+// PRODUCT and GATED: sums are [batch, rows of all matrices], in order.
+void Executor::plan(const Operation &op) {
+    int64_t rows = 0;
+    for (int64_t m = 0; m < op.n_matrices; ++m) rows += op.matrices[m].rows;
+    float *sums = sums_.of<float>(static_cast<size_t>(op.batch * rows));
+    int64_t before = 0;
+    for (int64_t m = 0; m < op.n_matrices; ++m) {
+        const Matrix &matrix = op.matrices[m];
+        const int64_t part = matrix.rows / op.blocks;
+        for (int64_t h = 0; h < op.blocks; ++h) {
+            Job &j = job(matrix, h * part, (h + 1) * part);
+            for (int64_t b = 0; b < op.batch; ++b) {
+                j.inputs.push_back(input(static_cast<size_t>(h * op.batch + b), op.x.data + b * op.x.pitch + h * matrix.columns,
+                                         matrix.columns, matrix.format, op.gain));
+                j.outputs.push_back(sums + b * rows + before);
+            }
+        }
+        before += matrix.rows;
+    }
+}
+
+// EXPERTS_*: sums are [batch * top_k, rows] for each routed matrix, then [batch, rows] for each shared one.
+void Executor::plan_experts(const Operation &op) {
+    const Route &route = *op.route;
+    const bool down = op.kind == EXPERTS_DOWN;
+    const int64_t routed = down ? 1 : op.n_matrices - op.accumulate;  // accumulate: shared matrices here
+    const int64_t choices = op.batch * op.top_k;
+    int64_t total = 0;
+    for (int64_t m = 0; m < op.n_matrices; ++m) total += (m < routed ? choices : op.batch) * op.matrices[m].rows;
+    float *sums = sums_.of<float>(static_cast<size_t>(total));
+    int64_t shared_at = routed ? op.top_k * op.matrices[0].columns : 0;  // EXPERTS_DOWN: where x of the shared experts starts
+    for (int64_t m = 0; m < op.n_matrices; ++m) {
+        const Matrix &matrix = op.matrices[m];
+        if (m < routed) {
+            for (int64_t d = 0; d < route.distinct; ++d) {
+                Matrix slot = matrix;
+                const int64_t s = route.distinct_slot[d];
+                slot.weights += s * matrix.weight_stride;
+                slot.scales += s * matrix.scale_stride;
+                slot.tensor_scale = reinterpret_cast<const float *>(
+                    reinterpret_cast<const char *>(matrix.tensor_scale) + s * matrix.tensor_stride);
+                Job &j = job(slot, 0, matrix.rows);
+                for (int64_t c = 0; c < choices; ++c) {
+                    if (route.index[c] != d) continue;
+                    const float *x = op.x.data + c / op.top_k * op.x.pitch + (down ? c % op.top_k * matrix.columns : 0);
+                    const int64_t id = down ? c : c / op.top_k;  // going up, a token's choices share its vector
+                    j.inputs.push_back(input(static_cast<size_t>(id), x, matrix.columns, matrix.format, op.gain));
+                    j.outputs.push_back(sums + c * matrix.rows);
+                }
+            }
+            sums += choices * matrix.rows;
+        } else {
+            Job &j = job(matrix, 0, matrix.rows);
+            for (int64_t b = 0; b < op.batch; ++b) {
+                const float *x = op.x.data + b * op.x.pitch + (down ? shared_at : 0);
+                const int64_t id = down ? choices + (m - routed) * op.batch + b : b;
+                j.inputs.push_back(input(static_cast<size_t>(id), x, matrix.columns, matrix.format, op.gain));
+                j.outputs.push_back(sums + b * matrix.rows);
+            }
+            sums += op.batch * matrix.rows;
+            if (down) shared_at += matrix.columns;
+        }
+    }
+}
+
+// Chunks small enough that the last one does not leave the other threads waiting long. Each thread has a run of
+// neighbouring chunks, so that what it prefetches past the end of one is the start of the next; what another thread has
+// left over is taken from its far end.
+void Executor::cut() {
+    int64_t bytes = 0;
+    for (size_t i = 0; i < jobs_used_; ++i)
+        bytes += (jobs_[i].last - jobs_[i].first) * matrix_row_bytes(jobs_[i].matrix.format, jobs_[i].matrix.columns);
+    const int64_t size = std::clamp<int64_t>(bytes / (16 * pool_.size()), 32 << 10, chunk_bytes_);
+    chunks_.clear();
+    for (size_t i = 0; i < jobs_used_; ++i) {
+        const Job &j = jobs_[i];
+        const int64_t row = matrix_row_bytes(j.matrix.format, j.matrix.columns);
+        const int64_t rows = j.last - j.first, parts = std::max<int64_t>(1, (rows * row + size / 2) / size);
+        const int64_t step = std::max<int64_t>(16, ((rows + parts - 1) / parts + 15) / 16 * 16);  // whole strips (products_4bit.h)
+        for (int64_t r = j.first; r < j.last; r += step) chunks_.push_back({i, r, std::min(r + step, j.last)});
+    }
+    char *base = static_cast<char *>(input_buffer_.take(input_bytes_));
+    for (size_t n = 0; n < jobs_used_; ++n)
+        for (size_t i : jobs_[n].inputs) jobs_[n].x.push_back(base + inputs_[i].at);
+    const uint64_t n = chunks_.size(), threads = ranges_.size();
+    for (uint64_t t = 0; t < threads; ++t)
+        ranges_[t].ends.store((t * n / threads) << 32 | ((t + 1) * n / threads), std::memory_order_relaxed);
+}
+
+// The next chunk for a thread, or -1.
+int64_t Executor::take(int thread) {
+    const size_t threads = ranges_.size();
+    for (size_t i = 0; i < threads; ++i) {
+        std::atomic<uint64_t> &ends = ranges_[(static_cast<size_t>(thread) + i) % threads].ends;
+        uint64_t seen = ends.load(std::memory_order_relaxed);
+        for (;;) {
+            const uint64_t first = seen >> 32, end = seen & 0xFFFFFFFFu;
+            if (first >= end) break;
+            const uint64_t left = i ? seen - 1 : seen + (uint64_t{1} << 32);
+            if (ends.compare_exchange_weak(seen, left, std::memory_order_relaxed))
+                return static_cast<int64_t>(i ? end - 1 : first);
+        }
+    }
+    return -1;
+}
+
+void Executor::prepare(int thread) {
+    thread_local std::vector<float> normed;
+    char *base = static_cast<char *>(input_buffer_.take(0));
+    for (size_t i = static_cast<size_t>(thread); i < inputs_.size(); i += static_cast<size_t>(pool_.size())) {
+        const Input &in = inputs_[i];
+        const float *x = in.x;
+        if (in.gain) {
+            normed.resize(static_cast<size_t>(in.columns));
+            kernels_->norm(x, in.columns, in.gain->data, in.gain->is_f32, normed.data());
+            x = normed.data();
+        }
+        kernels_->prepare(in.format, x, in.columns, base + in.at);
+    }
+}
+
+void Executor::multiply(int thread) {
+    const uint8_t *expected = nullptr;  // where the last chunk ended: prefetched already
+    for (int64_t i; (i = take(thread)) >= 0;) {
+        const Chunk &c = chunks_[static_cast<size_t>(i)];
+        const Job &j = jobs_[c.job];
+        const int64_t row = matrix_row_bytes(j.matrix.format, j.matrix.columns);
+        const uint8_t *start = j.matrix.weights + c.first * row;
+        if (start != expected)
+            for (int64_t b = 0; b < prefetch_; b += 64) __builtin_prefetch(start + b, 0, 3);
+        expected = j.matrix.weights + c.last * row;
+        kernels_->rows(j.matrix, c.first, c.last, j.x.data(), static_cast<int64_t>(j.x.size()), j.outputs.data(), prefetch_);
+    }
+}
+
+uint64_t Executor::stream(const uint8_t *data, int64_t bytes, int64_t streams, int64_t prefetch) {
+    constexpr int64_t CHUNK = 1 << 20;
+    std::atomic<uint64_t> all{0};
+    next_.store(0);
+    pool_.run([&](int) {
+        uint64_t mine = 0;
+        for (;;) {
+            const int64_t at = next_.fetch_add(CHUNK, std::memory_order_relaxed);
+            if (at >= bytes) break;
+            mine ^= kernels_->stream(data + at, std::min(CHUNK, bytes - at), streams, prefetch);
+        }
+        all ^= mine;
+    });
+    return all;
+}
+
+}  // namespace moegauge

@@ -1,0 +1,97 @@
+// Runs operations on the pool. An operation is a few phases with a barrier between them; every thread walks the same
+// list of operations, so Python is not entered between them.
+#pragma once
+#include <atomic>
+#include <vector>
+
+#include "core.h"
+#include "threads.h"
+
+namespace moegauge {
+
+// Memory that only grows, aligned for vectors.
+class Buffer {
+  public:
+    ~Buffer();
+    void *take(size_t bytes);
+    template <class T>
+    T *of(size_t count) {
+        return static_cast<T *>(take(count * sizeof(T)));
+    }
+
+  private:
+    void *data_ = nullptr;
+    size_t size_ = 0;
+};
+
+// An input to prepare: x (normed with `gain` where given) in the order `format` wants, at `at` in the inputs buffer.
+struct Input {
+    const float *x;
+    int64_t columns, format;
+    const Vector *gain;
+    size_t at;
+};
+
+// Rows [first, last) of a matrix times some inputs.
+struct Job {
+    Matrix matrix;
+    int64_t first, last;
+    std::vector<size_t> inputs;   // indices into inputs
+    std::vector<float *> outputs;
+    std::vector<const void *> x;  // resolved after the inputs buffer has its size
+};
+
+struct Chunk {
+    size_t job;
+    int64_t first, last;
+};
+
+class Executor {
+  public:
+    Executor(const Kernels *kernels, const std::vector<int> &cpus) : kernels_(kernels), pool_(cpus), ranges_(cpus.size()) {}
+    void run(const Operation *operations, int64_t count);
+    // Reads `bytes` once with all threads; returns the folded value so that nothing is optimised away.
+    uint64_t stream(const uint8_t *data, int64_t bytes, int64_t streams, int64_t prefetch);
+    int threads() const { return pool_.size(); }
+    const Kernels *kernels() const { return kernels_; }
+    void tune(int64_t prefetch, int64_t chunk) { prefetch_ = prefetch, chunk_bytes_ = chunk; }
+
+  private:
+    void one(const Operation &op, int thread);
+    void products(const Operation &op, int thread);
+    void plan(const Operation &op);
+    void plan_experts(const Operation &op);
+    void attention(const Operation &op, int thread);
+    size_t input(size_t id, const float *x, int64_t columns, int64_t format, const Vector *gain);
+    Job &job(const Matrix &matrix, int64_t first, int64_t last);
+    void cut();
+    void prepare(int thread);
+    void multiply(int thread);
+    int64_t take(int thread);
+
+    const Kernels *kernels_;
+    Pool pool_;
+    int64_t prefetch_ = 8192, chunk_bytes_ = 1 << 18;  // bytes; see docs/kernels.md for how they were chosen
+    std::vector<Input> inputs_;
+    std::vector<int64_t> known_;  // (id, format) -> index into inputs_, or -1
+    std::vector<Job> jobs_;
+    size_t jobs_used_ = 0;
+    std::vector<Chunk> chunks_;
+    size_t input_bytes_ = 0;
+    Buffer input_buffer_, sums_, scores_, partial_, ones_;
+    std::atomic<int64_t> next_{0};
+    struct alignas(64) Range {  // chunks a thread still has to do: first in the high half, end in the low half
+        std::atomic<uint64_t> ends{0};
+    };
+    std::vector<Range> ranges_;
+};
+
+// epilogues.cpp: what follows the sums; each handles its share `thread` of `threads`.
+void finish(const Operation &op, const Kernels &kernels, const float *sums, int thread, int threads);
+void embed(const Operation &op, int64_t lanes, int thread, int threads);
+void update_state(const Operation &op, int thread, int threads);
+void choose(Route &route, int thread, int threads);
+void number_distinct(Route &route);
+int64_t matrix_row_bytes(int64_t format, int64_t columns);
+
+}  // namespace moegauge

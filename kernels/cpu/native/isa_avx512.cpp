@@ -1,0 +1,36 @@
+// The kernels compiled for AVX-512 F, BW, VL. See isa_avx2.cpp for the order of the headers.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "core.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx2,fma,f16c")
+#endif
+#include "products.h"
+#include "vector_avx512.h"
+
+namespace moegauge {
+const Kernels *avx512_kernels() {
+    __builtin_cpu_init();
+    const bool here = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("f16c");
+    if (!here) return nullptr;
+    // AMD multiplies subnormal numbers at full speed; Intel takes some 150 cycles for each.
+    return __builtin_cpu_is("amd") ? Table<Avx512, Direct<Avx512>>::get() : Table<Avx512>::get();
+}
+}  // namespace moegauge
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#else
+namespace moegauge {
+const Kernels *avx512_kernels() { return nullptr; }
+}  // namespace moegauge
+#endif

@@ -1,0 +1,1 @@
+"""Triton kernels: what runs on the GPU, and nothing else."""

@@ -1,0 +1,122 @@
+"""Packed words to pairs of bfloat16, by integer operations and one packed multiply-add: no table, no conversion
+instruction, the same bits on every architecture.
+
+A word holds the weights of one row that one lane feeds to the tensor core. `pairs_*` returns, for the k-th step of
+16 columns, two int32 whose halves are bfloat16 numbers. The bit orders are those that
+`moegauge.kernels.triton.lowering.layout` writes; why they are as they are stands in docs/kernels-triton.md.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def unpack(pair):
+    """[...] int32 of two bfloat16 -> [..., 2] bfloat16; costs no instruction, the halves stay where they are."""
+    low = (pair & 0xFFFF).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    high = (pair >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return tl.join(low, high)
+
+
+@triton.jit
+def halves_of(a):
+    """The two bfloat16 of every word as float32."""
+    return (a << 16).to(tl.float32, bitcast=True), (a & 0xFFFF0000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def words_of(low, high):
+    """Inverse of `halves_of` for numbers bfloat16 holds exactly."""
+    return (low.to(tl.uint32, bitcast=True) >> 16) | (high.to(tl.uint32, bitcast=True) & 0xFFFF0000)
+
+
+@triton.jit
+def times_pair(a, BITS: tl.constexpr, VALUE: tl.constexpr, ASM: tl.constexpr):
+    """a * VALUE in each half; BITS is VALUE as two bfloat16. Subnormal inputs are kept (PTX ISA, fma).
+
+    The form without ASM is for the interpreter: every product here is exact, so there is nothing to round.
+    """
+    if ASM:
+        out = tl.inline_asm_elementwise(
+            "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r", [a, BITS, 0x80008000], dtype=tl.uint32, is_pure=True, pack=1
+        )
+    else:
+        low, high = halves_of(a)
+        out = words_of(low * VALUE, high * VALUE)
+    return out
+
+
+@triton.jit
+def plus_pair(a, BITS: tl.constexpr, VALUE: tl.constexpr, ASM: tl.constexpr):
+    """a + VALUE in each half, exact for the small integers used."""
+    if ASM:
+        out = tl.inline_asm_elementwise(
+            "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r", [a, 0x3F803F80, BITS], dtype=tl.uint32, is_pure=True, pack=1
+        )
+    else:
+        low, high = halves_of(a)
+        out = words_of(low + VALUE, high + VALUE)
+    return out
+
+
+@triton.jit
+def minus_pair(a, b, ASM: tl.constexpr):
+    """a - b in each half, exact for the small integers used."""
+    if ASM:
+        out = tl.inline_asm_elementwise(
+            "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r", [b, 0xBF80BF80, a], dtype=tl.uint32, is_pure=True, pack=1
+        )
+    else:
+        low, high = halves_of(a)
+        less_low, less_high = halves_of(b)
+        out = words_of(low - less_low, high - less_high)
+    return out
+
+
+@triton.jit
+def pairs_fp4(w, ASM: tl.constexpr):
+    """Eight e2m1 -> four pairs: 9 integer operations and 4 multiplies by 2^126 (0x7E80), which makes a subnormal
+    bfloat16 of exponent bits 00..11 the number meant."""
+    m: tl.constexpr = 0x81C081C0
+    a = w & m
+    b = ((w << 4) | (w >> 28)) & m
+    c = ((w << 10) | (w >> 22)) & m
+    d = ((w << 6) & 0x80C080C0) | ((w >> 2) & 0x01000100)
+    return (
+        times_pair(a, 0x7E807E80, 8.507059173023462e37, ASM),
+        times_pair(b, 0x7E807E80, 8.507059173023462e37, ASM),
+        times_pair(c, 0x7E807E80, 8.507059173023462e37, ASM),
+        times_pair(d, 0x7E807E80, 8.507059173023462e37, ASM),
+    )
+
+
+@triton.jit
+def pairs_int4(w, ASM: tl.constexpr):
+    """Eight int4 stored as u = v + 8 -> four pairs: the bits of 128 + u are 0x4300 | u; then subtract 136 (0xC308)."""
+    return (
+        plus_pair((w & 0x000F000F) | 0x43004300, 0xC308C308, -136.0, ASM),
+        plus_pair(((w >> 4) & 0x000F000F) | 0x43004300, 0xC308C308, -136.0, ASM),
+        plus_pair(((w >> 8) & 0x000F000F) | 0x43004300, 0xC308C308, -136.0, ASM),
+        plus_pair(((w >> 12) & 0x000F000F) | 0x43004300, 0xC308C308, -136.0, ASM),
+    )
+
+
+@triton.jit
+def pairs_fp8(w, ASM: tl.constexpr):
+    """Four e4m3 -> two pairs: 5 integer operations and 2 multiplies by 2^120 (0x7B80)."""
+    a = w & 0x87F087F0
+    b = ((w << 4) & 0x80F080F0) | ((w >> 4) & 0x07000700)
+    return times_pair(a, 0x7B807B80, 1.329227995784916e36, ASM), times_pair(b, 0x7B807B80, 1.329227995784916e36, ASM)
+
+
+@triton.jit
+def pair_int8(q, ASM: tl.constexpr):
+    """Bytes 0 and 2 of `q` as two's complement: (128 + low 7 bits) - (128 or 256), both exact in bfloat16."""
+    low = (q & 0x007F007F) | 0x43004300
+    return minus_pair(low, (q & 0x00800080) | 0x43004300, ASM)
+
+
+@triton.jit
+def pairs_int8(w, ASM: tl.constexpr):
+    """Four int8 -> two pairs."""
+    return pair_int8(w, ASM), pair_int8(w >> 8, ASM)

@@ -1,0 +1,99 @@
+"""Top-k of the router's scores and the tables the expert kernels read.
+
+Written, for B tokens, k choices, pair p = b k + i and D distinct experts numbered in order of first use:
+ids[p], share[p] (softmax of the chosen logits), slot_of[p] and, of several tokens, number_of[p] (the j of its expert);
+slots[j], counts[j] and members[j, 0 .. counts[j]) (pairs) for j < D; distinct[0] = D.
+"""
+
+import triton
+import triton.language as tl
+
+from moegauge.kernels.triton.device.grid import program
+from moegauge.kernels.triton.device.row_tile import wait_for_producers
+
+
+@triton.jit
+def slot_for(j, expert, stride, slots):
+    """Slot of the j-th distinct expert; see `moegauge.kernels.program.Route`."""
+    return (j * stride + expert % stride) % slots
+
+
+@triton.jit(do_not_specialize=["experts", "batch", "logits_stride", "stride", "slot_count"])
+def choose(
+    logits, prior, ids, share, slot_of, slots, counts, members, distinct, choices,
+    experts, batch, logits_stride, stride, slot_count, slope,
+    TOPK: tl.constexpr, E2: tl.constexpr, ALONE: tl.constexpr, PDL: tl.constexpr, at=None,
+):  # fmt: skip
+    """One token per program. ALONE: a single token needs no grouping, every choice is a distinct expert.
+
+    choices: [B, experts] int32, the choice's number or -1, for `group`.
+    """
+    if PDL:
+        wait_for_producers()
+    b = program(at, 0)
+    e = tl.arange(0, E2)
+    logit = tl.load(logits + b * logits_stride + e, mask=e < experts, other=0.0)
+    score = tl.where(e < experts, tl.load(prior + b * experts + e, mask=e < experts, other=0.0) + slope * logit, -1e38)
+    choice = tl.full((E2,), -1, tl.int32)
+    for i in range(0, TOPK):
+        best = tl.max(score, 0)
+        # Ties go to the lower id; a NaN score matches nothing and falls to the last expert.
+        chosen = tl.minimum(tl.min(tl.where(score == best, e, E2), 0), experts - 1)
+        choice = tl.where(e == chosen, i, choice)
+        score = tl.where(e == chosen, float("-inf"), score)
+    there = choice >= 0
+    pair = b * TOPK + choice
+    weight = tl.exp(logit - tl.max(tl.where(there, logit, float("-inf")), 0))
+    weight = tl.where(there, weight, 0.0)
+    tl.store(ids + pair, e, mask=there)
+    tl.store(share + pair, weight / tl.sum(weight, 0), mask=there)
+    if ALONE:
+        slot = slot_for(choice, e, stride, slot_count)
+        tl.store(slot_of + pair, slot, mask=there)
+        tl.store(slots + choice, slot, mask=there)
+        tl.store(counts + choice, e * 0 + 1, mask=there)
+        tl.store(members + choice, choice, mask=there)
+        tl.store(distinct, TOPK)
+    else:
+        tl.store(choices + b * experts + e, choice, mask=e < experts)
+
+
+@triton.jit(do_not_specialize=["experts", "batch", "stride", "slot_count"])
+def group(
+    slot_of, number_of, slots, counts, members, distinct, choices, firsts, numbers,
+    experts, batch, stride, slot_count,
+    TOPK: tl.constexpr, E2: tl.constexpr, P2: tl.constexpr, PDL: tl.constexpr, at=None,
+):  # fmt: skip
+    """Number the distinct experts and list their pairs; one program. firsts [P2], numbers [experts]: scratch."""
+    if PDL:
+        wait_for_producers()
+    e = tl.arange(0, E2)
+    p = tl.arange(0, P2)
+    used = tl.zeros((E2,), tl.int32)
+    first = tl.full((E2,), P2, tl.int32)
+    tl.store(firsts + p, p * 0 - 1)
+    for b in range(0, batch):
+        choice = tl.load(choices + b * experts + e, mask=e < experts, other=-1)
+        first = tl.where(choice >= 0, tl.minimum(first, b * TOPK + choice), first)
+        used += (choice >= 0).to(tl.int32)
+    tl.debug_barrier()
+    tl.store(firsts + first, e, mask=used > 0)
+    tl.debug_barrier()
+    expert = tl.load(firsts + p)
+    opens = (expert >= 0).to(tl.int32)
+    j = tl.cumsum(opens, 0) - 1
+    tl.store(slots + j, slot_for(j, expert, stride, slot_count), mask=opens > 0)
+    tl.store(numbers + expert, j, mask=opens > 0)
+    tl.store(distinct, tl.sum(opens, 0))
+    tl.debug_barrier()
+    number = tl.load(numbers + e, mask=used > 0, other=0)
+    slot = slot_for(number, e, stride, slot_count)
+    tl.store(counts + number, used, mask=used > 0)
+    seen = tl.zeros((E2,), tl.int32)
+    for b in range(0, batch):
+        choice = tl.load(choices + b * experts + e, mask=e < experts, other=-1)
+        there = choice >= 0
+        tl.store(members + number * batch + seen, b * TOPK + choice, mask=there)
+        tl.store(slot_of + b * TOPK + choice, slot, mask=there)
+        tl.store(number_of + b * TOPK + choice, number, mask=there)
+        seen += there.to(tl.int32)

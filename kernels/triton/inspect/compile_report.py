@@ -1,0 +1,451 @@
+"""Ahead-of-time compilation without a GPU: every kernel for a target, and what its machine code shows.
+
+Registers, stack and shared memory are the assembler's own report; instructions are counted in the disassembly between
+a loop's label and its backward branch. Triton ships the assembler and both disassemblers.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moegauge.kernels.triton.device.barrier import LINE, SHARDS
+from moegauge.kernels.triton.launching.assembly import Assembly, load
+from moegauge.kernels.triton.launching.launch import (
+    BATCH_REGISTERS,
+    OPTIONS,
+    PERSISTENT_REGISTERS,
+    REGISTERS,
+    ROUTER_EXPERTS,
+)
+from moegauge.kernels.triton.launching.signature import POINTERS
+from moegauge.kernels.triton.lowering import layout
+from moegauge.kernels.triton.lowering.configuration import cut
+
+TARGETS = (80, 89, 90, 100)
+# Lane instructions per weight that still keep up with 4.25 TB/s on 132 multiprocessors at 1.98 GHz: 16.3 bytes a
+# clock each against 128 lanes, for two weights a byte, one, and half of one.
+BUDGETS = {4: 3.9, 8: 7.8, 16: 15.7}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kernel with its constants.
+
+    Attributes:
+        name: for the table.
+        kernel: `module.function` under `moegauge.kernels.triton.device`; "" for an assembled source.
+        constants: every constexpr.
+        types: parameters whose type is not the usual one of their name.
+        warps, stages: `num_warps`, `num_stages`.
+        loops: formats of its weight loops; empty for kernels that stream no tiles.
+        chunk: tiles one turn of a weight loop multiplies.
+        per_turn: for a kernel without tiles, the weights one turn of its longest loop gives each lane; it is counted
+            and held to no budget.
+        maxnreg: most registers per thread; 0 leaves it to the assembler.
+        access: bytes every load of a lane must bring; 0 is not checked.
+        source, signature: of an assembled kernel (`moegauge.kernels.triton.launching.assembly`).
+        chunks: of an assembled kernel, (format, chunk) of every class that streams tiles.
+        stack: bytes it may spill outside its weight loops.
+        spills: instructions of its other tensor-core loops (attention's) that may spill.
+        drops: times it may drop the multiprocessor's L1, where it has no grid barriers.
+    """
+
+    name: str
+    kernel: str
+    constants: dict[str, Any]
+    types: dict[str, str] = field(default_factory=dict)
+    warps: int = 1
+    stages: int = 1
+    loops: tuple[str, ...] = ()
+    chunk: int = 4
+    per_turn: int = 0
+    maxnreg: int = 0
+    access: int = 0
+    source: str = ""
+    signature: tuple[tuple[str, str, bool], ...] = ()
+    chunks: tuple[tuple[str, int], ...] = ()
+    stack: int = 0
+    spills: int = 0
+    drops: int = 0
+
+    @property
+    def walks(self) -> tuple[tuple[str, int], ...]:
+        """(format, tiles one turn multiplies) of every weight loop it may have."""
+        return self.chunks or tuple((f, 4 if i else self.chunk) for i, f in enumerate(self.loops))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a case compiled to.
+
+    Attributes:
+        case, target: what was compiled.
+        registers, shared, stack: per thread, bytes per program, bytes per thread.
+        wide_loads: bytes that 16-byte loads bring per byte of weights in the weight loops; 1 means all weights.
+        per_weight: lane instructions per weight of the weight loop nearest to its budget; 0 without one.
+        budget: what `per_weight` may be; 0 without one.
+        access, wanted: bytes of a lane's narrowest load, and what it must bring; 0 where that is not checked.
+        allowed: bytes of stack it may have, outside its loops.
+        spilled: instructions of its tensor-core loops that spill, beyond those it may.
+        weight_loops: how many weight loops it has.
+        drops: times it drops the L1, beyond those it may.
+        fresh: for a kernel with grid barriers: the L1 is dropped behind each, and no load takes the way of constants.
+    """
+
+    case: str
+    target: int
+    registers: int
+    shared: int
+    stack: int
+    wide_loads: float
+    per_weight: float
+    budget: float
+    access: int = 0
+    wanted: int = 0
+    allowed: int = 0
+    spilled: int = 0
+    weight_loops: int = 0
+    drops: int = 0
+    fresh: bool = True
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with it, in words; empty when nothing is."""
+        if self.stack > self.allowed or self.spilled:
+            return f"spills {self.stack} bytes" + (f", {self.spilled} times in a loop" if self.spilled else "")
+        if self.drops:
+            return "drops the L1, and the input its programs share with it"
+        if not self.fresh:
+            return "may read stale data behind a barrier"
+        if self.access != self.wanted:
+            return f"loads {self.access} bytes at a time, not {self.wanted}"
+        if self.budget and self.wide_loads < 1:
+            return "loads weights narrower than 16 bytes"
+        if self.budget and self.per_weight > self.budget:
+            return f"{self.per_weight:.2f} instructions per weight, over {self.budget}"
+        return ""
+
+
+def _common(quad: bool) -> dict[str, Any]:
+    return {"QUAD": quad, "ASM": True}
+
+
+EXPERT_STACK = 32  # bytes the expert kernels may spill outside their loops: 8 to 32 elsewhere, none on 9.0
+BATCH_STACK = 128  # bytes a kernel that multiplies 16 tokens or more at a time may spill, outside its loops
+
+
+# What a single token's product does besides: with an input that was normed as it was written, as the router, as what
+# writes the residual.
+ROLES: dict[str, dict[str, Any]] = {
+    "": {},
+    "normed": {"TILES2": 512},
+    "router": {"TILES2": 512, "TOPK": 8, "E2": 256},
+    "router of 512": {"TILES2": 512, "TOPK": 8, "E2": 512},
+    "residual": {"NORMED": True, "ACCUMULATE": True},
+}
+
+
+def product_case(
+    format: str, quad: bool, columns: int = 7168, tokens: int = 8, dependent: bool = False, role: str = ""
+) -> Case:
+    """The dense product of one format, in one of `ROLES`."""
+    plan = cut(format, columns)
+    constants = {
+        "FORMAT": format, "NT": tokens, "FEW": {8: 1, 64: 16}.get(tokens, tokens), "ABREAST": 32 if tokens == 8 else 1,
+        "TILES": plan.chunk, "EVEN": plan.even,
+        "PDL": dependent, "GATED": False, "SILU": False, "ACCUMULATE": False, "SHADOW": True, "TILES2": 0,
+        "NORMED": False, "TOPK": 0, "E2": 1, **_common(quad), **ROLES[role],
+    }  # fmt: skip
+    name = f"product {format}, {columns} columns, " + (role or f"{tokens} tokens") + (", pdl" if dependent else "")
+    loops = (format,) if tokens == 8 else ()  # more tokens add work per weight, not per byte: no budget
+    many = tokens == 64 or constants["E2"] > ROUTER_EXPERTS
+    most, stack = BATCH_REGISTERS if many else REGISTERS, BATCH_STACK if tokens > 8 else 0
+    return Case(
+        name, "product.product", constants, {"slope": "fp32"}, loops=loops, chunk=plan.chunk, maxnreg=most, stack=stack,
+        drops=int(constants["TOPK"] > 0),
+    )  # fmt: skip
+
+
+def expert_cases(
+    format: str, shared: str, columns: int, top_k: int, quad: bool, dependent: bool, alone: bool = True, tokens: int = 8
+) -> Iterator[Case]:
+    """The two expert kernels of a model, for a single token or several (`tokens` of one expert at a time)."""
+    plan = cut(format, columns)
+    constants = {
+        "FORMAT": format, "SHARED": shared, "TOPK": top_k, "NT": tokens, "TILES": plan.chunk, "EVEN": plan.even,
+        "SHARED_TILES": 4, "SHARED_EVEN": True, "PDL": dependent, "SHADOW": True, **_common(quad),
+    }  # fmt: skip
+    loops = ((format, shared) if shared else (format,)) if tokens == 8 else ()
+    tail = f" {format}" + (f" + {shared}" if shared else "") + f", {columns} columns"
+    tail += ("" if alone else f", {tokens} tokens") + (", pdl" if dependent else "")
+    few = {"FEW": 1, "ABREAST": 8} if alone else {"FEW": tokens, "ABREAST": 1}
+    up = {**constants, "GATED": True, **few, "TILES2": 512 if alone else 0}
+    down = {**constants, "ALONE": alone, "NORMED": alone, "TOPK2": 1 << (top_k - 1).bit_length(), "ABREAST": 32}
+    for name, kernel, given in (("up", "experts_up.experts_up", up), ("down", "experts_down.experts_down", down)):
+        yield Case(
+            f"experts {name}{tail}", kernel, given, loops=loops, chunk=plan.chunk, maxnreg=REGISTERS,
+            stack=BATCH_STACK if tokens > 8 else EXPERT_STACK,
+        )  # fmt: skip
+
+
+def small_cases(dependent: bool) -> Iterator[Case]:
+    """Everything that streams no weight tiles."""
+    d = {"PDL": dependent}
+    tail = ", pdl" if dependent else ""
+    finish = {"NT": 8, "GATED": True, "SILU": False, "ACCUMULATE": False, "SHADOW": True, **d}
+    yield Case("product finish" + tail, "product.product_finish", finish)
+    yield Case(
+        "experts up finish" + tail, "experts_up.experts_up_finish", {"TOPK": 8, "GATED": True, "SHADOW": True, **d}
+    )
+    down = {"TOPK": 8, "SHARED": True, "SHADOW": True, **d}
+    yield Case("experts down finish" + tail, "experts_down.experts_down_finish", down)
+    choose = {"TOPK": 8, "E2": 512, **d}
+    yield Case("choose, one token" + tail, "route.choose", {**choose, "ALONE": True}, {"slope": "fp32"})
+    yield Case("choose" + tail, "route.choose", {**choose, "ALONE": False}, {"slope": "fp32"})
+    yield Case("group" + tail, "route.group", {"TOPK": 8, "E2": 512, "P2": 512, **d}, warps=4)
+    types = {"x": "*fp32", "out": "*bf16"}
+    yield Case("prepare" + tail, "prepare.prepare", {"NORM": True, "BLOCK": 2048, **d}, types, warps=8)
+    bytes_ = {"w_pool": "*u8", "s_pool": "*u8"}
+    yield Case("embed bf16" + tail, "prepare.embed", {"FORMAT": "bf16", "BLOCK": 512, **d}, bytes_, warps=4)
+    yield Case("state" + tail, "prepare.state", {"BLOCK": 128, **d}, {"x": "*fp32"}, warps=4)
+    for name in ("f32", "bf16", "fp8", "mxfp4"):
+        plain = {"FORMAT": name, "CHOICES": 1, "ROUTED": False, "BLOCK": 1024, **d}
+        yield Case(f"plain {name}" + tail, "plain.plain", plain, bytes_, warps=4, per_turn=8)
+    for fp8 in (False, True):
+        cache = {"keys": "*u8", "values": "*u8"} if fp8 else {}
+        kind = "fp8" if fp8 else "bf16"
+        attend = {"FP8": fp8, "ASM": True, "SHADOW": True, **d}
+        gqa = {
+            "MLA": False, "HEADS": 16, "KEY": 128, "KEY2": 128, "VALUE": 128, "VALUE2": 128, "ROPE": 0, "ROPE2": 16,
+            "BLOCK": 64, **attend,
+        }  # fmt: skip
+        mla = {
+            "MLA": True, "HEADS": 32, "KEY": 512, "KEY2": 512, "VALUE": 512, "VALUE2": 512, "ROPE": 64, "ROPE2": 64,
+            "BLOCK": 32, **attend,
+        }  # fmt: skip
+        types = {"scale": "fp32", **cache}
+        yield Case(f"attention gqa {kind}" + tail, "attention.attention", gqa, types, warps=4)
+        yield Case(f"attention mla {kind}" + tail, "attention.attention", mla, types, warps=8)
+    if not dependent:
+        wide = {"out": "*i32", "words": "i64"}
+        for width in (4, 8, 16):
+            for unroll in (1, 4, 8, 16):
+                stream = {"BLOCK": 64 * width, "UNROLL": unroll, **d}
+                name = f"stream, {unroll} loads of {width} bytes"
+                yield Case(name, "stream.stream", stream, wide, warps=8, access=width)
+    yield Case("node" + tail, "empty.node", d, {"out": "*i32"}, warps=4)
+
+
+def cases(target: int, quad: bool) -> Iterator[Case]:
+    """Every kernel a step of the shipped models launches on `target`; dependent launches from 9.0 on."""
+    rungs = (False, True) if target >= 90 else (False,)
+    for name in sorted(layout.TILED_FORMATS):
+        yield product_case(name, quad)
+    for tokens in (16, 32, 64):
+        yield product_case("bf16", quad, tokens=tokens)
+        yield product_case("fp8", quad, tokens=tokens)
+    yield product_case("mxfp4", quad, columns=2880)
+    for dependent in rungs:
+        if dependent:
+            yield product_case("bf16", quad, dependent=True)
+            yield product_case("fp8", quad, dependent=True)
+        for role in ("normed", "router", "router of 512", "residual"):
+            yield product_case("bf16", quad, dependent=dependent, role=role)
+        for role in ("normed", "residual"):
+            yield product_case("fp8", quad, dependent=dependent, role=role)
+        yield from expert_cases("mxfp4", "", 2880, 4, quad, dependent)
+        yield from expert_cases("fp8", "fp8", 7168, 8, quad, dependent)
+        yield from expert_cases("fp8", "fp8", 7168, 8, quad, dependent, alone=False)
+        yield from small_cases(dependent)
+    yield from expert_cases("int4", "bf16", 7168, 8, quad, False)
+    yield from expert_cases("nvfp4", "", 7168, 8, quad, False)
+    yield from expert_cases("mxfp4", "", 2880, 4, quad, False, alone=False, tokens=16)
+    yield from expert_cases("fp8", "fp8", 5120, 8, quad, False, alone=False, tokens=16)
+
+
+# Bytes the kernel of a whole step may spill, outside every weight loop, and instructions of attention's loops over the
+# context that may. What it computes before its loop over the table, lanes' addresses mostly, does not fit beside them.
+STEP_STACK, STEP_SPILLS = 768, 16
+
+
+def step_case(name: str, made: Assembly) -> Case:
+    """The persistent kernel of a step."""
+    chunks: dict[tuple[str, int], None] = {}
+    for _, constants in made.classes:
+        if "TILES" in constants and constants["NT"] == 8:  # more tokens are more products: no budget
+            chunks[constants["FORMAT"], constants["TILES"]] = None
+            if constants.get("SHARED"):
+                chunks[constants["SHARED"], constants["SHARED_TILES"]] = None
+    formats = tuple(dict.fromkeys(f for f, _ in chunks))
+    constants = {"SHARDS": SHARDS, "LINE": LINE, "ASM": True}
+    return Case(
+        name, "", constants, loops=formats, maxnreg=PERSISTENT_REGISTERS, source=made.source, signature=made.signature,
+        chunks=tuple(chunks), stack=STEP_STACK, spills=STEP_SPILLS,
+    )  # fmt: skip
+
+
+def _kernel(path: str) -> Any:
+    import importlib
+
+    module, name = path.split(".")
+    return getattr(importlib.import_module(f"moegauge.kernels.triton.device.{module}"), name)
+
+
+def compile_case(case: Case, target: int) -> bytes:
+    """The machine code (cubin) of a case."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = load(case.source) if case.source else _kernel(case.kernel)
+    signature, attributes = {}, {}
+    constants = {k: v for k, v in {**case.constants, "at": None}.items() if k in kernel.arg_names}
+    given = {name: (kind, aligned) for name, kind, aligned in case.signature}
+    for i, name in enumerate(kernel.arg_names):
+        kind, aligned = given.get(name) or (case.types.get(name, POINTERS.get(name, ("i32",))[0]), True)
+        signature[name] = "constexpr" if name in constants else kind
+        if signature[name].startswith("*") and aligned:
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
+    options: dict[str, Any] = {**OPTIONS, "num_warps": case.warps, "num_stages": case.stages}
+    if case.maxnreg:
+        options["maxnreg"] = case.maxnreg
+    if case.constants.get("PDL"):
+        options["launch_pdl"] = True
+    if case.source:
+        options["launch_cooperative_grid"] = True
+    compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+    return bytes(compiled.asm["cubin"])
+
+
+def _tool(name: str, *arguments: str) -> str:
+    import triton
+
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    return subprocess.run([str(path), *arguments], check=True, capture_output=True, text=True).stdout  # noqa: S603
+
+
+def instructions(listing: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """(instructions, loops) of a disassembly; a loop is [first, last) between a label and its backward branch."""
+    labels: dict[str, int] = {}
+    found: list[str] = []
+    loops = []
+    for line in listing.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(found)
+        elif instruction := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?)\s*;", line):
+            found.append(instruction[1])
+            branch = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", instruction[1])
+            if branch and branch[1] in labels:
+                loops.append((labels[branch[1]], len(found)))
+    return found, loops
+
+
+def _innermost(loops: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+
+
+def report(case: Case, target: int) -> Report:
+    """Compile a case and read its machine code."""
+    return inspect(compile_case(case, target), case, target)
+
+
+def inspect(cubin: bytes, case: Case, target: int) -> Report:
+    """Read the machine code of a case, compiled ahead or on a GPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        usage = dict(re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", _tool("cuobjdump", "-res-usage", str(path))))
+        found, loops = instructions(_tool("nvdisasm", "-c", str(path)))
+    stack = int(usage["STACK"]) + int(usage["LOCAL"]) + (0 if case.stack else _spills(found))
+    products = [(a, b) for a, b in _innermost(loops) if any("HMMA" in i for i in found[a:b])]
+    # Each innermost loop with tensor-core products is a weight loop (but attention's: only weights are to be evicted
+    # first); the one nearest to its own budget is reported.
+    weight_loops = [(a, b) for a, b in products if case.loops and any(".EF" in i for i in found[a:b])]
+    per_weight, wide, budget = 0.0, 0.0, 0.0
+    if case.per_turn:
+        per_weight = max(b - a for a, b in _innermost(loops)) / case.per_turn
+    if case.loops:
+        budget, worst = BUDGETS[min(_bits(f) for f in case.loops)], 0.0
+        wide = 1.0 if weight_loops else 0.0
+        for a, b in weight_loops:
+            body = found[a:b]
+            chunk, found_format = _identify(body, case)
+            weights = chunk * layout.TILE_BYTES * 8 // _bits(found_format) / 32
+            allowed = BUDGETS[_bits(found_format)]
+            if (b - a) / weights / allowed > worst:
+                worst, per_weight, budget = (b - a) / weights / allowed, (b - a) / weights, allowed
+            loads = sum(bool(re.search(r"\bLDG\S*\.128\b", i)) for i in body)
+            wide = min(wide, loads / chunk)
+    in_weights = sum(_spills(found[a:b]) for a, b in weight_loops)
+    elsewhere = sum(_spills(found[a:b]) for a, b in products) - in_weights
+    spilled = in_weights + max(0, elsewhere - case.spills)
+    access = min(map(access_bytes, (i for i in found if re.search(r"\bLDG\b", i))), default=0) if case.access else 0
+    return Report(
+        case.name,
+        target,
+        int(usage["REG"]),
+        int(usage["SHARED"]),
+        stack,
+        wide,
+        round(per_weight, 2),
+        budget,
+        access=access,
+        wanted=case.access,
+        allowed=case.stack,
+        spilled=spilled,
+        weight_loops=len(weight_loops),
+        drops=0 if case.source else max(0, sum("CCTL.IVALL" in i for i in found) - case.drops),
+        fresh=not case.source or is_fresh(found),
+    )
+
+
+def access_bytes(instruction: str) -> int:
+    """Bytes one lane's global load brings: `LDG.E.128` 16, `LDG.E.64` 8, `LDG.E` 4."""
+    bits = re.search(r"\bLDG\S*?\.(U8|S8|U16|S16|64|128)\b", instruction)
+    return {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}[bits[1]] if bits else 4
+
+
+def is_fresh(found: list[str]) -> bool:
+    """Whether what other programs wrote is seen behind a barrier: an acquiring load that drops the L1 (CCTL.IVALL), and
+    no load by the constants' path, which nothing invalidates."""
+    acquires = [i for i, text in enumerate(found) if re.search(r"\bLDG?\.E\.STRONG\.GPU\b", text)]
+    dropped = any("CCTL.IVALL" in text for i in acquires for text in found[i + 1 : i + 4])
+    return dropped and not any(re.search(r"\bLDG\S*\.CONSTANT\b", text) for text in found)
+
+
+def _spills(found: list[str]) -> int:
+    return sum(bool(re.search(r"\b(LDL|STL)\b", i)) for i in found)
+
+
+def _identify(body: list[str], case: Case) -> tuple[int, str]:
+    """(chunk, format) of a weight loop by its tensor-core products: one per step of 16 columns."""
+    products = sum("HMMA" in i for i in body)
+    for name, chunk in case.walks:
+        if products == chunk * layout.tile_columns(name) // 16:
+            return chunk, name
+    raise AssertionError(f"{case.name}: a loop of {products} tensor-core products fits none of its formats")
+
+
+def _bits(format: str) -> int:
+    from moegauge.formats import get_format
+
+    return get_format(format).element_bits
+
+
+def fingerprint() -> str:
+    """A hash of the kernels' sources and the compiler's version: reports with it may be kept."""
+    import hashlib
+
+    import triton
+
+    digest = hashlib.sha256(triton.__version__.encode())
+    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""From a step program to launches: configurations, register budgets, matrix order, arena."""
