@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from moegauge.counting.counts import Counts
 from moegauge.counting.mixers import kv_bytes_per_token
 from moegauge.counting.roles import DENSE_ROLES
-
-if TYPE_CHECKING:
-    from moegauge.counting.census import Census
 
 SCHEMA = "moegauge.count/1"
 
 
-def document(census: Census, *, per_layer: bool = False) -> dict[str, Any]:
+def document(census: Counts, *, per_layer: bool = False) -> dict[str, Any]:
     """The document; fields whose value the headers and config do not give are null."""
     checkpoint, groups = census.checkpoint, census.groups
     routed_bytes = census.routed_bytes
@@ -72,7 +70,7 @@ def document(census: Census, *, per_layer: bool = False) -> dict[str, Any]:
     return out
 
 
-def format_rules(census: Census) -> dict[str, list[str]]:
+def format_rules(census: Counts) -> dict[str, list[str]]:
     """For each format, what decided it: dtypes, siblings, config fields."""
     found: dict[str, set[str]] = {}
     for group in census.groups:
@@ -81,7 +79,7 @@ def format_rules(census: Census) -> dict[str, list[str]]:
     return {name: sorted(rules) for name, rules in sorted(found.items())}
 
 
-def layer_rows(census: Census) -> list[dict[str, Any]]:
+def layer_rows(census: Counts) -> list[dict[str, Any]]:
     """One row per decoder layer and stack: its parameters by kind, its experts, its bytes."""
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for group in census.groups:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from moegauge.counting.config import Facts
+from moegauge.counting.counts import Counts
 from moegauge.counting.packings import Shape
 from moegauge.shape import Attention
-
-if TYPE_CHECKING:
-    from moegauge.counting.census import Census
 
 KV_ELEMENT_BYTES = 2  # bf16
 UNKNOWN = "unknown"
@@ -36,7 +34,7 @@ class Mixer(NamedTuple):
     copies: int = 1
 
 
-def layer_mixers(census: Census) -> dict[int, Mixer]:
+def layer_mixers(census: Counts) -> dict[int, Mixer]:
     """Layer -> its token mixer, for the decoder's layers."""
     found: dict[int, dict[str, Shape]] = {n: {} for n in range(census.layers)}
     copies: dict[int, int] = {}
@@ -90,7 +88,7 @@ def describe(mixer: Mixer, layer: int, facts: Facts) -> Attention | None:
     return described
 
 
-def kv_bytes_per_token(census: Census) -> tuple[int | None, int | None]:
+def kv_bytes_per_token(census: Counts) -> tuple[int | None, int | None]:
     """KV bytes in bf16 per token of context: (within every window, beyond all windows); None when the config lacks the
     widths or a layer's attention is of no known kind."""
     near = far = 0

@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
-from typing import TYPE_CHECKING
 
-from moegauge.counting.groups import Group
+from moegauge.counting.counts import Counts
+from moegauge.counting.group import Group
 from moegauge.counting.mixers import Mixer, describe, layer_mixers
-from moegauge.counting.pools import Pool
+from moegauge.counting.pools import ExpertPool
 from moegauge.counting.roles import DENSE_ROLES
 from moegauge.errors import ShapeError
 from moegauge.formats import get_format
 from moegauge.shape import Experts, Layer, Matrix, ModelShape, Vectors
-
-if TYPE_CHECKING:
-    from moegauge.counting.census import Census
 
 # Storage format -> the row of `moegauge.formats` a kernel would run it in. Where the stored bytes differ from that
 # row's, the matrix says so itself.
@@ -70,7 +67,7 @@ class _Weight:
         return self.group.read_bytes + self.beside_bytes
 
 
-def build(census: Census) -> ModelShape:
+def build(census: Counts) -> ModelShape:
     """The shape of a counted checkpoint. Its totals equal the census's exactly.
 
     Raises:
@@ -95,7 +92,7 @@ def build(census: Census) -> ModelShape:
     for group in census.groups:
         if group.owner in DENSE_ROLES and group.layer in by_layer:
             by_layer[group.layer].append(group)
-    pools: dict[int, list[Pool]] = {n: [] for n in range(census.layers)}
+    pools: dict[int, list[ExpertPool]] = {n: [] for n in range(census.layers)}
     for pool in census.pools:
         if pool.modality == "text":
             pools[pool.layer].append(pool)
@@ -115,7 +112,7 @@ def build(census: Census) -> ModelShape:
     return _reconciled(shape, census)
 
 
-def _reconciled(shape: ModelShape, census: Census) -> ModelShape:
+def _reconciled(shape: ModelShape, census: Counts) -> ModelShape:
     """`shape`, once every total equals the census's."""
     pairs = {
         "dense parameters": (shape.dense_parameters, census.dense),
@@ -174,7 +171,7 @@ def _order(matrix: Matrix) -> tuple[int, int, str]:
     return role, rank, matrix.name
 
 
-def _layer(census: Census, number: int, groups: list[Group], pools: list[Pool], mixer: Mixer) -> Layer:
+def _layer(census: Counts, number: int, groups: list[Group], pools: list[ExpertPool], mixer: Mixer) -> Layer:
     attention = describe(mixer, number, census.facts)
     if attention is None:
         raise ShapeError(
@@ -199,7 +196,7 @@ def _layer(census: Census, number: int, groups: list[Group], pools: list[Pool], 
     )
 
 
-def _experts(pool: Pool, census: Census) -> Experts:
+def _experts(pool: ExpertPool, census: Counts) -> Experts:
     """One pool; every expert has the same matrices, or the shape does not reconcile."""
     assert pool.count is not None
     assert pool.top_k is not None

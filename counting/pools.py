@@ -7,11 +7,11 @@ from fractions import Fraction
 
 from moegauge.counting.config import Facts
 from moegauge.counting.errors import BadConfigError, shown
-from moegauge.counting.groups import NO_LAYER, Group
+from moegauge.counting.group import NO_LAYER, Group
 
 
 @dataclass(slots=True)
-class Pool:
+class ExpertPool:
     """The routed experts of one layer that share a router.
 
     Attributes:
@@ -52,7 +52,9 @@ def pool_name(module: str) -> str:
     return module.rpartition(".")[0].removesuffix(".#")
 
 
-def find_pools(groups: list[Group], facts: Facts, top_k: int | None = None, *, partial: bool = False) -> list[Pool]:
+def find_pools(
+    groups: list[Group], facts: Facts, top_k: int | None = None, *, partial: bool = False
+) -> list[ExpertPool]:
     """The pools of the decoder, in layer order.
 
     Args:
@@ -64,11 +66,11 @@ def find_pools(groups: list[Group], facts: Facts, top_k: int | None = None, *, p
     Raises:
         BadConfigError: the config claims other numbers of experts than the names hold, or `top_k` exceeds them.
     """
-    found: dict[tuple[int, str], Pool] = {}
+    found: dict[tuple[int, str], ExpertPool] = {}
     for group in groups:
         if group.owner == "routed_expert":
             name = pool_name(group.module)
-            found.setdefault((group.layer, name), Pool(group.layer, name, [])).groups.append(group)
+            found.setdefault((group.layer, name), ExpertPool(group.layer, name, [])).groups.append(group)
     pools = [part for key in sorted(found) for part in _split(found[key], facts)]
     for pool in pools:
         pool.count = _count(pool, facts, partial=partial)
@@ -83,7 +85,7 @@ def find_pools(groups: list[Group], facts: Facts, top_k: int | None = None, *, p
     return pools
 
 
-def _split(pool: Pool, facts: Facts) -> list[Pool]:
+def _split(pool: ExpertPool, facts: Facts) -> list[ExpertPool]:
     """One pool, or two where numbered experts of one module come in two sizes: ERNIE-4.5-VL numbers the experts of
     text and of images in one row and tells them apart by their width, the config's [text, vision]."""
     widths = facts.expert_widths
@@ -98,7 +100,7 @@ def _split(pool: Pool, facts: Facts) -> list[Pool]:
     if len(widths) != 2 or set(by_width) != set(widths):
         return [pool]
     return [
-        Pool(pool.layer, pool.name, by_width[width], modality=modality)
+        ExpertPool(pool.layer, pool.name, by_width[width], modality=modality)
         for width, modality in zip(widths, ("text", "vision"), strict=True)
     ]
 
@@ -110,7 +112,7 @@ def _of_layer(value: int | tuple[int, ...] | None, layer: int, layers: int | Non
     return value
 
 
-def _count(pool: Pool, facts: Facts, *, partial: bool) -> int | None:
+def _count(pool: ExpertPool, facts: Facts, *, partial: bool) -> int | None:
     """Experts of a pool: numbered names are counted, fused tensors have them on their first axis, and both must agree
     with the config. Experts stacked on the rows of a matrix (DBRX) are known from the config alone."""
     claimed = _of_layer(facts.experts, pool.layer, facts.layers)

@@ -6,16 +6,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import TYPE_CHECKING
 
-from moegauge.counting.headers.parse import Header
+from moegauge.counting.group import Group
+from moegauge.counting.headers.header import Header
 from moegauge.counting.packings import Shape
 from moegauge.counting.roles import layer_place, template_of
 from moegauge.counting.storage import SHAPE_LEAVES, split_leaf
 from moegauge.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from moegauge.counting.groups import Group
 
 # Most tensors read for one checkpoint: each is a request where the checkpoint is remote.
 MOST_READS = 256

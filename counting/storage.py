@@ -11,7 +11,7 @@ from moegauge.counting import packings
 from moegauge.counting.packings import FP8, PLAIN, Answer, Hints, Part, Parts, Shape
 
 
-class Layout(NamedTuple):
+class StorageLayout(NamedTuple):
     """One storage format.
 
     Attributes:
@@ -75,55 +75,55 @@ _BNB = tuple(
 )
 _FLOATS = (*PLAIN, *FP8)
 
-LAYOUTS: tuple[Layout, ...] = (
-    Layout("gpt-oss MXFP4", "_blocks", ("U8",), ("_scales",), packings.mxfp4_blocks),
-    Layout(
+LAYOUTS: tuple[StorageLayout, ...] = (
+    StorageLayout("gpt-oss MXFP4", "_blocks", ("U8",), ("_scales",), packings.mxfp4_blocks),
+    StorageLayout(
         *("compressed-tensors pack-quantized", ".weight_packed", ("I32",), (".weight_scale",), packings.packed_words),
         (*_SCALES, ".weight_shape", ".weight_g_idx"),
     ),
-    Layout(
+    StorageLayout(
         *("compressed-tensors FP4", ".weight_packed", ("U8",), (".weight_scale",), packings.packed_bytes),
         (*_SCALES, ".weight_global_scale", ".input_global_scale", ".weight_shape"),
     ),
-    Layout(
+    StorageLayout(
         *("modelopt NVFP4", ".weight", ("U8",), (".weight_scale", ".weight_scale_2"), packings.packed_bytes),
         _CALIBRATION,
     ),
-    Layout(
+    StorageLayout(
         *("modelopt NVFP4", "", ("U8",), ("_weight_scale", "_weight_scale_2"), packings.packed_bytes),
         ("_input_scale",),
     ),
-    Layout(
+    StorageLayout(
         *("modelopt INT4 AWQ", ".weight", ("U8",), (".weight_scale",), packings.int4_rows),
         (*_CALIBRATION, ".weight_scale_2"),
     ),
-    Layout("BitNet", ".weight", ("U8",), (".weight_scale",), packings.bitnet),
-    Layout("MX in bytes", ".weight", ("U8",), (".weight_scale",), packings.packed_bytes, _CALIBRATION),
-    Layout(
+    StorageLayout("BitNet", ".weight", ("U8",), (".weight_scale",), packings.bitnet),
+    StorageLayout("MX in bytes", ".weight", ("U8",), (".weight_scale",), packings.packed_bytes, _CALIBRATION),
+    StorageLayout(
         *("bitsandbytes 4-bit", ".weight", ("U8", "I8", "BF16", "F16", "F32"), (".weight.absmax",)),
         *(packings.bitsandbytes4, _BNB),
     ),
-    Layout("FP8 blocks", ".weight", FP8, (".weight_scale_inv",), packings.fp8, _CALIBRATION),
-    Layout("FP8 blocks", "", FP8, ("_scale_inv",), packings.fp8, ("_activation_scale",)),
-    Layout("FP8", ".weight", FP8, (".weight_scale",), packings.fp8, (*_SCALES, *_CALIBRATION)),
-    Layout("FP8", "", FP8, ("_weight_scale",), packings.fp8, ("_input_scale",)),
-    Layout("FP8", "", FP8, ("_scale",), packings.fp8),
-    Layout("FP8", ".weight", FP8, (".scale",), packings.fp8),
-    Layout("8-bit or paired FP4", ".weight", ("I8",), (".scale",), packings.int8),
-    Layout("INT8", ".weight", ("I8",), (".weight_scale",), packings.int8, (*_SCALES, *_CALIBRATION)),
-    Layout("bitsandbytes 8-bit", ".weight", ("I8",), (".SCB",), packings.int8, (".weight_format",)),
-    Layout("EETQ", ".weight", ("I8",), (".weight_scales",), packings.int8),
-    Layout("GPTQ", ".qweight", ("I32",), (".qzeros", ".scales"), packings.gptq, (".g_idx",)),
-    Layout("AWQ", ".qweight", ("I32",), (".qzeros", ".scales"), packings.awq),
-    Layout("MLX", ".weight", ("U32",), (".scales",), packings.mlx, (".biases",)),
-    Layout("HQQ", ".W_q", ("U8", "I32"), (".scale",), packings.hqq, (".zero", *_HQQ_NOTES)),
-    Layout(
+    StorageLayout("FP8 blocks", ".weight", FP8, (".weight_scale_inv",), packings.fp8, _CALIBRATION),
+    StorageLayout("FP8 blocks", "", FP8, ("_scale_inv",), packings.fp8, ("_activation_scale",)),
+    StorageLayout("FP8", ".weight", FP8, (".weight_scale",), packings.fp8, (*_SCALES, *_CALIBRATION)),
+    StorageLayout("FP8", "", FP8, ("_weight_scale",), packings.fp8, ("_input_scale",)),
+    StorageLayout("FP8", "", FP8, ("_scale",), packings.fp8),
+    StorageLayout("FP8", ".weight", FP8, (".scale",), packings.fp8),
+    StorageLayout("8-bit or paired FP4", ".weight", ("I8",), (".scale",), packings.int8),
+    StorageLayout("INT8", ".weight", ("I8",), (".weight_scale",), packings.int8, (*_SCALES, *_CALIBRATION)),
+    StorageLayout("bitsandbytes 8-bit", ".weight", ("I8",), (".SCB",), packings.int8, (".weight_format",)),
+    StorageLayout("EETQ", ".weight", ("I8",), (".weight_scales",), packings.int8),
+    StorageLayout("GPTQ", ".qweight", ("I32",), (".qzeros", ".scales"), packings.gptq, (".g_idx",)),
+    StorageLayout("AWQ", ".qweight", ("I32",), (".qzeros", ".scales"), packings.awq),
+    StorageLayout("MLX", ".weight", ("U32",), (".scales",), packings.mlx, (".biases",)),
+    StorageLayout("HQQ", ".W_q", ("U8", "I32"), (".scale",), packings.hqq, (".zero", *_HQQ_NOTES)),
+    StorageLayout(
         *("torchao", "._weight_qdata", ("I8", "U8", "I32", *FP8), (), packings.torchao),
         ("._weight_scale", "._weight_zero_point", "._weight_scale_and_zero", "._weight_act_pre_scale"),
     ),
-    Layout("as stored", ".weight", _FLOATS, (), packings.as_stored),
-    Layout("as stored", "", _FLOATS, (), packings.as_stored),
-    Layout("as stored", ".bias", _FLOATS, (), packings.as_stored),
+    StorageLayout("as stored", ".weight", _FLOATS, (), packings.as_stored),
+    StorageLayout("as stored", "", _FLOATS, (), packings.as_stored),
+    StorageLayout("as stored", ".bias", _FLOATS, (), packings.as_stored),
 )
 
 # Leaves whose role is their module's; any other leaf that describes no sibling is a name of its own.

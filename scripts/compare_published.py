@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moegauge.counting.census import Census, take_census
-from moegauge.counting.headers.parse import DTYPE_BITS, Header
+from moegauge.counting.headers.header import DTYPE_BITS, Header
 from moegauge.counting.sources.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeGuard
 
 from moegauge.counting import errors
 from moegauge.counting.headers import file_kinds
-from moegauge.counting.headers.parse import (
+from moegauge.counting.headers.header import (
     DTYPE_BITS,
     HEADER_LIMIT_VALUES,
     LENGTH_BYTES,
@@ -25,7 +25,7 @@ FIELDS = ("dtype", "shape", "data_offsets")
 _METADATA = "__metadata__"
 
 
-class Pairs(list[tuple[str, Any]]):
+class KeyValues(list[tuple[str, Any]]):
     """A JSON object as its key-value pairs, repeated keys kept."""
 
 
@@ -45,7 +45,7 @@ def _whole(text: str) -> int | _Invalid:
 
 
 def _decoded(text: bytes, prefix: bytes, file: str) -> Any:
-    """The JSON document with objects as `Pairs`; RFC 8259 and nothing more."""
+    """The JSON document with objects as `KeyValues`; RFC 8259 and nothing more."""
     try:
         string = text.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -58,7 +58,7 @@ def _decoded(text: bytes, prefix: bytes, file: str) -> Any:
         raise errors.HeaderTooLargeError(problem, file=file)
     try:
         return json.loads(
-            string, object_pairs_hook=Pairs, parse_int=_whole, parse_float=_Invalid, parse_constant=_refuse_constant
+            string, object_pairs_hook=KeyValues, parse_int=_whole, parse_float=_Invalid, parse_constant=_refuse_constant
         )
     except RecursionError:
         raise errors.NestingError("the header nests deeper than any reader follows.", file=file) from None
@@ -95,13 +95,13 @@ def read(text: bytes, *, file: str, prefix: bytes = b"", data_bytes: int | None)
         HeaderError: the one subclass that names the fault.
     """
     document = _decoded(text, prefix, file)
-    if not isinstance(document, Pairs):
+    if not isinstance(document, KeyValues):
         raise errors.NotAnObjectError("the header's outermost value is not an object.", file=file)
     return validate(document, file=file, header_bytes=LENGTH_BYTES + len(text), data_bytes=data_bytes)
 
 
-def validate(document: Pairs, *, file: str, header_bytes: int, data_bytes: int | None) -> Header:
-    """Check every promise of a header already decoded (`Pairs` for each object), and keep it.
+def validate(document: KeyValues, *, file: str, header_bytes: int, data_bytes: int | None) -> Header:
+    """Check every promise of a header already decoded (`KeyValues` for each object), and keep it.
 
     Raises:
         HeaderError: the one subclass that names the fault.
@@ -134,7 +134,7 @@ def _check_text(text: str, file: str) -> None:
 def _checked_metadata(value: Any, file: str) -> dict[str, str] | None:
     if value is None:
         return None
-    if not isinstance(value, Pairs):
+    if not isinstance(value, KeyValues):
         raise errors.BadMetadataError("__metadata__ is not an object.", file=file)
     metadata: dict[str, str] = {}
     for key, text in value:
@@ -155,7 +155,7 @@ def _is_whole(value: Any) -> TypeGuard[int]:
 def _append(header: Header, name: str, entry: Any) -> None:
     """Check one tensor by itself and add it."""
     file = header.file
-    if not isinstance(entry, Pairs):
+    if not isinstance(entry, KeyValues):
         raise errors.BadEntryError("has an entry that is not an object.", file=file, tensor=name)
     fields: dict[str, Any] = {}
     for key, value in entry:

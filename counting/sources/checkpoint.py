@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moegauge.counting import errors
-from moegauge.counting.headers.parse import Header
+from moegauge.counting.headers.header import Header
 
 # Read when they are there; each is at most DOCUMENT_LIMIT_BYTES.
 DOCUMENTS = ("config.json", "hf_quant_config.json", "params.json", "quantize_config.json", "quant_config.json")

@@ -8,7 +8,8 @@ import stat
 from pathlib import Path
 
 from moegauge.counting import errors
-from moegauge.counting.headers.parse import LENGTH_BYTES, Header, header_length, parse_header
+from moegauge.counting.headers.header import LENGTH_BYTES, Header
+from moegauge.counting.headers.parse import header_length, parse_header
 from moegauge.counting.sources import selection
 from moegauge.counting.sources.checkpoint import DOCUMENT_LIMIT_BYTES, DOCUMENTS, Checkpoint, parse_document
 from moegauge.counting.sources.index import INDEX_LIMIT_BYTES, check_shard_name, check_unique, parse_index, reconcile
@@ -26,29 +27,29 @@ def open_folder(folder: Path, *, name: str, weights: str = "") -> Checkpoint:
     Raises:
         SourceError: the subclass that names the fault; see `moegauge.counting.errors`.
     """
-    place = Place(folder)
-    chosen = selection.select(place.names, where=name, weights=weights)
+    opened = Folder(folder)
+    chosen = selection.select(opened.names, where=name, weights=weights)
     warnings = list(chosen.warnings)
     if chosen.index:
-        index = parse_index(place.read(chosen.index, INDEX_LIMIT_BYTES), file=chosen.index)
+        index = parse_index(opened.read(chosen.index, INDEX_LIMIT_BYTES), file=chosen.index)
         for shard in index.shards:
-            if not place.exists(shard):
+            if not opened.exists(shard):
                 problem = f"names the shard {errors.shown(shard)}, which is not in the folder."
                 raise errors.MissingShardError(problem, file=index.file, advice="Download the missing shard.")
-        warnings += selection.check_unlisted(index, place.names, rival=chosen.rival, where=name)
-        headers = [place.header(shard) for shard in index.shards]
+        warnings += selection.check_unlisted(index, opened.names, rival=chosen.rival, where=name)
+        headers = [opened.header(shard) for shard in index.shards]
         warnings += reconcile(index, headers)
     else:
         for file in chosen.files:
             check_shard_name(file, file=name)
-        headers = [place.header(file) for file in chosen.files]
+        headers = [opened.header(file) for file in chosen.files]
         check_unique(headers)
     documents = {
-        file: parse_document(place.read(file, DOCUMENT_LIMIT_BYTES), file=file)
+        file: parse_document(opened.read(file, DOCUMENT_LIMIT_BYTES), file=file)
         for file in DOCUMENTS
-        if file in place.names
+        if file in opened.names
     }
-    return Checkpoint("folder", name, None, headers, documents, warnings=warnings, reader=place.read_range)
+    return Checkpoint("folder", name, None, headers, documents, warnings=warnings, reader=opened.read_range)
 
 
 def open_file(path: Path, *, name: str) -> Checkpoint:
@@ -57,16 +58,16 @@ def open_file(path: Path, *, name: str) -> Checkpoint:
     Raises:
         SourceError: as `open_folder`.
     """
-    place = Place(path.parent, allow_links=True)
-    header = place.header(path.name)
+    opened = Folder(path.parent, allow_links=True)
+    header = opened.header(path.name)
     documents = {}
     for file in DOCUMENTS:
-        if file in place.names:
-            documents[file] = parse_document(place.read(file, DOCUMENT_LIMIT_BYTES), file=file)
-    return Checkpoint("file", name, None, [header], documents, reader=place.read_range)
+        if file in opened.names:
+            documents[file] = parse_document(opened.read(file, DOCUMENT_LIMIT_BYTES), file=file)
+    return Checkpoint("file", name, None, [header], documents, reader=opened.read_range)
 
 
-class Place:
+class Folder:
     """One folder and the root its links may lead to.
 
     Args:

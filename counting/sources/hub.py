@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from moegauge.counting import errors
-from moegauge.counting.headers.parse import LENGTH_BYTES, Header
+from moegauge.counting.headers.header import LENGTH_BYTES, Header
 from moegauge.counting.sources import selection
 from moegauge.counting.sources.checkpoint import DOCUMENT_LIMIT_BYTES, DOCUMENTS, Checkpoint, parse_document
 from moegauge.counting.sources.folder import open_folder

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from moegauge.counting import errors
-from moegauge.counting.headers.parse import Header
-from moegauge.counting.headers.strict import Pairs
+from moegauge.counting.headers.header import Header
+from moegauge.counting.headers.strict import KeyValues
 
 INDEX_LIMIT_BYTES = 200_000_000  # the largest released index known has 60 MB (Kimi-K3, 497,000 tensors)
 INDEX_LIMIT_VALUES = 10_000_000
@@ -110,32 +110,32 @@ def _strict(raw: bytes, file: str) -> tuple[dict[str, str], dict[str, Any]]:
         raise errors.BadIndexError("nests deeper than any reader follows.", file=file) from None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise errors.BadIndexError(f"is not JSON: {error}.", file=file) from None
-    if not isinstance(document, Pairs):
+    if not isinstance(document, KeyValues):
         raise errors.BadIndexError("its outermost value is not an object.", file=file)
     fields = dict(document)
     if "weight_map" not in fields:
         raise errors.BadIndexError("has no weight_map.", file=file)
     weights = fields["weight_map"]
-    if not isinstance(weights, Pairs):
+    if not isinstance(weights, KeyValues):
         raise errors.BadIndexError("its weight_map is not an object.", file=file)
     for name, shard in weights:
         if not isinstance(shard, str):
             raise errors.BadIndexError("is mapped to something other than a string.", file=file, tensor=name)
     metadata = fields.get("metadata")
-    return dict(weights), dict(metadata) if isinstance(metadata, Pairs) else {}
+    return dict(weights), dict(metadata) if isinstance(metadata, KeyValues) else {}
 
 
 def _int(text: str) -> int | str:
     return int(text) if len(text) <= 40 else text[:40]
 
 
-def _unique(pairs: list[tuple[str, Any]], file: str) -> Pairs:
+def _unique(pairs: list[tuple[str, Any]], file: str) -> KeyValues:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
             raise errors.DuplicateIndexKeyError(f"the key '{errors.shown(key)}' stands twice.", file=file)
         seen.add(key)
-    return Pairs(pairs)
+    return KeyValues(pairs)
 
 
 def reconcile(index: Index, headers: Sequence[Header]) -> list[str]:

@@ -11,14 +11,8 @@ from urllib.parse import quote
 import msgspec
 
 from moegauge.counting import errors
-from moegauge.counting.headers.parse import (
-    HEADER_LIMIT_BYTES,
-    LENGTH_BYTES,
-    Header,
-    header_length,
-    parse_header,
-    parse_text,
-)
+from moegauge.counting.headers.header import HEADER_LIMIT_BYTES, LENGTH_BYTES, Header
+from moegauge.counting.headers.parse import header_length, parse_header, parse_text
 from moegauge.counting.sources.cache import COMMIT, RepoCache
 from moegauge.counting.sources.index import check_shard_name
 from moegauge.counting.sources.transfer import Transfer, offline

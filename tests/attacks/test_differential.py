@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from moegauge.counting import errors
 from moegauge.counting.headers import strict
-from moegauge.counting.headers.parse import DTYPE_BITS, Header, parse_header
+from moegauge.counting.headers.header import DTYPE_BITS, Header
+from moegauge.counting.headers.parse import parse_header
 
 KEYS = ("names", "dtypes", "shapes", "offsets", "metadata", "header_bytes", "data_bytes")
 TEXT = st.text(max_size=12)

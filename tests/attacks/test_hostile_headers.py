@@ -18,7 +18,8 @@ import safetensors
 
 from moegauge.counting import errors
 from moegauge.counting.headers import strict
-from moegauge.counting.headers.parse import Header, header_length, parse_header
+from moegauge.counting.headers.header import Header
+from moegauge.counting.headers.parse import header_length, parse_header
 
 
 def framed(text: bytes | str, data: bytes = b"", length: int | None = None) -> bytes:

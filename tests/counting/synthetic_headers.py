@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from moegauge.counting.census import Census, take_census
-from moegauge.counting.headers.parse import DTYPE_BITS, Header
+from moegauge.counting.headers.header import DTYPE_BITS, Header
 from moegauge.counting.sources.checkpoint import Checkpoint
 
 

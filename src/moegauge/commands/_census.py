@@ -88,23 +88,25 @@ def _about(value: int | None) -> str:
 
 
 def _roles(document: dict[str, Any], *, tied: bool) -> Table:
+    from moegauge.counting.roles import DECODER_ROLES, DENSE_ROLES, ROLES
+
     table = _table("role", "parameters", "about", "stored bytes")
     roles, parameters = document["roles"], document["parameters"]
 
     def line(title: str, row: dict[str, int]) -> None:
         table.add_row(title, _exact(row["parameters"]), _about(row["parameters"]), _exact(row["bytes"]))
 
-    for role in list(ROLE_TITLES)[:8]:
+    for role in (*DENSE_ROLES, "routed_expert"):
         if role in roles:
             note = " (also the LM head)" if role == "embedding" and tied else ""
             line(f"  {ROLE_TITLES[role]}{note}", roles[role])
     stored = {role: row["bytes"] for role, row in roles.items()}
     routed_bytes = stored.get("routed_expert", 0)
-    dense_bytes = sum(stored.get(role, 0) for role in list(ROLE_TITLES)[:7])
+    dense_bytes = sum(stored.get(role, 0) for role in DENSE_ROLES)
     line("dense", {"parameters": parameters["dense"], "bytes": dense_bytes})
     line("routed", {"parameters": parameters["routed"], "bytes": routed_bytes})
     line("decoder", {"parameters": parameters["decoder"], "bytes": dense_bytes + routed_bytes})
-    for role in list(ROLE_TITLES)[8:]:
+    for role in (role for role in ROLES if role not in DECODER_ROLES):
         if role in roles:
             line(f"  {ROLE_TITLES[role]}", roles[role])
     line("all", {"parameters": parameters["total"], "bytes": document["stored"]["bytes"]})
