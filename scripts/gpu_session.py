@@ -56,8 +56,9 @@ STARTS = 6  # of the suite at most
 WORKERS = 8  # processes of pytest, 2.5 GB of GPU memory each: compiling is most of what tests do
 TEST_LIMIT_S = 60  # for one test
 LINES = 40  # of each log in the summary
-# Ends of lines in a record's `left_out` that a new process may do better: moegauge.commands._stages.
-RETRIED = ("the device stopped answering", "began and did not end")
+# Reasons in a record's `left_out` (moegauge.record.Reason): what a new process may do better, what had no turn.
+RETRIED = ("device_lost", "began")
+UNTRIED = ("device_lost", "no_time")
 REFUSED = "is of another run"  # moegauge.recordfile, of a record it does not go on with
 
 CHECK = """
@@ -226,7 +227,7 @@ def measured(record: Path) -> tuple[int, bool]:
     except (OSError, ValueError):
         return 0, False
     count = sum(len(document.get(key) or ()) for key in ("cases", "floors")) + bool(document.get("roof"))
-    return count, any(text.endswith(RETRIED) for text in document.get("left_out") or ())
+    return count, any(one["reason"] in RETRIED for one in document.get("left_out") or ())
 
 
 def suite(command: Callable[[float], list[str]], left: Callable[[], float], record: Path, **how: Any) -> list[Part]:
@@ -257,12 +258,19 @@ def suite(command: Callable[[float], list[str]], left: Callable[[], float], reco
 def left_out(record: Path) -> list[str]:
     """Why points of a record are missing: what failed, line by line, what had no turn, as a number."""
     try:
-        found = [str(text) for text in json.loads(record.read_text(encoding="utf-8")).get("left_out") or ()]
+        found = json.loads(record.read_text(encoding="utf-8")).get("left_out") or ()
     except (OSError, ValueError):
         return []
-    waiting = [text for text in found if text.endswith(("budget", RETRIED[0]))]
-    lines = [f"not measured: {text}" for text in found if text not in waiting]
-    return lines + ([f"{len(waiting)} points had no turn"] if waiting else [])
+    lines = [f"not measured: {_told(one)}" for one in found if one["reason"] not in UNTRIED]
+    waiting = len(found) - len(lines)
+    return lines + ([f"{waiting} points had no turn"] if waiting else [])
+
+
+def _told(one: dict[str, Any]) -> str:
+    point = one.get("point") or {}
+    where = " ".join(str(word) for word in point.values() if word) or one.get("what", "")
+    stage = " ".join(filter(None, (one["stage"], one.get("launch_mode"))))
+    return ": ".join(filter(None, (stage, where, one["reason"].replace("_", " "), one.get("detail"))))
 
 
 def summary(parts: list[Part], notes: list[str]) -> str:

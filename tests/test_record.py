@@ -107,6 +107,37 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert records.load(path) == written
 
 
+# As `moegauge` 0.1.0 wrote them, and what is left out in the words of today.
+OLD = (
+    ("whole steps: gpt-oss-20b native: failed: TritonError: PTXAS: no.", ("whole steps", "", "failed")),
+    ("whole steps: gpt-oss-20b fp8 batch 4 context 1024: began and did not end", ("whole steps", "", "began")),
+    ("ladder graph: moe native: began twice and did not end", ("ladder", "graph", "began_twice")),
+    ("batch curve: a.json fp8 batch 4: no time left in the budget", ("batch curve", "", "no_time")),
+    ("peers: moe bf16: the device stopped answering", ("peers", "", "device_lost")),
+    ("kernels: moe native, experts up: not timed alone (one step reads 5 kB.)", ("kernels", "", "not_alone")),
+    ("floors: all: the cpu backend cannot run empty operations", ("floors", "", "unavailable")),
+    ("roof sweep: 4 x 8 warps, 2 loads of 4 B: failed: E: no", ("roof sweep", "", "failed")),
+)
+
+
+@pytest.mark.parametrize(("text", "parts"), OLD)
+def test_a_sentence_of_an_older_record_is_read_as_what_it_meant(text: str, parts: tuple[str, str, str]) -> None:
+    (one,) = records.from_json(changed(left_out=[text]), "r").left_out
+    assert (one.stage, one.launch_mode, one.reason) == parts
+    assert str(one) == text
+    again = records.from_json(records.to_json(record(left_out=[one])), "r")
+    assert again.left_out == [one]
+
+
+def test_a_point_left_out_is_named_by_its_fields(tmp_path: Path) -> None:
+    (one,) = records.from_json(changed(left_out=[OLD[1][0]]), "r").left_out
+    assert one.point == records.Place(model="gpt-oss-20b", format="fp8", batch=4, context=1024)
+    (one,) = records.from_json(changed(left_out=[OLD[5][0]]), "r").left_out
+    assert one.point == records.Place(model="moe", format="native", kernel="experts up")
+    with pytest.raises(RecordError, match="left_out"):
+        records.from_json(changed(left_out=[{"stage": "peers", "reason": "tired"}]), "r")
+
+
 def test_the_committed_schema_is_the_code_s_and_says_what_the_code_says() -> None:
     schema = json.loads((ROOT / "results" / "schema.json").read_text())
     assert schema == records.json_schema(), "run: moegauge report --schema > results/schema.json"

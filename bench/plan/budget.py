@@ -70,7 +70,7 @@ class Clock:
         return self.elapsed + (sum(spent) / len(spent) if spent else 0.0) < self._budget
 
     def within(
-        self, name: str, points: Iterable[Point], left_out: Callable[[Point], None], done: Callable[[Point], bool]
+        self, name: str, points: Iterable[Point], left_out: Callable[[Point], object], done: Callable[[Point], bool]
     ) -> Iterator[Point]:
         """The points there is time for, in order; the others are told to `left_out`. `done` ones cost nothing and are
         passed over."""

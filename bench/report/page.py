@@ -341,7 +341,7 @@ def _commands(records: Sequence[Record], names: Sequence[str]) -> str:
             f"<pre>{escape(' '.join(record.argv) or 'no command recorded')}</pre>"
         )
         if record.left_out:
-            items = "".join(f"<li>{escape(text)}</li>" for text in record.left_out)
+            items = "".join(f"<li>{escape(str(one))}</li>" for one in record.left_out)
             parts.append(f"<details><summary>{len(record.left_out)} not measured</summary><ul>{items}</ul></details>")
         warnings = [f"{case.label}: {text}" for case in record.cases for text in case.warnings]
         if warnings:

@@ -12,7 +12,7 @@ from moegauge.bench.plan.points import Point
 from moegauge.bench.run.launches import Launched, make_profile
 from moegauge.estimator.traffic import format_bytes, format_macs, step_traffic
 from moegauge.kernels.backend import Backend
-from moegauge.record import Case, CaseBytes, public_argv
+from moegauge.record import Case, CaseBytes, Caution, public_argv
 from moegauge.shape import ModelShape
 from moegauge.units import GB
 
@@ -146,7 +146,8 @@ def timed(result: Measurement, totals: Sequence[int], batch: int, limits: Limits
         "throttled_ms": [1e3 * s for s in result.throttled_s],
         "steps_per_sample": result.steps_per_sample,
         "settled": result.settled,
-        "warnings": _warnings(result, fractions, limits),
+        "warnings": list((found := _warnings(result, fractions, limits)).values()),
+        "cautions": list(found),
         "telemetry": telemetry(result.states),
     }
 
@@ -158,18 +159,20 @@ def formula_bytes(shape: ModelShape) -> int:
     return shape.bytes_per_token + (shape.embedding.bytes - row if shape.head else -row)
 
 
-def _warnings(result: Measurement, fractions: list[float], limits: Limits) -> list[str]:
+def _warnings(result: Measurement, fractions: list[float], limits: Limits) -> dict[Caution, str]:
     """What a reader should know before trusting a point; each ends with advice."""
-    found = []
+    found: dict[Caution, str] = {}
     if not result.settled:
         width = 100 * statistics.relative_half_width(result.seconds)
-        found.append(
+        found[Caution.NOT_SETTLED] = (
             f"not settled: the median's interval is +-{width:.1f} %, wanted {100 * limits.relative_half_width:g} %; "
             "raise --time-limit or quieten the machine"
         )
     if result.throttled_s:
         taken = len(result.throttled_s) + len(result.seconds)
-        found.append(f"{len(result.throttled_s)} of {taken} samples left out: the device was throttling; let it cool")
+        found[Caution.THROTTLED] = (
+            f"{len(result.throttled_s)} of {taken} samples left out: the device was throttling; let it cool"
+        )
     if statistics.median(fractions) > MAX_FRACTION:
-        found.append("faster than the roof beside it: part of the arena stayed in cache; raise --arena-bytes")
+        found[Caution.CACHED] = "faster than the roof beside it: part of the arena stayed in cache; raise --arena-bytes"
     return found

@@ -88,7 +88,7 @@ class Bench:
         settings: limits and options of the run.
         builder: makes steps.
         throttle: asked after each sample.
-        on_skip: told of a kind of kernel that cannot be timed alone, and why.
+        on_skip: told of a point's kind of kernel that cannot be timed alone, and why.
     """
 
     backend: Backend
@@ -96,7 +96,7 @@ class Bench:
     settings: Settings
     builder: Builder = decode_step
     throttle: Throttle | None = None
-    on_skip: Callable[[str], None] = lambda _: None
+    on_skip: Callable[[Point, str, str], None] = lambda *_: None
 
     def decode(self, point: Point, shape: ModelShape, done: set[Key]) -> Iterator[Case]:
         """The whole step of a point, unless it is `done`.
@@ -132,7 +132,7 @@ class Bench:
                 try:
                     part = step.part(kind)
                 except ColdError as error:
-                    self.on_skip(f"{point.label}, {kind}: not timed alone ({error})")
+                    self.on_skip(point, kind, str(error))
                     continue
                 try:
                     yield timer._time(part, point, shape, kind)

@@ -1,7 +1,8 @@
 """The measurement record, schema `moegauge.record/1`: what was run, where, on what, and every sample.
 
 History of the schema (a reader reads every version it knows; a newer one is refused by name):
-  1  first version.
+  1  first version. Since then only fields were added; `left_out` was a list of sentences up to 0.1.0 and is one of
+     `LeftOut` now: the sentences of older records are read as such.
 
 Only `schema`, `created`, `machine`, `cases` and the fields the contract of `moegauge bench` names are needed to read a
 record; everything else has a default, so that a record written by other tools or by an older release still loads.
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +147,14 @@ class Roof(msgspec.Struct, kw_only=True, frozen=True):
     sweep: list[Pattern] = []
 
 
+class Caution(StrEnum):
+    """What a reader should know before trusting a point; `Case.warnings` says it in words."""
+
+    NOT_SETTLED = "not_settled"
+    THROTTLED = "throttled"
+    CACHED = "cached"
+
+
 class CaseBytes(msgspec.Struct, kw_only=True, frozen=True):
     """Bytes one step reads, counted from what is passed to the kernels; `weights` includes norms and biases."""
 
@@ -168,6 +179,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
         roof_fraction_samples: bytes / (time x roof beside it), same order.
         roof_fraction: their median.
         throttled_ms: samples left out because the device was slowing itself down.
+        cautions: what `warnings` say, one for each, same order; empty in records that do not state it.
         median_ms, mad_ms, interval_ms: of `samples_ms`; the interval is a 95 % bootstrap interval of the median.
         steps_per_sample: steps one sample ran (its time is divided by this).
         settled: True when sampling stopped because the intervals were narrow, False at the time limit.
@@ -205,6 +217,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
     roof_fraction_samples: list[float]
     max_relative_error: float
     warnings: list[str] = []
+    cautions: list[Caution] = []
     kernel: str | None = None
     kv_format: str = "bf16"
     routing: str = "uniform"
@@ -265,12 +278,108 @@ class Skipped(msgspec.Struct, kw_only=True, frozen=True):
     point: str = ""
 
 
+class Reason(StrEnum):
+    """Why something a suite plans is not in its record."""
+
+    NO_TIME = "no_time"  # the budget was spent
+    DEVICE_LOST = "device_lost"  # the device stopped answering earlier in the same process
+    FAILED = "failed"  # an error, in `detail`
+    BEGAN = "began"  # in work when the record was last written: the process was killed at it, or still is at it
+    BEGAN_TWICE = "began_twice"  # as BEGAN, at its second try: it is not tried a third time
+    NOT_ALONE = "not_alone"  # a kernel that reads too little to come from memory alone, in `detail`
+    UNAVAILABLE = "unavailable"  # what this device or installation does not have, in `detail`
+
+
+# What a reason says, before its detail; also how records up to 0.1.0 spelled it.
+_WORDS = {
+    Reason.NO_TIME: "no time left in the budget",
+    Reason.DEVICE_LOST: "the device stopped answering",
+    Reason.FAILED: "failed",
+    Reason.BEGAN: "began and did not end",
+    Reason.BEGAN_TWICE: "began twice and did not end",
+    Reason.NOT_ALONE: "not timed alone",
+    Reason.UNAVAILABLE: "",
+}
+# Another run of the same command may do better, and one of no time or a lost device has not even been tried.
+RETRIED = frozenset({Reason.NO_TIME, Reason.DEVICE_LOST, Reason.FAILED, Reason.BEGAN})
+UNTRIED = frozenset({Reason.NO_TIME, Reason.DEVICE_LOST})
+
+
+class Place(msgspec.Struct, kw_only=True, frozen=True):
+    """A point of a plan by name; `model` as it was asked for."""
+
+    model: str
+    format: str
+    batch: int = 1
+    context: int = 0
+    kernel: str | None = None
+
+    def __str__(self) -> str:
+        """`gpt-oss-20b mxfp4 batch 8 context 4096, experts up`."""
+        parts = [self.model, self.format]
+        parts += [f"batch {self.batch}"] if self.batch != 1 else []
+        parts += [f"context {self.context}"] if self.context else []
+        return " ".join(parts) + (f", {self.kernel}" if self.kernel else "")
+
+
+class LeftOut(msgspec.Struct, kw_only=True, frozen=True):
+    """Something a suite plans that is not in its record, and why; `str()` is the sentence for people.
+
+    Attributes:
+        stage: the suite's stage, e.g. `whole steps`.
+        reason: why.
+        point: which point; None where it is none of the plan's.
+        what: what it is where there is no point: a roof pattern, a kind of boundary, `all` of the stage.
+        launch_mode: how it was to be launched, in a stage that compares launch modes.
+        detail: the error or the lack in words.
+    """
+
+    stage: str
+    reason: Reason
+    point: Place | None = None
+    what: str = ""
+    launch_mode: str = ""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """`whole steps: gpt-oss-20b native: failed: the error`."""
+        stage = " ".join(filter(None, (self.stage, self.launch_mode)))
+        words = _WORDS[self.reason]
+        if self.reason is Reason.NOT_ALONE:
+            why = f"{words} ({self.detail})"
+        else:
+            why = ": ".join(filter(None, (words, self.detail)))
+        return ": ".join(filter(None, (stage, str(self.point) if self.point else self.what, why)))
+
+
+_OLD_PLACE = re.compile(r"(\S+) (\S+?)(?: batch (\d+))?(?: context (\d+))?(?:, (.+))?")
+
+
+def _old_left_out(text: str) -> LeftOut:
+    """The sentence of a record of 0.1.0: `stage: point: why`, the stage `ladder` followed by its launch mode."""
+    stage, _, rest = text.partition(": ")
+    mode = ""
+    if stage.startswith("ladder "):
+        stage, _, mode = stage.partition(" ")
+    what, _, why = rest.partition(": ")
+    reason = next((r for r, words in _WORDS.items() if words and why.startswith(words)), Reason.UNAVAILABLE)
+    detail = why.removeprefix(_WORDS[reason]).removeprefix(": ")
+    if reason is Reason.NOT_ALONE:
+        detail = detail.removeprefix(" (").removesuffix(")")
+    found = _OLD_PLACE.fullmatch(what) if stage not in ("roof sweep", "floors") else None
+    point = None
+    if found:
+        model, name, batch, context, kernel = found.groups()
+        point = Place(model=model, format=name, batch=int(batch or 1), context=int(context or 0), kernel=kernel)
+    return LeftOut(stage=stage, reason=reason, point=point, what="" if point else what, launch_mode=mode, detail=detail)
+
+
 class Record(msgspec.Struct, kw_only=True):
     """One run: provenance, roof, points, peers left out.
 
     `complete` is False until the last planned point is in; `load_average` is the system's when the run began (of the
-    last minute). `floors` are the costs of an empty kernel boundary; `left_out` names what a suite's time budget or
-    this machine left unmeasured, `stage: point: reason`.
+    last minute). `floors` are the costs of an empty kernel boundary; `left_out` is what a suite plans and this run has
+    not measured, with the reasons.
     """
 
     schema: str
@@ -286,7 +395,7 @@ class Record(msgspec.Struct, kw_only=True):
     planned: int | None = None
     complete: bool = True
     floors: list[Floor] = []
-    left_out: list[str] = []
+    left_out: list[LeftOut] = []
     skipped: list[Skipped] = []
 
     @property
@@ -391,6 +500,8 @@ def from_json(text: str | bytes, where: str) -> Record:
     field = _first_not_finite(document, "record")
     if field:
         raise RecordError(f"{where}: {field} is not a finite number.", advice=_ADVICE)
+    if isinstance(old := document.get("left_out"), list):
+        document["left_out"] = [msgspec.to_builtins(_old_left_out(one)) if isinstance(one, str) else one for one in old]
     try:
         record = msgspec.convert(document, Record)
     except msgspec.ValidationError as error:

@@ -16,7 +16,7 @@ import click
 from moegauge import machine, models, nvml
 from moegauge.commands._output import printable, progress_wanted, warn
 from moegauge.errors import DeviceError, UsageError
-from moegauge.record import SCHEMA, Case, Project, Record, now, public_argv
+from moegauge.record import SCHEMA, UNTRIED, Case, Project, Record, now, public_argv
 from moegauge.recordfile import RecordFile
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Session:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.failures: list[Failure] = []
-        self.left_out: list[Point] = []
+        self.unmeasured: list[Point] = []
         self.stages: tuple[Stage, ...] = ()
         self.points, self.shapes = self._plan() if options.kind != "roof" else ([], {})
         self.device = resolve_device(options.device)
@@ -206,7 +206,7 @@ class Session:
             self.record.roof = roof
             self.save()
         self._sweep(meter)
-        self.record.complete = not self.failures and not self.left_out
+        self.record.complete = not self.failures and not self.unmeasured
         self.save()
         self.progress("")
         return self.record
@@ -221,7 +221,7 @@ class Session:
         budget = self.options.budget_s or get_suite(self.options.suite).budget_s
         self.failures = StageRun(self, Clock(budget)).run()
         # What this machine cannot do is no reason to run again; what there was no time for is.
-        self.record.complete = not self.failures and not any("budget" in text for text in self.record.left_out)
+        self.record.complete = not self.failures and not any(one.reason in UNTRIED for one in self.record.left_out)
         self.save()
         self.progress("")
         return self.record
@@ -240,7 +240,7 @@ class Session:
             return
         from moegauge.bench.run.sweep import Bench, key_of, run_sweep
 
-        bench = Bench(self.backend, meter, self.settings(), throttle=throttle_of(self.device), on_skip=warn)
+        bench = Bench(self.backend, meter, self.settings(), throttle=throttle_of(self.device), on_skip=not_alone)
         self.failures = run_sweep(
             self._within_budget(),
             self.shapes,
@@ -251,11 +251,11 @@ class Session:
         )
 
     def _within_budget(self) -> Iterator[Point]:
-        """The points, until the run's time budget is spent; the rest is kept in `left_out`."""
+        """The points, until the run's time budget is spent; the rest is kept in `unmeasured`."""
         start = time.monotonic()
         for point in self.points:
             if self.options.budget_s is not None and time.monotonic() - start > self.options.budget_s:
-                self.left_out.append(point)
+                self.unmeasured.append(point)
             else:
                 yield point
 
@@ -341,6 +341,11 @@ class _GpuThrottle:
 
     def read(self) -> dict[str, Any]:
         return self._gpu.state()
+
+
+def not_alone(point: Point, kernel: str, why: str) -> None:
+    """Warn of a kind of kernel that is not timed alone."""
+    warn(f"{point.label}, {kernel}: not timed alone ({why})")
 
 
 def throttle_of(device: str) -> _GpuThrottle | None:

@@ -6,9 +6,11 @@ import contextlib
 import gc
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace as replace_struct
 
 from moegauge import models
 from moegauge.bench.clock import boundaries, roof
@@ -17,6 +19,7 @@ from moegauge.bench.run.sweep import Bench, guarded, key_of, run_sweep
 from moegauge.bench.step.build import step_kinds
 from moegauge.commands._output import printable
 from moegauge.errors import MoegaugeError
+from moegauge.record import LeftOut, Place, Reason
 
 if TYPE_CHECKING:
     from moegauge.bench.clock.roof import RoofMeter
@@ -27,12 +30,18 @@ if TYPE_CHECKING:
     from moegauge.commands._measure import Session
     from moegauge.kernels.backend import Backend
 
-NO_TIME = "no time left in the budget"
-LOST = "the device stopped answering"
-# Why a point is tried again after all others: it gave an error, or the process ended while it was in work.
-FAILED = "failed: "
-BEGAN = "began and did not end"
-TWICE = "began twice and did not end"  # and is not tried a third time
+# (stage, launch mode, point or what): what is tried again, or no more. Without the last: all of a launch mode.
+Turn = tuple[str, str, object]
+
+
+def turn_of(one: LeftOut) -> Turn:
+    """What an entry is about."""
+    return one.stage, one.launch_mode, one.point or one.what
+
+
+def place_of(point: Point) -> Place:
+    """A point of a plan as a record names it."""
+    return Place(model=point.model, format=point.format, batch=point.batch, context=point.context)
 
 
 class StageRun:
@@ -50,11 +59,11 @@ class StageRun:
     def __init__(self, session: Session, clock: Clock) -> None:
         self._session, self._clock, self._record = session, clock, session.record
         before = self._record.left_out
-        self._bad = {text.partition(why)[0] for text in before for why in (FAILED, BEGAN) if why in text}
-        self._given_up = {text.partition(TWICE)[0] for text in before if text.endswith(TWICE)}
-        # In the ladder, one model that hangs says that all will: the way of launching is put off, not the model alone.
-        for known, why in ((self._bad, BEGAN), (self._given_up, TWICE)):
-            known |= {f"{t.partition(': ')[0]}: " for t in before if t.startswith("ladder ") and t.endswith(why)}
+        self._bad = {turn_of(one) for one in before if one.reason in (Reason.FAILED, Reason.BEGAN)}
+        self._given_up = {turn_of(one) for one in before if one.reason is Reason.BEGAN_TWICE}
+        # Where launch modes are compared, one model that hangs says that all will: the mode is put off, not the model.
+        for known, why in ((self._bad, Reason.BEGAN), (self._given_up, Reason.BEGAN_TWICE)):
+            known |= {(one.stage, one.launch_mode, None) for one in before if one.launch_mode and one.reason is why}
         self._again = False
         self._record.left_out = []
         self._lost = False
@@ -82,33 +91,33 @@ class StageRun:
                 self._peers(stage, meter)
         return failures
 
-    def _due(self, name: str, points: list[Point]) -> list[Point]:
+    def _due(self, stage: Stage, mode: str) -> list[Point]:
         """Those whose turn is in this pass: first what has not failed yet, then what has."""
-        # A step that failed in a stage of its own is in the ladder again, launched in the same way and in others.
-        same = [stage.name for stage in self._session.stages if stage.kind == "decode" and name.startswith("ladder ")]
+        # A step that failed in a stage of its own is compared again, launched in the same way and in others.
+        same = [one.name for one in self._session.stages if one.kind == "decode" and mode]
         found = []
-        for point in points:
-            known = {f"{name}: ", *(f"{one}: {point.label}: " for one in (name, *same))}
+        for point in stage.points:
+            place = place_of(point)
+            known: set[Turn] = {(stage.name, mode, None), (stage.name, mode, place), *((s, "", place) for s in same)}
             if not known & self._given_up:
                 if bool(known & self._bad) == self._again:
                     found.append(point)
             elif not self._again:
-                self._leave(name, point.label, TWICE)
+                self._leave(stage.name, point, Reason.BEGAN_TWICE, mode=mode)
         return found
 
     @contextlib.contextmanager
-    def _in_work(self, name: str, what: str) -> Iterator[None]:
+    def _in_work(self, stage: str, what: Point | str, mode: str = "") -> Iterator[None]:
         """Say in the stored record that something has begun, until it has ended."""
-        text = f"{name}: {what}: {TWICE if self._again else BEGAN}"
-        self._record.left_out.append(text)
+        one = self._leave(stage, what, Reason.BEGAN_TWICE if self._again else Reason.BEGAN, mode=mode)
         self._session.save()
         try:
             yield
         except BaseException:  # an interrupt says nothing against what was in work
-            self._record.left_out.remove(text)
+            self._record.left_out.remove(one)
             self._session.save()
             raise
-        self._record.left_out.remove(text)
+        self._record.left_out.remove(one)
 
     def _meter(self) -> RoofMeter:
         """The roof, by a sweep; where an earlier part of this run swept, by the pattern it found best."""
@@ -119,7 +128,7 @@ class StageRun:
             meter = roof.sweep_roof(backend, progress=lambda name: self._session.progress(f"roof: {name}"))
             self._record.roof = meter.measure(datasheet_gb_per_s=self._record.machine.get("datasheet_gb_per_s"))
         for pattern, why in meter.failed.items():
-            self._leave("roof sweep", pattern, f"{FAILED}{why}")
+            self._leave("roof sweep", pattern, Reason.FAILED, why)
         self._session.save()
         return meter
 
@@ -129,30 +138,38 @@ class StageRun:
         backend = self._session.backend
         known = {floor.name for floor in self._record.floors}
         if not boundaries.boundaries(backend):
-            self._leave(stage, "all", f"the {backend.name} backend cannot run empty operations")
+            lack = f"the {backend.name} backend cannot run empty operations"
+            self._leave(stage.name, "all", Reason.UNAVAILABLE, lack)
         for name in boundaries.boundaries(backend):
             if name in known:
                 continue
             if not self._clock.room_for(stage.name):
-                self._leave(stage, name, NO_TIME)
+                self._leave(stage.name, name, Reason.NO_TIME)
                 continue
             self._session.progress(f"{stage.name}: {name}")
             try:
                 with self._in_work(stage.name, name), guarded():
                     self._record.floors.append(boundaries.measure_floor(backend, name))
             except MoegaugeError as error:
-                self._leave(stage, name, f"{FAILED}{str(error).splitlines()[0]}")
+                self._leave(stage.name, name, Reason.FAILED, first_line(error))
             self._session.save()
 
-    def _points(self, stage: Stage, meter: RoofMeter, backend: Backend, label: str = "") -> list[Failure]:
+    def _points(self, stage: Stage, meter: RoofMeter, backend: Backend, mode: str = "") -> list[Failure]:
         session = self._session
-        name = f"{stage.name} {label}".strip()
+        name = f"{stage.name} {mode}".strip()
+
+        def skip(point: Point, kernel: str, why: str) -> None:
+            place = replace_struct(place_of(point), kernel=kernel)
+            self._record.left_out.append(
+                LeftOut(stage=stage.name, launch_mode=mode, point=place, reason=Reason.NOT_ALONE, detail=why)
+            )
+
         bench = Bench(
             backend,
             meter,
             session.settings(stage),
             throttle=session.throttle(),
-            on_skip=lambda text: self._record.left_out.append(f"{name}: {text}"),
+            on_skip=skip,
         )
         rung = getattr(backend, "rung", "")
         done = {key_of(case) for case in self._record.cases if case.rung == rung}
@@ -165,9 +182,10 @@ class StageRun:
             kinds = step_kinds(shape, batch=point.batch, context=point.context, format=point.format)
             return all((*given, kind) in done for kind in kinds)
 
-        due = self._due(name, stage.points)
-        timely = self._clock.within(name, due, lambda p: self._leave(name, p.label, NO_TIME), finished)
-        with contextlib.closing(self._alive(name, timely, backend)) as points:
+        due = self._due(stage, mode)
+        late = partial(self._leave, stage.name, reason=Reason.NO_TIME, mode=mode)
+        timely = self._clock.within(name, due, late, finished)
+        with contextlib.closing(self._alive(stage.name, timely, backend, mode)) as points:
             failures = run_sweep(
                 points,
                 session.shapes,
@@ -177,7 +195,7 @@ class StageRun:
                 on_start=lambda p: session.progress(f"{self._clock.elapsed:.0f} s, {name}: {p.label}"),
             )
         for failure in failures:
-            self._leave(name, failure.point.label, f"{FAILED}{str(failure.error).splitlines()[0]}")
+            self._leave(stage.name, failure.point, Reason.FAILED, first_line(failure.error), mode=mode)
             click.echo(f"{name}: {failure.point.label}", err=True)
             for line in failure.trace.splitlines():
                 click.echo(printable(line), err=True)
@@ -186,7 +204,9 @@ class StageRun:
         session.save()
         return failures
 
-    def _alive(self, name: str, points: Iterator[Point], backend: Backend) -> Generator[Point, None, None]:
+    def _alive(
+        self, stage: str, points: Iterator[Point], backend: Backend, mode: str = ""
+    ) -> Generator[Point, None, None]:
         """The points, as long as the device answers: after a lost device none gives a time."""
         for point in points:
             if not self._lost:
@@ -195,9 +215,9 @@ class StageRun:
                 except RuntimeError:
                     self._lost = True
             if self._lost:
-                self._leave(name, point.label, LOST)
+                self._leave(stage, point, Reason.DEVICE_LOST, mode=mode)
                 continue
-            with self._in_work(name, point.label):
+            with self._in_work(stage, point, mode):
                 yield point
 
     def _ladder(self, stage: Stage, meter: RoofMeter) -> list[Failure]:
@@ -206,7 +226,8 @@ class StageRun:
         rungs: tuple[str, ...] = tuple(getattr(backend, "rungs", ()))
         if len(rungs) < 2:
             if not self._again:
-                self._leave(stage, "all", f"the {backend.name} backend launches in one way")
+                lack = f"the {backend.name} backend launches in one way"
+                self._leave(stage.name, "all", Reason.UNAVAILABLE, lack)
             return []
         failures: list[Failure] = []
         for row in stage.rows:
@@ -223,12 +244,12 @@ class StageRun:
         from moegauge.bench.peers.work import kernel_work
 
         session, kernel = self._session, "experts"
-        if self._again and not any(text.startswith(f"{stage.name}: ") for text in self._bad):
+        if self._again and not any(name == stage.name for name, _, _ in self._bad):
             return
         here, absent = present(session.device, {kernel})
         self._record.skipped += [skipped for skipped in absent if skipped not in self._record.skipped]
         if not here:
-            self._leave(stage, "all", "no peer of this device is installed")
+            self._leave(stage.name, "all", Reason.UNAVAILABLE, "no peer of this device is installed")
             return
         bench = Versus(session.backend, meter, session.settings(stage), here, throttle=session.throttle())
         done = {(c.model, c.format, c.batch, c.kernel) for c in self._record.cases if c.peer is not None}
@@ -237,8 +258,9 @@ class StageRun:
         def finished(point: Point) -> bool:
             return (session.shapes[point.model].name, point.format, point.batch, kernel) in done
 
-        due = self._due(stage.name, stage.points)
-        timely = self._clock.within(stage.name, due, lambda p: self._leave(stage, p.label, NO_TIME), finished)
+        due = self._due(stage, "")
+        late = partial(self._leave, stage.name, reason=Reason.NO_TIME)
+        timely = self._clock.within(stage.name, due, late, finished)
         with contextlib.closing(self._alive(stage.name, timely, session.backend)) as points:
             for point in points:
                 session.progress(f"{self._clock.elapsed:.0f} s, {stage.name}: {point.label}")
@@ -247,15 +269,22 @@ class StageRun:
                         work = kernel_work(point, session.shapes[point.model], kernel, cache, session.options.seed)
                         cases, skipped = bench.run(work)
                 except MoegaugeError as error:
-                    self._leave(stage, point.label, f"{FAILED}{str(error).splitlines()[0]}")
+                    self._leave(stage.name, point, Reason.FAILED, first_line(error))
                     continue
                 self._record.skipped += skipped
                 for case in cases:
                     session.store(case)
 
-    def _leave(self, stage: Stage | str, what: str, why: str) -> None:
-        name = stage if isinstance(stage, str) else stage.name
-        self._record.left_out.append(f"{name}: {what}: {why}")
+    def _leave(self, stage: str, what: Point | str, reason: Reason, detail: str = "", *, mode: str = "") -> LeftOut:
+        known = {"what": what} if isinstance(what, str) else {"point": place_of(what)}
+        one = LeftOut(stage=stage, launch_mode=mode, reason=reason, detail=detail, **known)
+        self._record.left_out.append(one)
+        return one
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def schedule(suite: Suite) -> list[list[str]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from typing import Any
 
 import click
 
 from moegauge.commands._output import printable, warn
-from moegauge.record import Case, Record
+from moegauge.record import Case, Caution, Record
 from moegauge.units import human_bytes
 
 
@@ -73,16 +74,24 @@ def show_record(record: Record, *, head: bool = True) -> None:
         [*names, "batch", "context", "bytes/step", "ms", *speed, "GB/s", "of roof", "max error"], rows, len(names)
     )
     show_warnings(record)
-    for text in record.left_out:
-        warn(f"not measured: {text}")
+    for one in record.left_out:
+        warn(f"not measured: {one}")
+
+
+_ALIKE = {
+    Caution.NOT_SETTLED: "not settled",
+    Caution.THROTTLED: "with samples left out",
+    Caution.CACHED: "faster than the roof beside them",
+}
 
 
 def show_warnings(record: Record) -> None:
-    """Warnings of the points on stderr, alike ones (the same words before the colon) in one line."""
+    """Warnings of the points on stderr, those of one caution in one line."""
     groups: dict[str, list[str]] = {}
     for case in record.cases:
-        for text in case.warnings:
-            groups.setdefault(text.partition(":")[0], []).append(f"{case.label}: {text}")
+        for text, caution in zip(case.warnings, chain(case.cautions, repeat(None)), strict=False):
+            name = _ALIKE[caution] if caution else text
+            groups.setdefault(name, []).append(f"{case.label}: {text}")
     for name, lines in groups.items():
         warn(lines[0] if len(lines) == 1 else f"{len(lines)} of {len(record.cases)} points {name}; first {lines[0]}")
 

@@ -67,8 +67,8 @@ def command(quick: bool, device: str, threads: int | None, out: Path | None, as_
         show_record(record, head=False)
     for failure in session.failures:
         warn(f"{failure.point.label}: {failure.error}")
-    if session.left_out:
-        names = ", ".join(point.label for point in session.left_out)
+    if session.unmeasured:
+        names = ", ".join(point.label for point in session.unmeasured)
         warn(f"left out for lack of time: {names}; run moegauge bench decode for them")
     say.head("predict", "models that were not measured, from this record")
     forecasts = _predict(folder / "record.json", {case.model for case in record.cases})

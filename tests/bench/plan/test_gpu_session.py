@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from moegauge.record import UNTRIED, Reason
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -76,9 +78,8 @@ def test_a_part_whose_record_stands_still_is_killed_and_one_that_goes_on_is_not(
 
 
 def test_the_suite_is_begun_again_while_a_new_process_gets_further(session: Any, tmp_path: Path) -> None:
-    from moegauge.commands import _stages
-
-    assert session.RETRIED == (_stages.LOST, _stages.BEGAN)
+    assert session.RETRIED == (Reason.DEVICE_LOST, Reason.BEGAN)
+    assert set(session.UNTRIED) == UNTRIED
     record, turns = tmp_path / "gpu.json", tmp_path / "turns"
     write = """
 import json, sys
@@ -86,7 +87,7 @@ from pathlib import Path
 record, turns, cases = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 turn = len(turns.read_text()) if turns.exists() else 0
 turns.write_text("x" * (turn + 1))
-left = ["whole steps: one: the device stopped answering"] if turn + 1 < len(cases) else []
+left = [{"stage": "whole steps", "what": "one", "reason": "device_lost"}] if turn + 1 < len(cases) else []
 record.write_text(json.dumps({"cases": [1] * cases[turn], "left_out": left}))
 sys.exit(bool(left))
 """
@@ -136,7 +137,11 @@ def test_what_is_missing_is_said_and_blocks_only_what_needs_it(session: Any) -> 
 
 def test_the_summary_names_what_failed_and_counts_what_had_no_turn(session: Any, tmp_path: Path) -> None:
     record = tmp_path / "gpu.json"
-    left = ["kernels: a: failed: wrong", "kernels: b: no time left in the budget", "c: d: the device stopped answering"]
+    left = [
+        {"stage": "kernels", "what": "a", "reason": "failed", "detail": "wrong"},
+        {"stage": "kernels", "point": {"model": "b", "format": "fp8", "batch": 1}, "reason": "no_time"},
+        {"stage": "c", "what": "d", "reason": "device_lost"},
+    ]
     record.write_text(json.dumps({"cases": [], "left_out": left}))
     assert session.left_out(record) == ["not measured: kernels: a: failed: wrong", "2 points had no turn"]
     assert session.left_out(tmp_path / "none.json") == []

@@ -9,7 +9,7 @@ import pytest
 
 from moegauge.bench.report import page, tables
 from moegauge.bench.run.launches import idle_share, make_profile, tail_share
-from moegauge.record import Floor, Pattern, Roof
+from moegauge.record import Floor, LeftOut, Pattern, Reason, Roof
 
 
 @dataclass
@@ -61,7 +61,8 @@ def test_tables_and_page_show_sweep_floors_profile_and_what_is_missing(fakes: An
     ]
     roof = Roof(gb_per_s=20.0, samples=[20.0, 20.0], sweep=sweep)
     floor = Floor(name="graph", us_per_kernel=1.25, interval_us=(1.2, 1.3), samples_us=[1.25], lengths=(64, 576))
-    record = fakes.make_record(cases, roof=roof, floors=[floor], left_out=["peers: all: none here"])
+    left = LeftOut(stage="peers", what="all", reason=Reason.UNAVAILABLE, detail="none here")
+    record = fakes.make_record(cases, roof=roof, floors=[floor], left_out=[left])
     text = tables.markdown(record)
     assert "| graph | 1.250 | 1.200 to 1.300 |" in text
     assert "| 16 | 4 | 2 | 8 | 162.0 |" in text  # the best of each width and unrolling

@@ -166,11 +166,11 @@ def test_a_kind_that_reads_too_little_is_skipped_and_named(device: Any, fakes: A
         return parts[-1]
 
     step.part = part
-    said: list[str] = []
-    bench = Bench(device, find_roof(device), Settings(), builder=lambda *_: step, on_skip=said.append)
+    said: list[Any] = []
+    bench = Bench(device, find_roof(device), Settings(), builder=lambda *_: step, on_skip=lambda *a: said.append(a))
     cases = list(bench.kernels(Point("tiny"), fakes.tiny_shape(), set()))
     assert [c.kernel for c in cases] == ["experts down"]
-    assert said == ["tiny native, experts up: not timed alone (one step reads 5 kB.)"]
+    assert said == [(Point("tiny"), "experts up", "one step reads 5 kB.")]
     assert [p.closed for p in parts] == [True]
 
 
