@@ -108,6 +108,7 @@ def build(census: Counts) -> ModelShape:
         layers,
         _vectors(rest),
         {k: v for k, v in source.items() if v},
+        census.parameters("mtp"),
     )
     return _reconciled(shape, census)
 

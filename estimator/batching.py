@@ -62,7 +62,6 @@ def curve(
     *,
     context: int = 0,
     kv_format: str = "bf16",
-    weight_format: str = "native",
     bandwidth: float | None = None,
     devices: int = 1,
     dollars_per_device_hour: float | None = None,
@@ -71,9 +70,9 @@ def curve(
     """Points of the batch curve.
 
     Args:
-        shape: the model; `calibrator` the open model an inversion would be calibrated on.
+        shape: the model; `calibrator` the open model an inversion would be calibrated on; both in the formats served.
         context: tokens in each cache.
-        weight_format, kv_format: as in `step_traffic`.
+        kv_format: as in `step_traffic`.
         bandwidth: delivered bytes/s of one device.
         devices: that work on one step.
         dollars_per_device_hour: price of one device.
@@ -88,9 +87,7 @@ def curve(
         raise UsageError(f"devices is {devices}, not at least 1.")
 
     def bytes_of(model: ModelShape, batch: int, seen: int) -> float:
-        return step_traffic(
-            model, weight_format=weight_format, batch=batch, context=seen, kv_format=kv_format
-        ).total_bytes
+        return step_traffic(model, batch=batch, context=seen, kv_format=kv_format).total_bytes
 
     own, others = bytes_of(shape, 1, 0), bytes_of(calibrator, 1, 0)
     points = []

@@ -54,7 +54,7 @@ def observe(case: Case) -> Observation:
 def _format_macs(case: Case) -> dict[str, float]:
     """Of a record that does not state them: counted from the model's shape where it ships, else nothing."""
     try:
-        return format_macs(models.load(case.model), weight_format=case.format, batch=case.batch)
+        return format_macs(models.load(case.model).cast(case.format), batch=case.batch)
     except MoegaugeError:
         return {}
 

@@ -68,7 +68,6 @@ def by_hand(
     *,
     bandwidth_gb_per_s: float,
     floor_us: float = 0.0,
-    weight_format: str = "native",
     batch: int = 1,
     context: int = 0,
     kv_format: str = "bf16",
@@ -84,7 +83,7 @@ def by_hand(
     _within("bandwidth", bandwidth_gb_per_s, 0, MAX_BANDWIDTH_GB, "GB/s", open_low=True)
     _within("floor", floor_us, 0, MAX_FLOOR_US, "us")
     _check_devices(devices)
-    traffic = step_traffic(shape, weight_format=weight_format, batch=batch, context=context, kv_format=kv_format)
+    traffic = step_traffic(shape, batch=batch, context=context, kv_format=kv_format)
     rate = bandwidth_gb_per_s * GB * devices
     seconds = {
         "weights": traffic.weight_bytes / rate,
@@ -101,7 +100,6 @@ def by_device(
     shape: ModelShape,
     device: datasheet.Device,
     *,
-    weight_format: str = "native",
     batch: int = 1,
     context: int = 0,
     kv_format: str = "bf16",
@@ -114,10 +112,9 @@ def by_device(
     """
     _check_devices(devices)
     constants = datasheet.packaged_law()
-    traffic = step_traffic(shape, weight_format=weight_format, batch=batch, context=context, kv_format=kv_format)
+    traffic = step_traffic(shape, batch=batch, context=context, kv_format=kv_format)
     active = shape.active_without_embedding
-    cast = shape.with_format(weight_format)
-    bits = 8.0 * cast.bytes_per_token / active
+    bits = 8.0 * shape.bytes_per_token / active
     guess = constants.predict(
         size=traffic.total_bytes,
         bandwidth=device.bandwidth,
@@ -141,7 +138,6 @@ def by_record(
     shape: ModelShape,
     record: Path,
     *,
-    weight_format: str = "native",
     batch: int = 1,
     context: int = 0,
     kv_format: str = "bf16",
@@ -153,8 +149,9 @@ def by_record(
     """
     observations = read_record(record)
     fitted = law.fit(observations)
-    traffic = step_traffic(shape, weight_format=weight_format, batch=batch, context=context, kv_format=kv_format)
+    traffic = step_traffic(shape, batch=batch, context=context, kv_format=kv_format)
     roof = median(o.roof_bytes_per_s for o in observations)
+    parts = format_bytes(shape, batch=batch, context=context, kv_format=kv_format)
     told = law.Observation(
         shape.name,
         traffic.total_bytes,
@@ -163,14 +160,12 @@ def by_record(
         traffic.kernels,
         traffic.layers,
         traffic.macs,
-        weight_format,
+        next(iter(parts)),
         batch,
         context,
-        tuple(
-            format_bytes(shape, weight_format=weight_format, batch=batch, context=context, kv_format=kv_format).items()
-        ),
+        tuple(parts.items()),
         traffic.attention_macs,
-        tuple(format_macs(shape, weight_format=weight_format, batch=batch).items()),
+        tuple(format_macs(shape, batch=batch).items()),
     )
     guess = fitted.predict(told)
     weights = guess.terms_s["bytes"] * traffic.weight_bytes / traffic.total_bytes
@@ -206,8 +201,8 @@ def _observation(where: str, case: Case) -> law.Observation:
         raise RecordError(f"{where}: roof_fraction is {case.roof_fraction:g}, not above 0.")
     row = observe(case)
     try:
-        shape = models.load(case.model)
-        known = step_traffic(shape, weight_format=case.format, batch=case.batch, context=case.context)
+        shape = models.load(case.model).cast(case.format)
+        known = step_traffic(shape, batch=case.batch, context=case.context)
         row = replace(row, kernels=known.kernels, macs=known.macs, attention_macs=known.attention_macs)
     except MoegaugeError:
         pass  # a model of the user's own: the record's own counts stand

@@ -72,26 +72,22 @@ class LayerTraffic:
     kernels: int
 
 
-def step_traffic(
-    shape: ModelShape, *, weight_format: str = "native", batch: int = 1, context: int = 0, kv_format: str = "bf16"
-) -> Traffic:
+def step_traffic(shape: ModelShape, *, batch: int = 1, context: int = 0, kv_format: str = "bf16") -> Traffic:
     """Traffic of one step of `batch` sequences, each with `context` cached tokens.
 
     Args:
-        shape: the model.
-        weight_format: `native` or a row of `moegauge.formats.FORMATS` (see `ModelShape.with_format`).
+        shape: the model, its matrices in the formats they are read in (see `ModelShape.cast`).
         batch: sequences decoded together.
         context: tokens in each cache.
         kv_format: `bf16`, `fp8` or `f32`.
 
     Raises:
-        UnknownNameError: no such format or cache format.
+        UnknownNameError: no such cache format.
         UsageError: batch or context out of range.
     """
     check_counts(batch, context)
     if kv_format not in KV_BYTES:
         raise UnknownNameError("KV format", kv_format, KV_BYTES)
-    shape = shape.with_format(weight_format)
     layers = [layer_traffic(layer, batch, context, kv_format) for layer in shape.layers]
     pools = [pool for layer in shape.layers for pool in layer.experts]
     return Traffic(
@@ -113,7 +109,6 @@ def step_traffic(
 def format_bytes(
     shape: ModelShape,
     *,
-    weight_format: str = "native",
     batch: int = 1,
     context: int = 0,
     kv_format: str = "bf16",
@@ -123,9 +118,8 @@ def format_bytes(
 
     Args:
         distinct: distinct experts read per routed pool, where that was measured; None expects uniform routing.
-        shape, weight_format, batch, context, kv_format: as `step_traffic`.
+        shape, batch, context, kv_format: as `step_traffic`.
     """
-    shape = shape.with_format(weight_format)
     found: dict[str, float] = {}
     for layer in shape.layers:
         for matrix in layer.dense_matrices:
@@ -142,9 +136,8 @@ def format_bytes(
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def format_macs(shape: ModelShape, *, weight_format: str = "native", batch: int = 1) -> dict[str, float]:
+def format_macs(shape: ModelShape, *, batch: int = 1) -> dict[str, float]:
     """Multiply-accumulates of one step with weights, by the weight's format, the most first."""
-    shape = shape.with_format(weight_format)
     found: dict[str, float] = {}
 
     def add(matrices: Iterable[Matrix], times: float) -> None:

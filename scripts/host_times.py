@@ -28,11 +28,11 @@ def main() -> None:
     backend.processors, backend.last_level_cache, backend.memory = 132, 60 << 20, 6 << 30
     print("model         format  operations  build ms/op  reference ms/op: 16 outputs  2 outputs")
     for name, fmt in POINTS:
-        shape = models.resolve(name)
-        step = build_step(shape, backend, format=fmt)
+        shape = models.resolve(name).cast(fmt)
+        step = build_step(shape, backend)
         begin = time.perf_counter()
         for _ in range(3):  # a build composes three times: demand, laps, places
-            step_kinds(shape, format=fmt)
+            step_kinds(shape)
         backend.compile(step.programs[0], step._arena)
         built = time.perf_counter() - begin
         lap, rng, costs = step._laps[0], np.random.default_rng(0), []

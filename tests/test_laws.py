@@ -126,3 +126,32 @@ def test_the_repository_names_no_machine_of_ours() -> None:
         text = path.read_bytes().decode("utf-8", "replace")
         for word in words:
             assert word not in text, f"{path.relative_to(ROOT)} names {word}"
+
+
+def test_a_shape_is_cast_to_a_format_in_one_place() -> None:
+    """`ModelShape.cast` at the top; nothing below takes a shape and a weight format both."""
+    for room, path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                shapes = any(a.annotation and "ModelShape" in ast.unparse(a.annotation) for a in given)
+                formats = {a.arg for a in given} & {"format", "fmt", "weight_format"}
+                assert not (shapes and formats), (
+                    f"{room}/{path.name}:{node.lineno}: {node.name} takes a shape and a format"
+                )
+
+
+def test_no_branch_on_the_name_of_a_family() -> None:
+    """What a family does differently is a row of `counting.families` or a field of the shape."""
+    for room, path in FILES:
+        if path.name == "families.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            asked: list[ast.expr] = []
+            if isinstance(node, ast.Compare):
+                asked = [node.left, *node.comparators]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                asked = [node.func.value] if node.func.attr in ("startswith", "endswith", "find") else []
+            assert not any(isinstance(a, ast.Attribute) and a.attr == "family" for a in asked), (
+                f"{room}/{path.name}:{node.lineno}"
+            )

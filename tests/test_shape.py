@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +82,15 @@ def test_coverage_is_top_k_at_batch_one_and_nears_all() -> None:
     assert experts.coverage(1000) == pytest.approx(E)
 
 
-def test_with_format_leaves_router_head_and_embedding() -> None:
-    cast = tiny().with_format("fp8")
+def test_a_cast_leaves_router_head_and_embedding() -> None:
+    cast = tiny().cast("fp8")
     assert cast.layers[1].matrices[0].format == "bf16"
     assert cast.head_matrix.format == "bf16"
     assert {m.format for m in cast.layers[1].experts[0].matrices} == {"fp8"}
     assert {m.format for m in cast.layers[0].matrices} == {"fp8"}
-    assert tiny().with_format("native") == tiny()
+    assert tiny().cast("native") == tiny()
     with pytest.raises(UnknownNameError, match="fp8"):
-        tiny().with_format("fp9")
+        tiny().cast("fp9")
 
 
 def test_stored_bytes_win_until_the_format_changes() -> None:
@@ -98,7 +99,7 @@ def test_stored_bytes_win_until_the_format_changes() -> None:
     shape = tiny()
     layer = Layer(Attention("none", matrices=(m,)))
     shape = ModelShape("s", "f", H, shape.embedding, None, (layer,))
-    assert shape.with_format("int4").layers[0].attention.matrices[0].bytes == 4 * 32 + 4 * 2 * 2
+    assert shape.cast("int4").layers[0].attention.matrices[0].bytes == 4 * 32 + 4 * 2 * 2
 
 
 def test_json_there_and_back(tmp_path: Path) -> None:
@@ -107,6 +108,14 @@ def test_json_there_and_back(tmp_path: Path) -> None:
         assert ModelShape.load(tmp_path / "s.json") == shape
     document = tiny().to_json()
     assert [run["repeat"] for run in document["layers"]] == [1, 2]
+
+
+def test_prediction_layers_are_kept_and_older_files_have_none() -> None:
+    shape = replace(tiny(), mtp_parameters=7)
+    document = shape.to_json()
+    assert ModelShape.from_json(document) == shape
+    del document["mtp_parameters"]
+    assert ModelShape.from_json(document) == tiny()
 
 
 def at(document: Any, path: str) -> tuple[Any, Any]:

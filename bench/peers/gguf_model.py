@@ -32,10 +32,35 @@ TYPES: Mapping[str, str] = {
     "mxfp4": "MXFP4",
     "nvfp4": "NVFP4",
 }
-ARCHITECTURES: Mapping[str, str] = {"gpt_oss": "gpt-oss", "qwen3_moe": "qwen3moe"}
 # Random bytes drawn once per type and repeated, each time from another place: 8 MiB take 0.1 s, a model minutes.
 BLOCK = 1 << 23
 CONTEXT = 256  # tokens the file says the model was trained for; none of them is used
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """What llama.cpp expects of one architecture's file beside its matrices.
+
+    Attributes:
+        name: llama.cpp's name.
+        mlp_norm: its name of the norm before the experts.
+        biases: of attention's projections, the router and the experts.
+        sinks: one attention sink per head.
+        qk_norms: norms of each query and key head.
+    """
+
+    name: str
+    mlp_norm: str
+    biases: bool = False
+    sinks: bool = False
+    qk_norms: bool = False
+
+
+# A config's `model_type` -> llama.cpp's architecture.
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "gpt_oss": Architecture(name="gpt-oss", mlp_norm="post_attention_norm", biases=True, sinks=True),
+    "qwen3_moe": Architecture(name="qwen3moe", mlp_norm="ffn_norm", qk_norms=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,43 +111,44 @@ def tensors(shape: ModelShape) -> list[Tensor]:
     return found
 
 
-def architecture_of(shape: ModelShape) -> str:
-    """llama.cpp's name of the model's architecture.
+def architecture_of(shape: ModelShape) -> Architecture:
+    """llama.cpp's architecture of the model.
 
     Raises:
         DeviceError: none is known.
     """
-    if shape.family not in ARCHITECTURES:
+    found = ARCHITECTURES.get(shape.family)
+    if found is None:
         raise DeviceError(
             f"no GGUF is written for '{shape.family}' models.", advice=f"Known: {', '.join(sorted(ARCHITECTURES))}."
         )
-    return ARCHITECTURES[shape.family]
+    return found
 
 
-def _layer(layer: Layer, hidden: int, architecture: str) -> Iterator[Tensor]:
-    attention, oss = layer.attention, architecture == "gpt-oss"
+def _layer(layer: Layer, hidden: int, architecture: Architecture) -> Iterator[Tensor]:
+    attention = layer.attention
     names = {m.name: m for m in attention.matrices}
     if set(names) != {"q_proj", "k_proj", "v_proj", "o_proj"} or len(layer.experts) != 1 or len(layer.matrices) != 1:
-        raise DeviceError(f"{architecture}: a layer that is not grouped-query attention, a router and experts.")
+        raise DeviceError(f"{architecture.name}: a layer that is not grouped-query attention, a router and experts.")
     yield Tensor("attn_norm.weight", (hidden,), "F32")
     for ours, theirs in (("q_proj", "attn_q"), ("k_proj", "attn_k"), ("v_proj", "attn_v"), ("o_proj", "attn_output")):
         yield _matrix(theirs, names[ours])
-        if oss:
+        if architecture.biases:
             yield Tensor(f"{theirs}.bias", (names[ours].rows,), "F32")
-    if oss:
+    if architecture.sinks:
         yield Tensor("attn_sinks.weight", (attention.heads,), "F32")
-    else:
+    if architecture.qk_norms:
         yield from (Tensor(f"attn_{part}_norm.weight", (attention.head_dim,), "F32") for part in "qk")
-    yield Tensor("post_attention_norm.weight" if oss else "ffn_norm.weight", (hidden,), "F32")
+    yield Tensor(f"{architecture.mlp_norm}.weight", (hidden,), "F32")
     (router,) = layer.matrices
     yield _matrix("ffn_gate_inp", router)
-    if oss:
+    if architecture.biases:
         yield Tensor("ffn_gate_inp.bias", (router.rows,), "F32")
     (pool,) = layer.experts
     share = pool.top_k / pool.count
     for part, matrix in zip(("gate", "up", "down"), pool.matrices, strict=True):
         yield _matrix(f"ffn_{part}_exps", matrix, experts=pool.count, share=share)
-        if oss:
+        if architecture.biases:
             yield Tensor(f"ffn_{part}_exps.bias", (pool.count, matrix.rows), "F32", share)
 
 
@@ -144,7 +170,7 @@ def write(path: Path, shape: ModelShape, seed: int = 0) -> list[Tensor]:
     """
     gguf = load("gguf")
     found = tensors(shape)
-    writer = gguf.GGUFWriter(path, architecture_of(shape))
+    writer = gguf.GGUFWriter(path, architecture_of(shape).name)
     _describe(writer, shape)
     for tensor in found:
         block, size = _block_size(tensor.type)

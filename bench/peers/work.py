@@ -80,7 +80,7 @@ def kernel_work(point: Point, shape: ModelShape, kernel: str, cache: int, seed: 
 
     Args:
         point: what is asked for.
-        shape: its model.
+        shape: its model, in its format.
         kernel: `product` or `experts`.
         cache: bytes of the last-level cache; one run reads at least eight times this at half a byte a weight.
         seed: of weights and inputs.
@@ -88,8 +88,7 @@ def kernel_work(point: Point, shape: ModelShape, kernel: str, cache: int, seed: 
     Raises:
         UsageError: the model has no routed experts with a gate.
     """
-    cast = shape.with_format(point.format)
-    pool = _pool(cast)
+    pool = _pool(shape)
     gate, _, down = pool.matrices
     weights = COLD * cache * 2  # at half a byte each
     distinct = max(pool.top_k, round(pool.coverage(point.batch)))
@@ -98,7 +97,7 @@ def kernel_work(point: Point, shape: ModelShape, kernel: str, cache: int, seed: 
     else:
         experts, layers = distinct, max(2, math.ceil(weights / (distinct * pool.expert_parameters)))
     return Work(
-        point, kernel, cast, gate.format, down.columns, gate.columns, experts, pool.top_k, layers, pool.count, seed
+        point, kernel, shape, gate.format, down.columns, gate.columns, experts, pool.top_k, layers, pool.count, seed
     )
 
 
@@ -110,12 +109,11 @@ def decode_work(point: Point, shape: ModelShape, layers: int | None = None, seed
     """
     if layers is not None and layers < len(shape.layers):
         shape = replace(shape, name=f"{shape.name}, {layers} layers", layers=shape.layers[:layers])
-    cast = shape.with_format(point.format)
-    pool = _pool(cast)
+    pool = _pool(shape)
     gate, _, down = pool.matrices
     experts = max(pool.top_k, round(pool.coverage(point.batch)))
-    sizes = down.columns, gate.columns, experts, pool.top_k, cast.moe_layers, pool.count
-    return Work(point, None, cast, gate.format, *sizes, seed)
+    sizes = down.columns, gate.columns, experts, pool.top_k, shape.moe_layers, pool.count
+    return Work(point, None, shape, gate.format, *sizes, seed)
 
 
 def experts_only(work: Work) -> ModelShape:

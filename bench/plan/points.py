@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+
+from moegauge.shape import ModelShape
 
 NATIVE = "native"
 
@@ -25,6 +27,10 @@ class Point:
         parts += [f"batch {self.batch}"] if self.batch != 1 else []
         parts += [f"context {self.context}"] if self.context else []
         return " ".join(parts)
+
+    def cast(self, shapes: Mapping[str, ModelShape]) -> ModelShape:
+        """Its model, by the name it is asked for, in its format."""
+        return shapes[self.model].cast(self.format)
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,7 @@ def _variance(document: dict[str, Any]) -> str:
 def _batches() -> str:
     """By what factor an inversion that knows only active parameters is misled, against the batch."""
     reference = models.load(CALIBRATOR)
-    series = [(name, curve(models.load(name), reference, weight_format="fp8")) for name in CURVES]
+    series = [(name, curve(models.load(name).cast("fp8"), reference)) for name in CURVES]
     folds = [point.misled for _, points in series for point in points]
     chart = Chart(
         "Misled by the batch",

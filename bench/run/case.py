@@ -72,6 +72,7 @@ def make_case(
     """The entry of one point, or of one kind of kernel of it.
 
     Args:
+        shape: the model in the point's format.
         seen: what each sample that counts read.
         kernels: kernel boundaries of one step.
         error: the larger of the two gates'.
@@ -82,10 +83,9 @@ def make_case(
     totals = [traffic.total for traffic in seen]
     total = round(statistics.mean(totals))
     weights, scales = (round(statistics.mean(getattr(t, name) for t in seen)) for name in ("weights", "scales"))
-    cast = shape.with_format(point.format)
     distinct = statistics.mean(traffic.distinct_experts for traffic in seen)
     parts = format_bytes(
-        cast, batch=point.batch, context=point.context, kv_format=settings.kv_format, distinct=distinct
+        shape, batch=point.batch, context=point.context, kv_format=settings.kv_format, distinct=distinct
     )
     work = step_traffic(shape, batch=point.batch, context=point.context, kv_format=settings.kv_format)
     shown = timed(result, totals, point.batch, settings.limits)
@@ -108,11 +108,11 @@ def make_case(
         rung=getattr(backend, "rung", ""),
         threads=backend.threads or None,
         seed=settings.seed,
-        formula_bytes=formula_bytes(cast),
+        formula_bytes=formula_bytes(shape),
         formats={} if kernel else {name: int(size) for name, size in parts.items()},
         macs=round(work.macs),
         attention_macs=round(work.attention_macs),
-        format_macs={} if kernel else format_macs(cast, batch=point.batch),
+        format_macs={} if kernel else format_macs(shape, batch=point.batch),
         arena_bytes=settings.arena_bytes,
         **shown,
         profile=make_profile(launches, total, seconds, shown["telemetry"]) if launches and seconds > 0 else None,

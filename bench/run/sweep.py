@@ -69,7 +69,6 @@ def decode_step(shape: ModelShape, backend: Backend, point: Point, settings: Set
         backend,
         batch=point.batch,
         context=point.context,
-        format=point.format,
         kv_format=settings.kv_format,
         routing=settings.routing,
         arena_bytes=settings.arena_bytes,
@@ -201,7 +200,7 @@ def run_sweep(
     Args:
         points: what to measure.
         shapes: model name of a point -> its shape.
-        runner: `Bench.decode` or `Bench.kernels`.
+        runner: `Bench.decode` or `Bench.kernels`; it is given the shape in the point's format.
         done: what an earlier part of this run has measured.
         on_case: given each finished point.
         on_start: given each point before it is built.
@@ -212,7 +211,7 @@ def run_sweep(
     failures = []
     for point in points:
         on_start(point)
-        cases = runner(point, shapes[point.model], done)
+        cases = runner(point, point.cast(shapes), done)
         try:
             while (case := _next(cases, point)) is not None:
                 on_case(case)

@@ -261,11 +261,10 @@ class DecodeStep:
             self._arena.close()
 
 
-def step_kinds(shape: ModelShape, *, batch: int = 1, context: int = 0, format: str = "native") -> tuple[str, ...]:
+def step_kinds(shape: ModelShape, *, batch: int = 1, context: int = 0) -> tuple[str, ...]:
     """`DecodeStep.kinds` without building the step: milliseconds, no memory."""
     rng, law = np.random.default_rng(0), Routing("uniform")
-    cast = shape.with_format(format)
-    composer = Composer(cast, Layout(), batch=batch, context=context, kv_format="bf16", routing=law, rng=rng)
+    composer = Composer(shape, Layout(), batch=batch, context=context, kv_format="bf16", routing=law, rng=rng)
     return tuple(dict.fromkeys(_kind(op.label) for op in composer.build().operations))
 
 
@@ -304,7 +303,6 @@ def build_step(
     *,
     batch: int = 1,
     context: int = 0,
-    format: str = "native",
     kv_format: str = "bf16",
     routing: str = "uniform",
     arena_bytes: int | None = None,
@@ -315,11 +313,10 @@ def build_step(
     """Compile the decode step of `shape` for a backend.
 
     Args:
-        shape: the model.
+        shape: the model, its matrices in the formats to read (see `ModelShape.cast`).
         backend: see `moegauge.kernels.backend.get_backend`.
         batch: tokens decoded together, each of its own sequence.
         context: tokens in every sequence's cache.
-        format: `native`, or a row of FORMATS for attention, MLP and expert matrices.
         kv_format: `bf16` or `fp8`.
         routing: see `moegauge.bench.step.routing.Routing`.
         arena_bytes: memory for weights; None takes 32 last-level caches and at least 1 GiB (what is free where that is
@@ -337,7 +334,6 @@ def build_step(
         raise UsageError(f"batch {batch} and context {context} must not be negative.")
     if kv_format not in KV_FORMATS:
         raise UnknownNameError("KV format", kv_format, KV_FORMATS)
-    shape = shape.with_format(format)
     for name in sorted({m.format for m in _matrices(shape)} - backend.matrix_formats):
         raise UsageError(
             f"backend '{backend.name}' has no kernel for format '{name}'.", advice="Choose another --format."

@@ -80,7 +80,7 @@ class Open:
             len(shape.layers),
             sum(p.count / p.top_k for p in pools) / len(pools) if pools else 1.0,
             shape.cache_elements(1),
-            shape.family.startswith(("deepseek", "glm")),
+            shape.mtp_parameters > 0,
         )
 
     @property

@@ -167,6 +167,8 @@ class ModelShape:
         layers: in order, expanded.
         vectors: final norm and anything else outside the layers.
         source: where it came from: repo, commit, command.
+        mtp_parameters: of the multi-token-prediction layers its release holds beside `layers`, with which a server can
+            draft tokens; a plain decode step reads none of them.
     """
 
     name: str
@@ -177,6 +179,7 @@ class ModelShape:
     layers: tuple[Layer, ...]
     vectors: Vectors = field(default_factory=Vectors)
     source: dict[str, str] = field(default_factory=dict)
+    mtp_parameters: int = 0
 
     @property
     def moe_layers(self) -> int:
@@ -249,29 +252,31 @@ class ModelShape:
             for layer in self.layers
         )
 
-    def with_format(self, name: str) -> ModelShape:
-        """This model with its attention, MLP and expert matrices in format `name`; `native` is this model itself.
+    def cast(self, format: str) -> ModelShape:
+        """This model with its attention, MLP and expert matrices in `format`; `native` is this model itself.
+
+        The one place where a model meets a format: cast once, then everything reads formats off the matrices.
 
         Router, head, embedding and vectors keep their released format (see `QUANTISED_ROLES`).
 
         Raises:
             UnknownNameError: no such format.
         """
-        if name == "native":
+        if format == "native":
             return self
-        get_format(name)
+        get_format(format)
 
-        def cast(matrices: Iterable[Matrix]) -> tuple[Matrix, ...]:
+        def recast(matrices: Iterable[Matrix]) -> tuple[Matrix, ...]:
             return tuple(
-                replace(m, format=name, stored_bytes=None) if m.role in QUANTISED_ROLES else m for m in matrices
+                replace(m, format=format, stored_bytes=None) if m.role in QUANTISED_ROLES else m for m in matrices
             )
 
         layers = tuple(
             replace(
                 layer,
-                attention=replace(layer.attention, matrices=cast(layer.attention.matrices)),
-                matrices=cast(layer.matrices),
-                experts=tuple(replace(e, matrices=cast(e.matrices)) for e in layer.experts),
+                attention=replace(layer.attention, matrices=recast(layer.attention.matrices)),
+                matrices=recast(layer.matrices),
+                experts=tuple(replace(e, matrices=recast(e.matrices)) for e in layer.experts),
             )
             for layer in self.layers
         )
@@ -465,6 +470,7 @@ class _Reader:
             tuple(layers),
             self.vectors(holder, "document"),
             {str(k): str(v) for k, v in source.items()},
+            self.integer(holder, "mtp_parameters", "document", default=0),
         )
         if shape.embedding.columns != shape.hidden:
             raise self.fail("embedding.columns", f"is {shape.embedding.columns}, not the hidden size {shape.hidden}")

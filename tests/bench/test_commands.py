@@ -32,9 +32,8 @@ def run(
     monkeypatch.chdir(tmp_path)
 
     def lawful(shape: Any, backend: Any, *, batch: int, context: int, **options: Any) -> Any:
-        cast = shape.with_format(options["format"])
         kv = 2 * batch * shape.cache_elements(context)
-        return fakes.FakeStep(backend, cast.bytes_per_token * batch + kv, kernels=7 * len(shape.layers), floor=1e-5)
+        return fakes.FakeStep(backend, shape.bytes_per_token * batch + kv, kernels=7 * len(shape.layers), floor=1e-5)
 
     def go(*argv: str) -> Any:
         monkeypatch.setattr("sys.argv", ["moegauge", *argv])

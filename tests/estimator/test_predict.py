@@ -26,7 +26,7 @@ def write_record(path: Path, names: tuple[str, ...] = NAMES, *, share: float = 0
     cases: list[dict[str, Any]] = []
     for name in names:
         for form in ("native", "int8"):
-            traffic = step_traffic(models.load(name), weight_format=form)
+            traffic = step_traffic(models.load(name).cast(form))
             size, kernels = traffic.total_bytes, traffic.kernels
             seconds = floor * kernels + size / (share * ROOF)
             cases.append(

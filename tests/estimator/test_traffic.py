@@ -46,7 +46,7 @@ def test_cache_bytes_by_hand(moe: ModelShape) -> None:
 
 
 def test_format_changes_quantised_roles_alone(moe: ModelShape) -> None:
-    native, int8 = step_traffic(moe), step_traffic(moe, weight_format="int8")
+    native, int8 = step_traffic(moe), step_traffic(moe.cast("int8"))
     # Half the bytes, and a float32 scale for each row.
     rows = 2 * (64 + 32 + 32 + 64) + (128 + 128 + 64)
     assert int8.dense_bytes - ROUTER - HEAD - NORMS == (native.dense_bytes - ROUTER - HEAD - NORMS) / 2 + 4 * rows
@@ -92,7 +92,7 @@ def test_coverage_factor_limits() -> None:
 
 
 def test_inversion_misleads_when_sparsities_differ(moe: ModelShape) -> None:
-    same = curve(moe, moe, weight_format="native")
+    same = curve(moe, moe)
     assert all(point.misled == pytest.approx(1) for point in same)
     kimi, mixtral = models.load("kimi-k2"), models.load("mixtral-8x7b")
     points = curve(kimi, mixtral, bandwidth=3e12, devices=8, dollars_per_device_hour=2.0)

@@ -87,7 +87,7 @@ class PeerSession(Session):
     def _work(self, point: Point, kernel: str | None) -> Work:
         from moegauge.bench.peers.work import decode_work, kernel_work
 
-        shape, seed = self.shapes[point.model], self.options.seed
+        shape, seed = point.cast(self.shapes), self.options.seed
         if kernel is None:
             return decode_work(point, shape, self.options.layers, seed)
         return kernel_work(point, shape, kernel, self.backend.last_level_cache, seed)

@@ -175,11 +175,11 @@ class StageRun:
         done = {key_of(case) for case in self._record.cases if case.rung == rung}
 
         def finished(point: Point) -> bool:
-            shape = session.shapes[point.model]
+            shape = point.cast(session.shapes)
             given = (shape.name, point.format, point.batch, point.context)
             if stage.kind != "kernel":
                 return (*given, None) in done
-            kinds = step_kinds(shape, batch=point.batch, context=point.context, format=point.format)
+            kinds = step_kinds(shape, batch=point.batch, context=point.context)
             return all((*given, kind) in done for kind in kinds)
 
         due = self._due(stage, mode)
@@ -266,7 +266,7 @@ class StageRun:
                 session.progress(f"{self._clock.elapsed:.0f} s, {stage.name}: {point.label}")
                 try:
                     with guarded():
-                        work = kernel_work(point, session.shapes[point.model], kernel, cache, session.options.seed)
+                        work = kernel_work(point, point.cast(session.shapes), kernel, cache, session.options.seed)
                         cases, skipped = bench.run(work)
                 except MoegaugeError as error:
                     self._leave(stage.name, point, Reason.FAILED, first_line(error))

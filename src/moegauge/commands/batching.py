@@ -38,11 +38,10 @@ def command(
     if dollars_per_device_hour is not None and bandwidth is None:
         raise UsageError("--dollars-per-device-hour needs --bandwidth.")
     points = curve(
-        models.resolve(model),
-        models.resolve(calibrator),
+        models.resolve(model).cast(weight_format),
+        models.resolve(calibrator).cast(weight_format),
         context=context,
         kv_format=kv_format,
-        weight_format=weight_format,
         bandwidth=None if bandwidth is None else bandwidth * GB,
         devices=devices,
         dollars_per_device_hour=dollars_per_device_hour,

@@ -54,9 +54,8 @@ def command(
         raise UsageError("no model given.", advice="moegauge models lists those that ship.")
     if sum(source is not None for source in (record, bandwidth, device)) != 1:
         raise UsageError("give exactly one of --record, --bandwidth and --device.")
-    shape = models.resolve(model)
+    shape = models.resolve(model).cast(weight_format)
     options: dict[str, Any] = {
-        "weight_format": weight_format,
         "batch": batch,
         "context": context,
         "kv_format": kv_format,

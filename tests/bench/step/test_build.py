@@ -80,8 +80,8 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return get_backend(request.param)
 
 
-def build(model: ModelShape, backend: Backend, **options: Any) -> DecodeStep:
-    return build_step(model, backend, **{"arena_bytes": 1 << 24, "reuse": 0.0, **options})
+def build(model: ModelShape, backend: Backend, *, format: str = "native", **options: Any) -> DecodeStep:
+    return build_step(model.cast(format), backend, **{"arena_bytes": 1 << 24, "reuse": 0.0, **options})
 
 
 @pytest.mark.parametrize("kind", ["gqa", "window", "mla", "linear"])
@@ -297,7 +297,7 @@ class OnPaper:
 def test_no_shipped_model_meets_a_place_in_the_cache(name: str, fmt: str, batch: int, context: int, cache: int) -> None:
     """Not in a whole step and not in any kind of kernel alone, whatever its routers choose."""
     paper = OnPaper(cache)
-    step = build_step(models.load(name), paper, format=fmt, batch=batch, context=context)  # type: ignore[arg-type]
+    step = build_step(models.load(name).cast(fmt), paper, batch=batch, context=context)  # type: ignore[arg-type]
     assert reuse_distance(step.programs) >= 5 * cache
     cold = []
     for kind in step.kinds:
@@ -417,7 +417,7 @@ def test_routing_laws(tmp_path: Path) -> None:
 def test_bad_requests_are_one_line(options: dict[str, Any], error: type[Exception], message: str) -> None:
     reference = get_backend("reference")
     with pytest.raises(error, match=message) as caught:
-        build_step(shape(), reference, **options)
+        build_step(shape().cast(options.pop("format", "native")), reference, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -468,8 +468,8 @@ def test_the_default_arena_holds_the_largest_matrix_of_any_model(monkeypatch: py
     monkeypatch.setattr("moegauge.bench.step.build.MINIMUM_ARENA", 4096)
     monkeypatch.setattr("moegauge.bench.step.build.CACHES", 0)
     wide = replace(shape(), embedding=m("embed_tokens", "embedding", 5000, HIDDEN))  # a head of 0.96 MB, tied
-    step = build_step(wide, NumpyBackend("reference"), format="fp8", reuse=0.0)
+    step = build_step(wide.cast("fp8"), NumpyBackend("reference"), reuse=0.0)
     assert step.check() < 0.01
     step.close()
     with pytest.raises(DeviceError, match="smaller than the largest matrices of one step"):
-        build_step(wide, NumpyBackend("reference"), format="fp8", reuse=0.0, arena_bytes=4096)
+        build_step(wide.cast("fp8"), NumpyBackend("reference"), reuse=0.0, arena_bytes=4096)

@@ -104,6 +104,7 @@ def test_shape_reconciles(release):
     assert shape.dense_bytes == document["bytes_per_token"]["dense"]
     assert shape.routed_bytes == document["bytes_per_token"]["routed"]
     assert shape.bytes_per_token == document["bytes_per_token"]["total"]
+    assert shape.mtp_parameters == document["parameters"]["mtp"]
     assert 2 * shape.cache_elements(1) == document["bytes_per_token"]["kv_per_context_token"]
     assert ModelShape.from_json(json.loads(json.dumps(shape.to_json()))) == shape
 
@@ -113,6 +114,7 @@ def test_shipped_shape_is_this_one(release):
     shipped, made = models.load(name), census.model_shape()
     assert shipped.layers == made.layers
     assert (shipped.embedding, shipped.head, shipped.vectors) == (made.embedding, made.head, made.vectors)
+    assert shipped.mtp_parameters == made.mtp_parameters
 
 
 def test_bytes_per_token_by_hand(release):

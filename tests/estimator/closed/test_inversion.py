@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,13 @@ def test_a_batch_counts_against_total_parameters() -> None:
     """With many streams a sparse model reads more of itself, so the same speed leaves fewer active parameters."""
     sparse, dense = (one(fixed={**MIDDLE, "batch": 32.0, "expansion": x}).active["median"] for x in (48.0, 4.0))
     assert sparse < 0.5 * dense
+
+
+def test_a_release_with_prediction_layers_may_be_served_speculatively() -> None:
+    """DeepSeek-V3 and GLM-4.7 ship a layer to draft with, Kimi K2 none; a family's name says nothing."""
+    assert [Open.of(models.load(name)).drafts for name in ("deepseek-v3", "glm-4.7", "kimi-k2")] == [True, True, False]
+    assert Open.of(replace(models.load("kimi-k2"), mtp_parameters=1)).drafts
+    assert not Open.of(replace(models.load("glm-4.7"), mtp_parameters=0)).drafts
 
 
 def test_the_cache_takes_its_share() -> None:
