@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS ?= bench,report,parquet,dev
 
-.PHONY: install test validate check types lint format bench models ptx triton-versions fuzz clean help
+.PHONY: install test validate check types lint format map bench models ptx triton-versions fuzz clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -33,6 +33,9 @@ types: $(STAMP) ## mypy --strict over the package as it is imported
 format: $(STAMP) ## ruff, mending what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+map: $(STAMP) ## write docs/map.md from every file's first sentence
+	$(BIN)/python scripts/make_map.py
 
 validate: $(STAMP) ## count, measure, predict, compare and report on this machine
 	$(BIN)/moegauge validate

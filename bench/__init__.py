@@ -1,1 +1,1 @@
-"""Timing, roof, decode step, sweep, compare, report."""
+"""Measure decode steps and the read roof, hold records against the law, and write reports."""

@@ -1,4 +1,4 @@
-"""Adds the machine and its read roof to pytest-benchmark's JSON, so that timings of unlike machines can be told apart.
+"""pytest-benchmark plug-in: adds the machine and its read roof to the benchmark's JSON.
 
     pytest -p moegauge.bench.pytest_plugin tests/speed --benchmark-only --benchmark-json out.json
 

@@ -1,4 +1,6 @@
-"""Checkpoint to headers to roles to logical parameters to `ModelShape`. Imports no torch.
+"""Count an MoE checkpoint from its safetensors headers: dense, routed and active parameters, bytes per token.
+
+Imports no torch.
 
 from moegauge.counting import count
 census = count("openai/gpt-oss-20b")

@@ -1,4 +1,4 @@
-"""The census: what a checkpoint holds, by role and format, and what one token uses of it."""
+"""The census of a checkpoint: parameters and bytes by role and format, and what one token uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A census as the JSON document of `moegauge count --json`."""
+"""The JSON document of `moegauge count --json`."""
 
 from __future__ import annotations
 

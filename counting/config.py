@@ -1,4 +1,4 @@
-"""What config.json says that tensor names do not: layers, experts per token, attention widths, windows.
+"""Read config.json: layers, experts per token, attention widths, sliding windows.
 
 Every family spells these differently; `FIELDS` lists the spellings. A field that is present must be a sane whole
 number: a config is someone else's text, and a wrong `top_k` silently changes every active count.

@@ -1,4 +1,4 @@
-"""Where two counts differ: documents of `moegauge count --json`, or whole result files of many."""
+"""`moegauge count --diff`: where two counts, or two files of many counts, differ."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""Every way a checkpoint can be wrong, one class each. Each error knows its file, its tensor where there is one, and
-the byte of the file where that is known; names are someone else's bytes: escaped and cut before they are shown."""
+"""Checkpoint errors: one class for every way a checkpoint can be wrong.
+
+Each error knows its file, its tensor where there is one, and the byte of the file where that is known; names are
+someone else's bytes: escaped and cut before they are shown.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The naming rules of every family, as data: one row says what role a module's name means. First match wins.
+"""Naming rules of model families, as data: one row says what role a module's name means.
+
+First match wins.
 
 A pattern is a regular expression that must match a whole module name in which numbers are `#`
 (`model.layers.#.mlp.experts.#.gate_proj`). To support a new family add the rows its names need here, and its headers to

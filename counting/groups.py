@@ -1,5 +1,4 @@
-"""Equal tensors counted together: same name but for numbers, same layer, dtype and shape. 91,991 tensors become about
-two thousand groups, and everything after works on those."""
+"""Group tensors that are equal but for the numbers in their names: 91,991 become about two thousand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Count thousands of repos into one JSONL file: in the order of the list, resumable, failures kept with their class.
+"""`moegauge count --from`: thousands of repos into one JSONL file, in order, resumable, failures kept.
 
 One line per target: `{"target", "revision", "error", "message", "count"}`; `count` is the document of `moegauge count
 --json`, null when `error` names the class of the failure.

@@ -1,4 +1,4 @@
-"""What each layer mixes tokens with, told from its tensors, and what it caches per token of context."""
+"""Tell each layer's token mixer (attention, MLA, linear, SSM) from its tensors, and its KV cache per token."""
 
 from __future__ import annotations
 

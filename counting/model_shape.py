@@ -1,4 +1,4 @@
-"""A census as a `ModelShape`: per layer the matrices a step multiplies by, in step order, and the experts."""
+"""Turn a census into a `ModelShape`: per layer the matrices a step multiplies by, and the experts."""
 
 from __future__ import annotations
 

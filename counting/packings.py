@@ -1,4 +1,4 @@
-"""How each storage format packs weights: from the tensors of one module to its format's name and logical shape.
+"""Unpack shapes: the format and logical rows x columns of packed tensors (GPTQ, AWQ, MXFP4, NVFP4, ...).
 
 Every function takes the tensor that holds the weights, all tensors of its module by leaf, and the config's hints, and
 answers None when the shapes say it is another format. Sources: the packers themselves (compressed-tensors, NVIDIA

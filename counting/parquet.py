@@ -1,4 +1,4 @@
-"""Many counts as one Parquet table, a column per count; needs pyarrow (the `parquet` extra)."""
+"""Counts of many repos as one Parquet table; needs pyarrow (the `parquet` extra)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pools of routed experts: which tensors of a layer make one pool, its experts, and how many of them a token uses."""
+"""Find pools of routed experts: which tensors of a layer make one, its experts, and how many a token uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a quantisation config says about one module: the second witness, asked where tensors alone leave a doubt."""
+"""What the quantisation config says about one module, asked where its tensors alone leave a doubt."""
 
 from __future__ import annotations
 

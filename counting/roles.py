@@ -1,5 +1,8 @@
-"""Tensor names to roles. A name's numbers are removed first, so 91,991 names become some dozens of templates and each
-template is classified once."""
+"""Classify tensor names into roles (attention, router, routed expert, norm, ...).
+
+A name's numbers are removed first, so 91,991 names become some dozens of templates and each template is classified
+once.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Shapes that are data: where a packing rounds up, `weight_shape` holds the true rows and columns, 8 or 16 bytes that
-are read by range for the few modules whose shape nothing else says."""
+"""Read `weight_shape` tensors (8 or 16 bytes each), where a packing rounds the true shape up."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Storage formats: how many weights a module's tensors hold once unpacked. A format is one row of `LAYOUTS`,
-recognised by which tensors stand side by side and by their dtypes and shapes; the config is asked only for what those
-cannot say."""
+"""Recognise storage formats: how many weights a module's tensors hold once unpacked.
+
+A format is one row of `LAYOUTS`, recognised by which tensors stand side by side and by their dtypes and shapes; the
+config is asked only for what those cannot say.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""ModelShape to bytes per step to tokens/s, forward and backward. Imports no torch.
+"""Predict tokens/s from a `ModelShape`, and estimate a closed model from its served tokens/s.
+
+Imports no torch.
 
     from moegauge import estimator, models
 

@@ -1,4 +1,4 @@
-"""More than one stream: what a batch does to the speed of each, to the published inversion, and to the price.
+"""What batching does to the speed of each stream, to the price, and to the published inversion.
 
 A step of B streams reads each dense matrix once, E (1 - (1 - k/E)^B) of E experts per layer, and B caches, and each
 stream gets one token of it. So a stream's speed depends on total as well as active parameters, and an inversion

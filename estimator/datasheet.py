@@ -1,4 +1,4 @@
-"""A device nobody measured here: the law with its constants learned from published readings of other systems.
+"""Predict a device that was never measured: the law's constants learned from published readings.
 
     seconds = layers * floor_per_layer + all_reduces * log2(devices) * all_reduce
             + bytes / (devices * bandwidth * share * narrow^[under 8 bits] * moe^[MoE])

@@ -1,4 +1,4 @@
-"""How much of its bandwidth a system turns into decode: a linear mixed model over readings of open models.
+"""How much of its bandwidth a system turns into decode: a linear mixed model over published readings.
 
 For one reading let `z = log(bytes per token / (seconds per token x devices x datasheet bandwidth))`, the logarithm of
 the share of the datasheet bandwidth that the one-term formula calls effective. The formula takes `z` to be one

@@ -1,4 +1,4 @@
-"""The law `time = floors + bytes / bandwidth`, its robust fit, and its judgement by leaving a whole model out.
+"""The law `time = floors + bytes / bandwidth`: its robust fit, and its error with a whole model left out.
 
 One decode step is a chain of kernels. Each boundary costs a fixed time (launch or barrier, tail of the slowest
 thread), each layer may cost a little more, and the bytes stream at a fraction of the read roof measured beside them:

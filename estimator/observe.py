@@ -1,4 +1,4 @@
-"""Records of `moegauge bench` as observations of the law."""
+"""Turn records of `moegauge bench` into the observations the law is fitted to."""
 
 from __future__ import annotations
 

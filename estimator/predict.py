@@ -1,4 +1,4 @@
-"""Forward: a model on a device to tokens/s, with the terms that make up the step and an interval.
+"""Predict tokens/s of a model on a device, with the terms that make up the step and an interval.
 
 Three sources of the law's constants: a record measured by `moegauge bench` (fitted by `estimator.law`), a bandwidth
 and floor given by hand, or a datasheet device (`estimator.datasheet`).

@@ -1,5 +1,4 @@
-"""Readings: decode speeds of open models that somebody measured, one CSV row each, with the columns of
-`estimator/data/throughput.csv`.
+"""Read published decode speeds of open models (`estimator/data/throughput.csv`), one CSV row each.
 
 A row that cannot be used is listed with its line, column and reason and left out; nothing missing is guessed. Two
 things are read from words: the context (`tg128 @4096`, `8k in / 1k out`) and the bits of formats whose block layout

@@ -1,4 +1,4 @@
-"""Bytes, kernel boundaries and multiply-accumulates of one decode step of a `ModelShape`.
+"""Bytes read, kernel launches and multiply-accumulates of one decode step of a `ModelShape`.
 
 A step reads every dense matrix once whatever the batch, the distinct routed experts its tokens choose, and each
 sequence's own cache. Expected distinct experts of a layer under uniform routing are E (1 - (1 - k/E)^B); routing that

@@ -1,1 +1,4 @@
-"""The smallest kernels that move the bytes of a decode step. Never imports `moegauge.counting`."""
+"""Kernels of a decode step: packers, float64 reference, compiled CPU core, Triton.
+
+Never imports `moegauge.counting`.
+"""

@@ -1,4 +1,4 @@
-"""What a backend is: it holds an arena, compiles a step program once, runs it often, and streams memory."""
+"""The Backend protocol: what a new device must implement to run step programs and read memory."""
 
 from __future__ import annotations
 

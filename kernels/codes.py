@@ -1,4 +1,4 @@
-"""The small number types, by definition: e4m3fn, e2m1, e8m0 and bfloat16 as tables and bit patterns, in plain numpy.
+"""Number types of a byte or less, and bfloat16 (e4m3fn, e2m1, e8m0), as tables and bit patterns in numpy.
 
 Definitions: OCP 8-bit Floating Point Specification 1.0 (e4m3), OCP Microscaling Formats Specification 1.0 (e2m1, e8m0).
 """

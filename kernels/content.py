@@ -1,4 +1,6 @@
-"""Random valid packed bytes, straight from a seed: what an arena's pools hold. Never zeros, never NaN codes.
+"""Random packed weights that are valid in their format, straight from a seed: what an arena holds.
+
+Never zeros, never NaN codes.
 
 A pool is named `<format>.weight`, `<format>.scale`, `<format>.tensor`, `gain.<dtype>`, `bias.<dtype>`, `kv.<dtype>` or
 `state.f32`. Scales are sized so that a weight's standard deviation is about WEIGHT_STD in every format: products of

@@ -1,4 +1,4 @@
-"""What the machine says of itself: memory, caches, processor."""
+"""Memory, cache sizes and processor of this host, as the operating system tells them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backends of whole-matrix numpy: `reference` in float64, and in float32 what `cpu` is without the compiled core.
+"""Numpy backends: `reference` in float64, and the float32 fallback of `cpu` without the compiled core.
 
 Every matrix is unpacked whole for every product, so the time says nothing about memory: the description names it, and
 the fallback warns once.

@@ -1,4 +1,4 @@
-"""Quantise, pack and unpack a matrix in each format of `moegauge.formats.FORMATS`: one `Packer` per row, plain numpy.
+"""Quantise, pack and unpack a matrix in each weight format: one `Packer` per row of `FORMATS`, plain numpy.
 
 Canonical packed order of a matrix [rows, columns], the same on disk-like bytes and in the arena:
 

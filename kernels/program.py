@@ -1,4 +1,4 @@
-"""A decode step as data: registers, weights placed in an arena, and the operations on them, the same on every backend.
+"""The step program: a decode step as a list of operations on registers and weights, for every backend.
 
 Legend: B tokens decoded together, E experts, k experts a token uses, D distinct experts of one layer in one step,
 T tokens of context. Every activation is a float32 register [B, width], row-major. One operation is one kernel boundary.

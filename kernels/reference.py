@@ -1,4 +1,4 @@
-"""What every operation of a step program must give, in float64, slowly and obviously; and how far a backend may be off.
+"""Float64 reference of every operation of a step program, and error bounds of a backend's answer.
 
 `expect` recomputes sampled outputs of one operation from the inputs the backend actually had and from weights read back
 from its arena. Each value comes with a bound derived from the backend's `Precision`; nothing is tuned.

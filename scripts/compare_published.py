@@ -1,5 +1,4 @@
-"""Print the Markdown table of docs/counting.md: published totals beside counts of checkpoints laid out from the
-published configs (`tests/data/releases`)."""
+"""Print the table of docs/counting.md: published totals beside counts of the published configs."""
 
 from __future__ import annotations
 

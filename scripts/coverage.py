@@ -1,4 +1,4 @@
-"""How often the interval of a point covers the true median, although sampling stops on the interval itself.
+"""Simulate how often a point's interval covers the true median, although sampling stops on it.
 
     python scripts/coverage.py [RUNS]
 

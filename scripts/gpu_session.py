@@ -1,4 +1,4 @@
-"""Everything a GPU machine is asked for, in one command: the gpu suite, the GPU tests, page, tables and a summary.
+"""Run everything a GPU machine is asked for: the gpu suite, the GPU tests, page, tables and a summary.
 
     python3 scripts/gpu_session.py --out FOLDER                     nine minutes at most
     python3 scripts/gpu_session.py --out FOLDER --total 200         less

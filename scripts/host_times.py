@@ -1,4 +1,4 @@
-"""Host seconds of a GPU point that need no GPU: composing, lowering and the numerical gate's reference, per operation.
+"""Measure the host seconds of a GPU point: composing, lowering and the gate's reference, per operation.
 
     TRITON_INTERPRET=1 python scripts/host_times.py
 

@@ -1,5 +1,4 @@
-"""Learn the spreads of `moegauge.estimator.efficiency` from the packaged readings: from all, without each model,
-without each system and without each family of systems. Writes estimator/data/calibration.json; a few minutes.
+"""Fit the spreads of `moegauge.estimator.efficiency` and write estimator/data/calibration.json; a few minutes.
 
 Run: .venv/bin/python scripts/make_calibration.py
 """

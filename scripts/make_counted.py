@@ -1,5 +1,4 @@
-"""Count the published estimate's calibration models from their release layouts, in its convention (stored elements of
-the main model). Writes estimator/data/counted.json.
+"""Count the published estimate's calibration models, in its convention, into estimator/data/counted.json.
 
 Run: .venv/bin/python scripts/make_counted.py
 """

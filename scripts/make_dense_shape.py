@@ -1,4 +1,4 @@
-"""Write the ModelShape of Llama 3.3 70B, the one dense model among the served readings, from its config's numbers.
+"""Write the ModelShape of Llama 3.3 70B, the one dense model among the served readings, from its config.
 
 Run: .venv/bin/python scripts/make_dense_shape.py
 Source of the numbers: huggingface.co/meta-llama/Llama-3.3-70B-Instruct config.json.

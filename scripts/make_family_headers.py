@@ -1,5 +1,4 @@
-"""Make the oracle of every MoE family: a tiny model of each `model_type` of transformers that has routed experts is
-built, saved with `save_pretrained`, and its headers are written with counts taken from the module tree.
+"""Make test data: headers and counts of a tiny model of every transformers model_type with routed experts.
 
 Run where transformers is installed (it is no dependency of this package):
 

@@ -1,5 +1,4 @@
-"""Make the oracle of the storage formats: a small MoE layer is packed by the real packers and its headers are written
-with the number of weights that went in.
+"""Make test data: headers of a small MoE layer packed by the real packers, and its number of weights.
 
 Run where the packers are installed (none is a dependency of this package); those that are absent are left alone:
 

@@ -1,5 +1,4 @@
-"""Expand published configs to whole checkpoints: transformers builds each model on the meta device at full size and its
-tensors' names, dtypes and shapes are written, beside what its authors publish.
+"""Make test data: published configs expanded to whole checkpoints by transformers on the meta device.
 
     python scripts/make_release_headers.py CONFIGS MODELS.csv tests/data/releases
 

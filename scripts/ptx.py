@@ -1,4 +1,4 @@
-"""Compile every Triton kernel ahead of time, no GPU needed, and print what the machine code shows.
+"""Compile every Triton kernel ahead of time (`make ptx`): registers, spills, instructions, no GPU.
 
     python scripts/ptx.py                   every kernel, every target
     python scripts/ptx.py --target 90       one target

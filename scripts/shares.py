@@ -1,4 +1,4 @@
-"""How evenly a step's weights are shared out between the programs of a GPU: no GPU needed, nothing is compiled.
+"""How evenly a step's weights are shared out between a GPU's programs; no GPU, nothing compiled.
 
     python scripts/shares.py                                    four models, batch 1, 132 multiprocessors (H100, H200)
     python scripts/shares.py --model kimi-k2 --batch 8 --processors 148 --configuration even

@@ -1,4 +1,4 @@
-"""Count thousands of repos of a Hub on this machine: repos per second, peak memory, and how memory grows.
+"""Count thousands of repos of a loopback Hub: repos per second, peak memory and how it grows.
 
     .venv/bin/python scripts/simulate_hub.py [--repos 2000] [--jobs 4]
 

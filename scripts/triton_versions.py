@@ -1,4 +1,4 @@
-"""Compile and interpret the Triton kernels on several Triton releases, no GPU needed, and print a table.
+"""Compile and interpret the Triton kernels on several Triton releases and print a table; no GPU.
 
     python scripts/triton_versions.py                       every release below
     python scripts/triton_versions.py 3.9.0 3.6.0:2.3.5     these; after a colon another numpy

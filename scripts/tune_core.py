@@ -1,5 +1,4 @@
-"""What the CPU core's choices are worth here: expert products at batch 1 with other prefetch distances, chunk sizes and
-row orders, each sample beside a roof sample, all variants in turn.
+"""Time the CPU core's choices: expert products with other prefetch distances, chunk sizes, row orders.
 
     python scripts/tune_core.py --format fp8,mxfp4 --model deepseek-v3
 

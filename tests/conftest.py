@@ -1,4 +1,6 @@
-"""Loaded before any test module, so before numpy: the estimator solves many systems of 200 rows, and BLAS threads that
+"""Settings of every test: one BLAS thread, and property tests that draw the same examples every time.
+
+Loaded before any test module, so before numpy: the estimator solves many systems of 200 rows, and BLAS threads that
 wait for each other on a busy machine make that ten times slower.
 
 Property tests draw the same examples every time: a red test is red for everyone. `make fuzz` explores.

@@ -1,1 +1,1 @@
-"""Time: pairs of a step and the read roof, rounds of several programs, kernel boundaries, statistics of samples."""
+"""Timing: pairs of a step and the read roof, rounds of several programs, launch floors, statistics."""

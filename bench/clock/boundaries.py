@@ -1,4 +1,4 @@
-"""What one empty kernel boundary costs here, for every way of crossing one the backend has.
+"""The floor: what one empty kernel launch costs, in every launch mode the backend has.
 
 A backend that can tell has `chains`, the names of its boundaries, and `chain(name, length)`, a function that runs so
 many empty operations one after the other. The floor is the difference between a long chain and a short one: what both

@@ -1,4 +1,4 @@
-"""How one point is timed: warm up, then pairs of (step, roof) in alternating order until the answer has settled.
+"""Time one point: warm up, then sample the step and the read roof in turn until the interval is narrow.
 
 Each sample of a step has a sample of the read roof beside it, so that a machine whose bandwidth drifts (a shared
 host, a warm GPU) is divided out of the ratio. The order inside a pair alternates, so that a slow drift does not favour

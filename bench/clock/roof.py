@@ -1,4 +1,4 @@
-"""The read roof: how fast this device reads memory, best of the access patterns its backend offers.
+"""The read roof: how fast this device reads memory, by the best of its backend's access patterns.
 
 The roof is the denominator of every rate in a record. It is measured twice: once at the start, every pattern, to
 choose the best and to state it; then beside every sample of every point (`RoofMeter.sample`), with that pattern.

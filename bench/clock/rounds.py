@@ -1,4 +1,4 @@
-"""Several programs timed in the same minutes: rounds in which each gives one sample beside one roof sample.
+"""Time several programs in the same minutes: in a round each gives one sample beside one of the roof.
 
 The order of a round moves on by one from round to round and the order inside a pair alternates, so that a machine that
 drifts favours nobody. Ratios are taken within rounds.

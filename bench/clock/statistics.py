@@ -1,4 +1,6 @@
-"""Median, median absolute deviation and seeded bootstrap intervals. All samples are kept; nothing is trimmed.
+"""Median, median absolute deviation and seeded bootstrap intervals of timing samples.
+
+All samples are kept; nothing is trimmed.
 
 The bootstrap is Efron's percentile bootstrap of the median; its seed is fixed, so a record's intervals can be
 computed again from its samples to the last digit.

@@ -1,1 +1,1 @@
-"""Measured against predicted, one record against another, one launch mode against another."""
+"""Judge measurements: predicted against measured, record against record, launch mode against launch mode."""

@@ -1,4 +1,4 @@
-"""Measured against predicted, never predicting a model from itself.
+"""Predicted against measured tokens/s: the law fitted without the model it predicts, the formula beside it.
 
 The law (`moegauge.estimator.law`) is fitted to the points of all other models and asked for the one left out, at the
 roof measured beside that point. The published one-term formula gets the same treatment. Both are judged by the same

@@ -1,4 +1,4 @@
-"""The same point launched in several ways: threads of a CPU, rungs of a GPU, backends.
+"""Launch modes compared at one point: thread counts of a CPU, launch modes of a GPU, backends.
 
 What each rung gains is a result; the law is fitted to one setup alone.
 """

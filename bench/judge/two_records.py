@@ -1,4 +1,4 @@
-"""One record against another, point by point: same, faster, slower or undecided, from bootstrap intervals."""
+"""Compare two records point by point: same, faster, slower or undecided, by bootstrap intervals."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a user would pick instead of this kit's kernels and steps, one file per peer, timed in the same run."""
+"""Other programs' kernels and decode steps (vLLM, SGLang, llama.cpp, PyTorch), timed in the same run."""

@@ -1,4 +1,4 @@
-"""Peers that run the routed experts of a layer in one call: their pool of experts, and the check.
+"""Peers that run a layer's routed experts in one fused call: expert pool, routing, check of the answer.
 
 The pool has as many experts as the model, or as many as one run needs to stay cold where that is more, so that tuned
 configurations are found by the model's own number. Layer l of a run uses experts l D to l D + D - 1 of it.

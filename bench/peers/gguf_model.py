@@ -1,4 +1,4 @@
-"""A GGUF file of a model's shape with random packed weights, as llama.cpp loads it: no vocabulary, no trained number.
+"""Write a GGUF file of a model's shape with random packed weights, for llama.cpp to load.
 
 Two architectures are known: `gpt-oss` and `qwen3moe`. Matrices keep the formats of the shape they are written from, in
 the nearest type ggml has; norms, biases and sinks are float32, as ggml's converters write them.

@@ -1,4 +1,4 @@
-"""Peers that offer a product y = x W^T with packed weights: from one product to whole expert layers.
+"""Peers that offer a product y = x W^T with packed weights, and expert layers written with it.
 
 An expert layer is written as a model in plain PyTorch writes it: for every chosen expert its tokens' rows, gate and up
 products, SwiGLU, the down product, and a weighted sum. On a GPU one run is captured in a CUDA graph, so that Python's

@@ -1,4 +1,4 @@
-"""llama.cpp's whole decode step on the CPU: one token at a time at an empty context, from a GGUF of the same shape.
+"""llama.cpp's decode step on the CPU, one token at an empty context, from a GGUF of the same shape.
 
 The file is written to the temporary folder with random weights and deleted afterwards. It is loaded without mmap: the
 file's pages would be of 4 KiB and evictable, and the write before it would decide what is cached.

@@ -1,4 +1,4 @@
-"""This kit's own kernels and step for a work: what every peer is held against."""
+"""This kit's own kernels and step for the work at a point: what every peer is held against."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer is: another program that does the same work from weights it packed itself."""
+"""The Peer protocol: another program that does the same work from weights it packed itself."""
 
 from __future__ import annotations
 

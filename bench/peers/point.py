@@ -1,4 +1,4 @@
-"""One point: this kit and every peer that has kernels for it, checked, timed in rounds, checked again."""
+"""Time this kit and every peer that serves a point, in rounds, checked before and after."""
 
 from __future__ import annotations
 

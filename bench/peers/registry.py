@@ -1,4 +1,4 @@
-"""Every peer, in the order they are listed and timed."""
+"""The list of peers, in the order they are shown and timed."""
 
 from __future__ import annotations
 

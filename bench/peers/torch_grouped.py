@@ -1,5 +1,6 @@
-"""PyTorch's grouped product (`torch.nn.functional.grouped_mm`, 2.10 and later): all chosen experts of a layer in two
-calls, bfloat16. Sorting tokens by expert is made ahead and not timed. Never run on a GPU here.
+"""PyTorch's grouped product (`torch.nn.functional.grouped_mm`): a layer's chosen experts in two calls, bfloat16.
+
+Sorting tokens by expert is made ahead and not timed. Never run on a GPU here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is compared at a point: the same matrices for everyone, whatever each packs them into.
+"""The work compared at a point (matrices, tokens, chosen experts), the same for this kit and every peer.
 
 `product`: the gate projections of `count` experts, one product each, every token through every matrix.
 `experts`: the routed experts of `layers` MoE layers, gate, up, SwiGLU, down and the weighted sum, B tokens a layer.

@@ -1,1 +1,1 @@
-"""What is measured: points, suites, the staged GPU suite and its time budget, the main validation."""
+"""What is measured: points, suites, the staged GPU suite and its time budget, the plan of `validate`."""

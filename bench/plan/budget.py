@@ -1,4 +1,4 @@
-"""How long a suite's stages will take, and when to stop: estimates before a run, a time budget during it."""
+"""Time budget of the GPU suite: seconds estimated per stage beforehand, and when a run stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one command measures of a GPU, in order of worth: stages, each a list of points, within one time budget.
+"""Stages of the GPU suite, most valuable first, each a list of points, within one time budget.
 
 A run that ends early has measured what matters most; the same command goes on with the rest.
 """

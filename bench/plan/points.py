@@ -1,4 +1,4 @@
-"""Points and the rows that make them: a row is a product of models, formats, batches and contexts."""
+"""A point (model, format, batch, context) to measure, and lists of them as products of such values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which points a run measures: named suites of rows, or of stages, and the lists of the command line."""
+"""Suites by name (quick, standard, full, gpu), and the command line's lists, as points to measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job's plan and its counting part: what `moegauge validate` lays out, counts and measures.
+"""The plan of `moegauge validate`: which models are laid out and counted, which points measured.
 
 No checkpoint is needed: the headers of a released model are written as sparse files, exactly as released, and counted
 as any checkpoint is; the shape that comes out is what the decode step is built from.

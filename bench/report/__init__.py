@@ -1,1 +1,1 @@
-"""Records and estimates as pages, charts and tables."""
+"""Records and estimates as HTML pages, SVG charts and tables."""

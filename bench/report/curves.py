@@ -1,4 +1,4 @@
-"""Batch and context curves of the report, drawn where a record has at least three points of one."""
+"""Batch and context curves of the HTML report, where a record has three points of one or more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of an estimate: the back-test first, then both methods, then what a batch does."""
+"""The HTML page of `moegauge estimate`: back-test first, then both methods, then what a batch does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The charts of the report: each takes measured points with their predictions and gives one <figure>."""
+"""Charts of the HTML report: measured points with their predictions, each as one <figure>."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page from records: no script, no external resource, every string escaped.
+"""The HTML page of `moegauge report`: self-contained, no script, every string escaped.
 
 What is measured stands beside what was predicted; what the page cannot say (one model only, no batches) it leaves out
 or says so.

@@ -1,4 +1,6 @@
-"""One chart as inline SVG: axes, lines, marks. Colours are CSS classes, so the page decides light or dark.
+"""Draw a chart as inline SVG: axes, lines, marks.
+
+Colours are CSS classes, so the page decides light or dark.
 
 Every mark carries a <title>, every chart a name and a description; all text is escaped here and nowhere else.
 """

@@ -1,4 +1,4 @@
-"""Records as CSV and as a Markdown table."""
+"""Records as CSV and as Markdown tables."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Measuring the points of a plan: sweep, cases of a record, launches of a step."""
+"""Measure the points of a plan: sweep over them, entries of a record, launches of a kernel case."""

@@ -1,4 +1,4 @@
-"""From the samples of a point to its entry in a record."""
+"""A point's samples as its entry in a record (`Case`): median, interval, share of the roof."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profiles without a profiler: from what a device launches for a kernel case to what is left beside its bytes."""
+"""Waves, tail and issue slots of a kernel case's launches, computed from grid, registers and instructions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run points one after another and hand each finished one over at once, so that a stop loses only the point in work.
+"""Measure a list of points one after another; each is handed over at once, so a stop loses only the last.
 
 A point is: build the step, check its numbers, time it beside the roof, check its numbers again. A step whose answer is
 outside its error bound has no time: the point is reported as failed and the sweep goes on.

@@ -1,1 +1,1 @@
-"""One decode step: the model's operations composed over rings of weights, its reuse distance, its numerical gate."""
+"""One emulated decode step: operations, weight addresses, reuse distance, routing, numerical gate."""

@@ -1,4 +1,4 @@
-"""One decode step of a model, emulated: its true depth, order, dependencies and bytes, on random weights from an arena.
+"""Build the emulated decode step of a model: its true depth, order and bytes, on random weights.
 
 Emulated: every matrix of every layer, read once per step (once per distinct expert), at its shape and format; the
 norms before attention and feed-forward; attention over a KV cache of the asked length (GQA, sliding windows, absorbed

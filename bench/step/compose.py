@@ -1,4 +1,4 @@
-"""From a `ModelShape` to the operations of one decode step, layer by layer."""
+"""Turn a `ModelShape` into the operations of one decode step, layer by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last part of the numerical gate: a step as it is timed, in one run, against its operations run one by one.
+"""Numerical gate of a whole run: the step as it is timed against its operations run one by one.
 
 What only a whole run can get wrong shows here: an operation that starts before the one it needs has ended.
 """

@@ -1,4 +1,4 @@
-"""The launches of a shipped model's decode step, and its persistent kernel, without a GPU and without weights."""
+"""Triton launches of a shipped model's decode step, made without a GPU and without weights."""
 
 from __future__ import annotations
 

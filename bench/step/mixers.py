@@ -1,4 +1,4 @@
-"""The token mixers of a decode step: grouped-query attention, absorbed multi-head latent attention, linear layers."""
+"""Token mixers of a decode step: grouped-query attention, absorbed multi-head latent attention, linear layers."""
 
 from __future__ import annotations
 

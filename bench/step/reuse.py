@@ -1,4 +1,4 @@
-"""How far apart two readings of one place lie, for a schedule of programs that is run round and round.
+"""Reuse distance: bytes read before a step reads the same address again, so that caches stay cold.
 
 The schedule is played on paper: nothing is allocated or run. Bytes are counted as few as can be (a layer whose tokens
 all choose the same experts) and places as many as can be (every slot a router may point to), so the answer is a lower

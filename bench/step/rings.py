@@ -1,4 +1,4 @@
-"""Where every weight of a step lies: rings of packed bytes, one per kind of content, walked in step order.
+"""Where a step's weights lie: rings of packed random bytes, one per kind of content, walked in step order.
 
 A place in a ring is read again only when the ring has come round, so the bytes read between two readings of one place
 are about the size of the arena, whatever the size of the model. Rings are sized in proportion to what one round of

@@ -1,1 +1,1 @@
-"""One safetensors header: parsed fast, refused strictly, told from files that are something else."""
+"""Safetensors headers: parsed fast, checked strictly, told from files of other kinds."""

@@ -1,4 +1,4 @@
-"""What a file that is not safetensors really is, from its first bytes, so that the error can say so."""
+"""Tell what a file that is not safetensors really is, from its first bytes, for the error to say."""
 
 from __future__ import annotations
 

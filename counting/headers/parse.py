@@ -1,6 +1,8 @@
-"""One safetensors header, validated. `parse_header` decodes the usual header with a typed decoder and checks it in
-bulk; whatever that cannot vouch for goes to `moegauge.counting.headers.strict`, which states the rules and names the
-fault."""
+"""Parse and validate one safetensors header.
+
+`parse_header` decodes the usual header with a typed decoder and checks it in bulk; whatever that cannot vouch for goes
+to `moegauge.counting.headers.strict`, which states the rules and names the fault.
+"""
 
 from __future__ import annotations
 

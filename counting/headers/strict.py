@@ -1,5 +1,7 @@
-"""The rules of a safetensors header, one by one, each with its own error. Slow and exact: it runs only for a header
-`moegauge.counting.headers.parse` could not vouch for, to find the fault or to find that there is none.
+"""The rules of a valid safetensors header, one by one, each with its own error.
+
+Slow and exact: it runs only for a header `moegauge.counting.headers.parse` could not vouch for, to find the fault or
+to find that there is none.
 
 Stricter than safetensors 0.8 in three ways: a tensor's name must not stand twice (safetensors keeps the last one),
 a shape has at most 64 dimensions, and a header at most 10,000,000 commas and colons."""

@@ -1,1 +1,1 @@
-"""Where headers come from: a folder, one file, the Hub, and releases laid out as sparse files."""
+"""Where headers come from: a folder, one file, the Hub, or a release laid out as sparse files."""

@@ -1,5 +1,7 @@
-"""What was read of a repo at a commit, kept under HF_HOME: the listing, the index, the headers, the small JSON files.
-A commit never changes, so an entry is never stale; it is validated anew each time it is read."""
+"""Disk cache of a Hub repo at a commit, under HF_HOME: listing, index, headers, small JSON files.
+
+A commit never changes, so an entry is never stale; it is validated anew each time it is read.
+"""
 
 from __future__ import annotations
 

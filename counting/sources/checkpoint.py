@@ -1,4 +1,4 @@
-"""An opened checkpoint: every header validated and reconciled, and the small JSON files beside the weights."""
+"""An opened checkpoint: all headers, validated and reconciled, and the small JSON files beside the weights."""
 
 from __future__ import annotations
 

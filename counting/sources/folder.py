@@ -1,5 +1,8 @@
-"""A checkpoint in a folder, or one safetensors file. Reads headers and small JSON files, never weights; nothing here
-blocks on a FIFO, opens a device, or follows a link out of the folder."""
+"""Open a checkpoint in a folder, or one safetensors file.
+
+Reads headers and small JSON files, never weights; nothing here blocks on a FIFO, opens a device, or follows a link out
+of the folder.
+"""
 
 from __future__ import annotations
 

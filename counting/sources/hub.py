@@ -1,4 +1,4 @@
-"""A checkpoint on the Hub: the revision pinned to a commit first, then its headers, and nothing else of its weights.
+"""Open a checkpoint on the Hub: the revision pinned to a commit first, then headers only.
 
 Sharded, on main: one request for all headers where the server offers it. Otherwise the index, and per shard one range
 request sized from the names in the index, and a second for the rest if that fell short."""

@@ -1,4 +1,4 @@
-"""The index of a sharded checkpoint: read strictly, shard names checked, reconciled with what the shards hold."""
+"""Read the index of a sharded checkpoint strictly, and reconcile it with what the shards hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write a checkpoint's headers as released, from its config alone: names, dtypes, shapes and shards, no weights.
+"""Write a released checkpoint's headers from its config alone: names, dtypes, shapes, shards, no weights.
 
 The files are sparse: each is extended to its full length without a byte of data written, so 688 GB of DeepSeek-V3 take
 a few MB of disk. `moegauge validate` counts such a layout on a machine that holds no checkpoint, and tests count it

@@ -1,4 +1,4 @@
-"""One Hub repo at one commit: its listing, its small files, its headers, each read once and cached by commit."""
+"""Fetch from one Hub repo at one commit: listing, small files, headers, each read once and cached."""
 
 from __future__ import annotations
 

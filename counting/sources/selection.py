@@ -1,4 +1,4 @@
-"""Which of the files in a folder or repo are the checkpoint: one index and its shards, or one file."""
+"""Choose which files in a folder or repo are the checkpoint: one index and its shards, or one file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints as sparse files: real headers, lengths and shards, and not a byte of data allocated."""
+"""Write checkpoints as sparse files: real headers, lengths and shards, no byte of data allocated."""
 
 from __future__ import annotations
 

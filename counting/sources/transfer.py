@@ -1,5 +1,7 @@
-"""HTTP with the Hub, through huggingface_hub: its client, tokens, endpoint, back-off and offline switch. Every body is
-read with a cap, so a server that ignores a range or never stops sending costs no memory."""
+"""HTTP requests to the Hub through huggingface_hub: tokens, ranges, back-off, offline switch, size caps.
+
+Every body is read with a cap, so a server that ignores a range or never stops sending costs no memory.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From a served speed back to a closed model's size: assumptions, inversion, back-tests, public claims."""
+"""Estimate closed models from served tokens/s: priors, inversion, back-tests, public claims."""

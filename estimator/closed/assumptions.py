@@ -1,5 +1,7 @@
-"""What nobody outside a provider knows, as stated priors. Each assumption turns a number between 0 and 1 (a coordinate
-of a quasi-random point) into a value, so fixing one is fixing its coordinate, and freeing it can only add spread.
+"""Priors on what nobody outside a provider knows (precision, batch, speculation, ...).
+
+Each assumption turns a number between 0 and 1 (a coordinate of a quasi-random point) into a value, so fixing one is
+fixing its coordinate, and freeing it can only add spread.
 
 The priors are judgements, written here so that they can be argued with; `docs/estimating.md` gives the reason for
 each. Shared assumptions hold for all models of a provider; `calibration` ones are drawn anew for each open model.

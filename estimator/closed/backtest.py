@@ -1,4 +1,4 @@
-"""The back-test: every open model of a group estimated as if it were closed, from the other models of the group.
+"""The back-test: every open model of a group is estimated as if it were closed, from the others.
 
 A group is one system on one device. Both methods are told the target's tokens/s, weight format and bits, context and
 device count, and everything about the other models of the group; neither is told the target's parameters. Ours is

@@ -1,4 +1,4 @@
-"""What would have to be true for a claim about a closed model to hold.
+"""Check public claims about closed models: what would have to be true for each to hold.
 
 A claim fixes active or total parameters (or sparsity, precision, server). Everything it leaves open is drawn from wide,
 flat ranges (`RANGES`): dense share, experts per chosen one, precision, batch, speculation, context, depth, replica.

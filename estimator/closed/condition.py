@@ -1,4 +1,4 @@
-"""What a served speed says about bytes: open models of a provider as calibrators of the mixed model.
+"""Bytes per step that a served speed allows, with a provider's open models as calibrators.
 
 A provider is one group of `efficiency`, of unknown bandwidth. Its open models' bytes per step are reckoned under
 assumptions (one value per quasi-random point); conditioned on them, the model gives the bytes per step that a step

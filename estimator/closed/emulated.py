@@ -1,4 +1,4 @@
-"""The back-test on the kit's own records: each emulated model estimated from the others measured on the same device.
+"""The back-test on this kit's own records: each emulated model from the others on the same device.
 
 Ours is `estimator.law`, fitted without the model and inverted; its depth is not told and taken as the median of the
 others'. The published formula is calibrated on the other models in the same format, where there are any. Both estimate

@@ -1,4 +1,4 @@
-"""The whole estimate of a file: what may be asked, the published formula, ours, and how far to trust it."""
+"""The whole document of `moegauge estimate`: published formula, inversion, and how far to trust it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Served speeds: tokens/s of models as a provider's customers see them, open ones to calibrate on and closed ones to
-estimate.
+"""Read served speeds: tokens/s of a provider's models, open ones to calibrate on, closed ones to estimate.
 
 A CSV with columns `model, provider, tokens_per_s, date, metric`, and where wanted `usable, tier, shape, source, note`.
 `shape` names the ModelShape of an open model (a shipped name or a JSON file); without it a few released names are

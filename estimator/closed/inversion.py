@@ -1,4 +1,4 @@
-"""Backward: closed models of a provider from served speeds, with the unknowns as priors and the answer as intervals.
+"""Invert served tokens/s into parameters of closed models: priors on the unknowns, intervals as the answer.
 
 For each quasi-random point the open models' bytes per step are reckoned under the point's assumptions; the mixed model
 of `efficiency` (floors by depth and step time, one constant of the provider) is conditioned on them, and predicts the

@@ -1,4 +1,4 @@
-"""The published estimate regenerated: its inputs from counted checkpoints, its arithmetic from `estimator.oneterm`.
+"""The published estimate of closed models, regenerated digit by digit from counted checkpoints.
 
 Everything typed stands in `data/opus-2026-03.json` (the post's observations and assumptions); everything counted in
 `data/counted.json`, made by scripts/make_counted.py. Nothing of our own method is used here.

@@ -1,1 +1,1 @@
-"""The compiled CPU core seen from Python: loading, structures, matrix order, the backend."""
+"""The CPU backend: compiled core loaded by ctypes, its structs, its order of matrices."""

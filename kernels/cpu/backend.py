@@ -1,4 +1,4 @@
-"""The CPU backend: the compiled core, an arena in huge pages, and the read roof."""
+"""The CPU backend: step programs on the compiled core, an arena in huge pages, the read roof."""
 
 from __future__ import annotations
 

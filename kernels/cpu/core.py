@@ -1,4 +1,4 @@
-"""The compiled core as a Python object: found, loaded and checked once."""
+"""Find, load and check the compiled CPU core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled core's order of matrices (native/products.h, products_4bit.h): a permutation of the canonical bytes.
+"""Order of weights and scales in the CPU core: a permutation of the canonical packed bytes.
 
 Rows lie woven in groups, so that a group is one sequential stream: 64 bytes of each of four rows in turn; or, of the
 4-bit formats, four bytes (eight columns) of each of `lanes` rows in turn, and their scales one of each in turn. Rows

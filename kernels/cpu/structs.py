@@ -1,4 +1,4 @@
-"""The structures of native/core.h, field by field, and the translation of a `Program` into an array of them."""
+"""ctypes mirror of native/core.h, and the translation of a `Program` into an array of its structs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Triton backend: NVIDIA GPUs of compute capability 8.0 and later, or the interpreter on the CPU.
+"""The Triton backend: NVIDIA GPUs of compute capability 8.0 and later, or Triton's interpreter on the CPU.
 
 Nothing touches a GPU before `TritonBackend()` is called. `DeviceError` says in one line what is missing.
 """

@@ -1,4 +1,4 @@
-"""`python -m moegauge` is the console script."""
+"""`python -m moegauge`, the same as the console script."""
 
 from moegauge.cli import main
 

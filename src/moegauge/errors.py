@@ -1,4 +1,4 @@
-"""Every way to be wrong, one class each; a message names the file, tensor or field and ends with the next step.
+"""Errors of the whole kit, one class each; a message names the file, tensor or field and the next step.
 
 Rooms add their own classes here or subclass these beside their code; the CLI catches `MoegaugeError` alone and
 prints it as one line. `exit_code` is 1 (the work failed) or 2 (the request was not one we know).

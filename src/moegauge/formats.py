@@ -1,4 +1,4 @@
-"""The weight formats this kit packs, decodes and times: one row each, and nothing else decides a format.
+"""The table of weight formats (bf16, fp8, int8, int4, mxfp4, nvfp4): one row each, and nothing else decides one.
 
 A row says how many bits an element takes, how many elements share a scale, and how wide the scale is; bytes follow
 from that. The packers (`moegauge.kernels.packing`) and the kernels of every backend have one entry per row.

@@ -1,4 +1,4 @@
-"""Which machine and which software this is, as records name it: no host name, no user name, no serial number.
+"""Describe this machine and software for records: no host name, no user name, no serial number.
 
 `describe()` reads /proc, /sys (Linux), sysctl (macOS) and NVML; it imports no torch. `machine_id()` is the folder name
 under results/ and the key on which records are pooled.

@@ -1,4 +1,4 @@
-"""The few NVML calls this project needs, by ctypes: what GPU this is, and whether it is holding its clocks back.
+"""NVML by ctypes: which GPU this is, its clocks and power, and whether it is holding its clocks back.
 
 Nothing is set or reset. Every reading may be missing (MIG, vGPU, old driver): missing is None, never 0.
 Function and constant names are those of NVIDIA's NVML API reference.

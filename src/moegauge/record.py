@@ -1,4 +1,4 @@
-"""The measurement record, schema `moegauge.record/1`: what was run, where, on what, and every sample.
+"""The measurement record (schema `moegauge.record/1`): what was run, where, on what, and every sample.
 
 History of the schema (a reader reads every version it knows; a newer one is refused by name):
   1  first version. Since then only fields were added; `left_out` was a list of sentences up to 0.1.0 and is one of

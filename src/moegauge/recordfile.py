@@ -1,4 +1,4 @@
-"""A record on disk while a run goes on: written whole after every point, never over another run's file.
+"""Write a record to disk while a run goes on: atomically after every point, never over another run's file.
 
 Each write goes to a temporary file beside the target, is synced and then renamed over it, so a crash, a full disk or
 an interrupt leaves the file as it was after the last point.

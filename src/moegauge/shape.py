@@ -1,5 +1,7 @@
-"""`ModelShape`: what one decode step of a model multiplies by, layer by layer. The only thing that crosses from
-counting to predicting and measuring; a published model and a made-up one are the same type.
+"""`ModelShape`: what one decode step of a model multiplies by, layer by layer.
+
+The only thing that crosses from counting to predicting and measuring; a published model and a made-up one are the same
+type.
 
 It holds no names of tensors and no weights. It is JSON on disk (schema `moegauge.shape/1`), where equal neighbouring
 layers are written once with a `repeat`.

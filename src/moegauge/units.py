@@ -1,4 +1,4 @@
-"""Units: bytes, parameters, bytes/s, seconds. GB is 10^9 bytes, GiB is 2^30; the two are never mixed."""
+"""Units: GB is 10^9 bytes, GiB is 2^30, never mixed; counts, bytes and seconds written for people."""
 
 from __future__ import annotations
 

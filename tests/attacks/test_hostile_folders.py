@@ -1,5 +1,7 @@
-"""Folders and indexes a scanner must survive: shard names that escape, shards that are absent, twice or not files at
-all, indexes that lie. The cases of the network are in tests/counting/sources/test_hub.py."""
+"""Folders and indexes a scanner must survive: shards that escape, are absent, doubled or no files; false indexes.
+
+The cases of the network are in tests/counting/sources/test_hub.py.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Runs `moegauge` on a made-up CUDA device: tensors on `cuda` lie on the CPU, launches are counted, not executed, and
-streams, events, graphs and compiled kernels are stand-ins that hold their users to CUDA's rules. What kernels compute
-is tested elsewhere; here every line of Python that needs a GPU is run. Run by test_fake_cuda.py in a process of its
-own, since TRITON_INTERPRET must be set before Triton is imported: then no kernel asks for a driver.
+"""A made-up CUDA device that runs `moegauge` without a GPU and holds its users to CUDA's rules.
+
+Tensors on `cuda` lie on the CPU, launches are counted, not executed; streams, events, graphs and compiled kernels are
+stand-ins. What kernels compute is tested elsewhere; here every line of Python that needs a GPU is run. Run by
+test_fake_cuda.py in a process of its own, since TRITON_INTERPRET must be set before Triton is imported: then no kernel
+asks for a driver.
 
     python fake_cuda.py FAULT ARGUMENTS OF MOEGAUGE ...
 

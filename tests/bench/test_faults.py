@@ -1,5 +1,7 @@
-"""What goes wrong outside: a full disk, a killed run, a second run, no memory, a lost device; by the command itself
-where the fault can be made for real."""
+"""Faults from outside: a full disk, a killed run, a second run, no memory, a lost device.
+
+The command itself meets the fault where it can be made for real.
+"""
 
 from __future__ import annotations
 

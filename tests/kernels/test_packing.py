@@ -1,5 +1,4 @@
-"""Packers against definitions that are not ours: ml_dtypes, the OCP tables written out, gpt-oss and compressed-tensors
-byte layouts written by hand."""
+"""Packers against independent definitions: ml_dtypes, the OCP tables, gpt-oss and compressed-tensors layouts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-// Attention of one token per sequence over its cache: runs of tokens in parallel, each with its own running maximum and
-// sum, joined at the end with the new token's own key and value.
+// Decode attention on the CPU: runs of cached tokens in parallel, each with its own running maximum and sum.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

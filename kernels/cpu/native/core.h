@@ -1,5 +1,5 @@
-// What the parts of the core share: the operation records Python fills in (kernels/cpu/structs.py mirrors them field
-// by field), and the table of kernels each instruction set provides. Every integer is 64 bit, so there is no padding.
+// Structs of a step's operations, filled in by Python, and the table of kernels of an instruction set.
+// Every integer is 64 bit, so there is no padding.
 #pragma once
 #include <cstddef>
 #include <cstdint>

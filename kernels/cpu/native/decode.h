@@ -1,7 +1,7 @@
-// How each format's products are computed: one struct per format, over the vector type V of an instruction set.
+// Unpack and multiply weights on the CPU: one struct per format, over an instruction set's vector type V.
 // A unit is the run of weights handled at once; its prepared input lies in the order the unit's vectors want, padded
-// with zeros to whole units. unit<R, T, STRIDE> adds R rows times T inputs of one unit to acc; a row's pieces of 64 bytes
-// lie STRIDE bytes apart.
+// with zeros to whole units. unit<R, T, STRIDE> adds R rows times T inputs of one unit to acc; a row's pieces of 64
+// bytes lie STRIDE bytes apart.
 #pragma once
 #include <cmath>
 #include <cstdint>

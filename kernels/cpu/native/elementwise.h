@@ -1,5 +1,5 @@
-// Norms, activation functions and sums of rows, as plain loops: each instruction set's compiler options turn them into its
-// vectors. They run between the products, when memory idles, so their microseconds count.
+// Norms, activation functions and sums of rows on the CPU, as plain loops the compiler vectorises.
+// They run between the products, when memory idles, so their microseconds count.
 #pragma once
 #include <cmath>
 #include <cstdint>

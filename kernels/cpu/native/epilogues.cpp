@@ -1,4 +1,4 @@
-// The small work around the products: what follows the sums, the embedding row, recurrent state, routing.
+// What follows a product on the CPU (bias, SwiGLU, weighted sums); embedding rows, recurrent state, routing.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

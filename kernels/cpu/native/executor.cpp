@@ -1,3 +1,4 @@
+// Run a step's operations on the thread pool: the phases of each operation, and how they are shared out.
 #include "executor.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// Runs operations on the pool. An operation is a few phases with a barrier between them; every thread walks the same
-// list of operations, so Python is not entered between them.
+// The CPU executor: every thread walks the same list of operations, with a barrier between phases.
+// Python is not entered between operations.
 #pragma once
 #include <atomic>
 #include <vector>

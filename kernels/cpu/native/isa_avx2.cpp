@@ -1,5 +1,6 @@
-// The kernels compiled for AVX2, FMA and F16C, whatever the rest is compiled for. Standard headers come before the
-// pragma: their inline functions may be shared with translation units that must run everywhere.
+// The CPU kernels compiled for AVX2, FMA and F16C, whatever the rest is compiled for.
+// Standard headers come before the pragma: their inline functions may be shared with translation units that must run
+// everywhere.
 #include <cmath>
 #include <cstdint>
 #include <cstring>

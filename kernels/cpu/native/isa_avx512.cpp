@@ -1,4 +1,5 @@
-// The kernels compiled for AVX-512 F, BW, VL. See isa_avx2.cpp for the order of the headers.
+// The CPU kernels compiled for AVX-512 F, BW, VL.
+// See isa_avx2.cpp for the order of the headers.
 #include <cmath>
 #include <cstdint>
 #include <cstring>

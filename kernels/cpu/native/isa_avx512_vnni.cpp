@@ -1,5 +1,5 @@
-// AVX-512 with VNNI: the byte products of the 4-bit formats go straight into 32-bit sums. See isa_avx2.cpp for the
-// order of the headers.
+// The CPU kernels compiled for AVX-512 with VNNI (4-bit products go straight into 32-bit sums).
+// See isa_avx2.cpp for the order of the headers.
 #include <cmath>
 #include <cstdint>
 #include <cstring>

@@ -1,4 +1,4 @@
-// The kernels for AArch64, where NEON is always there.
+// The CPU kernels compiled for AArch64, where NEON is always there.
 #include "core.h"
 
 #if defined(__aarch64__)

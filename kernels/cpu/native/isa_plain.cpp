@@ -1,4 +1,4 @@
-// The kernels in plain C++.
+// The CPU kernels in plain C++, for machines without the other instruction sets.
 #include "products.h"
 #include "vector_plain.h"
 

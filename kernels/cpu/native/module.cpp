@@ -1,5 +1,4 @@
-// The shared library: plain C functions Python calls through ctypes, and an empty module so that setuptools builds and
-// installs it like any extension.
+// C functions of the shared library that Python calls through ctypes.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 

@@ -1,5 +1,5 @@
-// Row products and the read stream, over the vector type V of an instruction set. Included once per
-// instruction set, after its target pragma, so everything here is internal to that translation unit.
+// Products of weight rows with inputs, and the read stream, over an instruction set's vector type V.
+// Included once per instruction set, after its target pragma, so everything here is internal to that translation unit.
 #pragma once
 #include <cstdint>
 #include <cstring>

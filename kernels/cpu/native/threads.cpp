@@ -1,3 +1,4 @@
+// Start, pin, wake and stop the thread pool; its barrier.
 #include "threads.h"
 
 #if defined(__x86_64__)

@@ -1,4 +1,4 @@
-// Threads pinned one to a core, which spin for a short while between operations of a step and sleep when idle.
+// Thread pool: one thread pinned to each core, spinning briefly between operations, asleep when idle.
 #pragma once
 #include <atomic>
 #include <condition_variable>

@@ -1,4 +1,4 @@
-// 32-byte vectors: AVX2, FMA, F16C.
+// 32-byte vector operations for AVX2, FMA, F16C.
 #pragma once
 #include <immintrin.h>
 

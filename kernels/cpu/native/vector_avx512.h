@@ -1,4 +1,4 @@
-// 64-byte vectors: AVX-512 F, BW, VL, and the same with VNNI.
+// 64-byte vector operations for AVX-512 F, BW, VL, and the same with VNNI.
 #pragma once
 #include <immintrin.h>
 

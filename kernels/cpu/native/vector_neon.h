@@ -1,4 +1,4 @@
-// 16-byte vectors: NEON on AArch64, no extension beyond Armv8.0.
+// 16-byte vector operations for NEON on AArch64, no extension beyond Armv8.0.
 #pragma once
 #include <arm_neon.h>
 

@@ -1,4 +1,5 @@
-// 16-byte vectors in plain C++: the same operations as loops, for machines without the others. Little-endian.
+// 16-byte vector operations in plain C++ loops, for machines without the others.
+// Little-endian.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -1,5 +1,5 @@
-// Weighted sums of cache rows: out[h] += sum over t of p[h][t] * row t. Sums of a few heads and columns stay in registers
-// while the tokens go by.
+// Weighted sums of KV cache rows on the CPU: out[h] += sum over t of p[h][t] * row t.
+// Sums of a few heads and columns stay in registers while the tokens go by.
 #pragma once
 #include <cstdint>
 #include <cstring>

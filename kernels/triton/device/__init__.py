@@ -1,1 +1,1 @@
-"""Triton kernels: what runs on the GPU, and nothing else."""
+"""Triton kernels and the functions they share: the code that runs on the GPU, and nothing else."""

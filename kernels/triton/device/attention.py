@@ -1,4 +1,4 @@
-"""Decode attention over a cached context, split over the context, merged by the last split to arrive.
+"""Attention kernel over a KV cache, split over the context, merged by the last split to arrive.
 
 `gqa`: the query heads of one kv head are the rows of the tensor-core product. `mla` (absorbed): up to 32 of all heads,
 whose keys are the cache rows and whose values are their first VALUE columns; the rope part is a second product.

@@ -1,4 +1,4 @@
-"""Decode attention for programs of one warp, in two grids: all scores first, then the weighted values.
+"""Attention kernels of one-warp programs, in two launches: all scores first, then the weighted values.
 
 The persistent kernel runs everything in one warp, whose registers cannot hold what `attention` accumulates (16 rows by
 512 columns of latent values are 256 of them). Here a program holds 16 heads by SPAN tokens of scores, then 16 heads by

@@ -1,4 +1,4 @@
-"""A barrier over all programs of a grid, for kernels whose programs are all resident (a cooperative launch).
+"""Grid-wide barrier for kernels whose programs are all resident (a cooperative launch).
 
 Programs count themselves in on SHARDS counters, each on a cache line of its own, so that no line takes more than
 ceil(programs / SHARDS) atomics; the last of a shard counts it in on one more counter, and the last of those writes the

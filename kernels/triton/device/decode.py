@@ -1,5 +1,4 @@
-"""Packed words to pairs of bfloat16, by integer operations and one packed multiply-add: no table, no conversion
-instruction, the same bits on every architecture.
+"""Unpack fp8, int8 and 4-bit weights to pairs of bfloat16, by integer operations and inline assembly.
 
 A word holds the weights of one row that one lane feeds to the tensor core. `pairs_*` returns, for the k-th step of
 16 columns, two int32 whose halves are bfloat16 numbers. The bit orders are those that

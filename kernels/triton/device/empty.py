@@ -1,4 +1,4 @@
-"""A kernel that does nothing but be there: what one boundary of a step costs."""
+"""An empty kernel, launched to measure what one kernel boundary costs."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,6 @@
-"""Routed and shared experts, second launch of a layer: down, weighted sum, residual. Legend as in `experts_up`.
+"""Experts kernel, second launch of a layer: down projection, weighted sum over experts, residual.
+
+Legend as in `experts_up`.
 
 Here the chunks of one row tile, of every expert and the shared one, stand together in line. A single token's program so
 adds up the experts it passes, weighted, before it writes a part: one per program and row tile, not one per expert.

@@ -1,4 +1,4 @@
-"""Routed and shared experts, first launch of a layer: gate, up and SwiGLU.
+"""Experts kernel, first launch of a layer: gate, up and SwiGLU of routed and shared experts.
 
 Legend: k experts per token (TOPK), pair p = token * k + choice, D distinct experts. The chunks of all row tiles of the
 distinct experts stand in line, gate before up, the shared expert's (whose format may differ) at the end, and every

@@ -1,4 +1,4 @@
-"""Where a kernel is in its grid: its own program, or the one a persistent program plays.
+"""Program number and grid of a kernel, whether launched alone or played by the persistent kernel.
 
 Every kernel takes a last parameter `at`. Launched alone it is None, and the hardware says which program this is; the
 persistent kernel (docs/kernels-triton.md) calls the same kernel as a function and passes six numbers. So no arithmetic

@@ -1,4 +1,4 @@
-"""A normed input without a kernel of its own, for a single token.
+"""RMS norm fused into the neighbouring kernels, for a single token.
 
 rms_norm(x) * gain = (x * gain) / root, with one root for the whole row, and a product is linear: so the kernel that
 writes x writes bfloat16(x * gain) beside it, and of every row tile the sum of its 16 squares; the kernel that reads

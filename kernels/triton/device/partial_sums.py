@@ -1,4 +1,4 @@
-"""What the product kernels share: where a row tile lies, its last scale, partial sums and who adds them up.
+"""Partial sums of a split product (split-K): who stores them, and how the last to arrive adds them up.
 
 Programs that work on parts of one sum (column ranges, gate and up, experts of one token) write float32 partial sums
 [part, token, row] and count in the chunks they did; the last one to arrive adds the parts in their fixed order, so an

@@ -1,4 +1,4 @@
-"""The obvious product, one program per output: canonical bytes, float32 multiply-adds, a sum.
+"""Plain product kernel, one program per output, for float32 and for shapes that do not fill tiles.
 
 It serves matrices that do not fill tiles (a router of eight rows, odd shapes) and float32 ones, and is where the
 lesson of docs/kernels-triton.md starts.

@@ -1,4 +1,4 @@
-"""The small kernels between products: the normed bfloat16 input of a product, embedding rows, recurrent state."""
+"""Small kernels between products: RMS norm into bfloat16, embedding rows, recurrent state."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Products of every token with dense matrices, one launch for all that read the same input.
+"""Dense product kernel: all matrices that read the same input, for every token, in one launch.
 
 Grid (programs): each takes an equal share of the chunks of all matrices (`share`). Offsets into the arena are in its
 alignment of 256 bytes (64 words).

@@ -1,4 +1,4 @@
-"""Top-k of the router's scores and the tables the expert kernels read.
+"""Routing kernel: top-k of the router's scores, and the tables the expert kernels read.
 
 Written, for B tokens, k choices, pair p = b k + i and D distinct experts numbered in order of first use:
 ids[p], share[p] (softmax of the chosen logits), slot_of[p] and, of several tokens, number_of[p] (the j of its expert);

@@ -1,4 +1,4 @@
-"""A row tile times up to NT tokens over a range of column tiles, from memory to scaled float32 sums.
+"""Load and multiply one row tile: 16 rows over a range of column tiles, prefetched, as scaled float32 sums.
 
 Chunks of 4 tiles: the words of the next chunk are asked for before those of this one are multiplied, so 2 KB per warp
 are always on their way; 16 resident warps keep 32 KB per multiprocessor in flight, above the 18-25 KB that 4.2 TB/s at

@@ -1,4 +1,4 @@
-"""The read-only stream: the roof every rate is held against."""
+"""Read-only stream kernel: measures the read roof of a GPU."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Equal shares of a product's chunks: which ones a program multiplies, and which programs hold those of a row tile.
+"""Share a product's chunks of weights out evenly between programs (Stream-K).
 
 A launch has as many programs as are resident at once. The chunks of all its matrices (TILES tiles of one row tile each,
 2 KB of weights) stand in one line, and each of `grid` programs takes a run of neighbours, as many as every other give

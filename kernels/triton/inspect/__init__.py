@@ -1,1 +1,1 @@
-"""What the compiler made of a kernel: registers, spills, instructions; what a step launches."""
+"""What the compiler made of the kernels (registers, spills, instructions), and what a step launches."""

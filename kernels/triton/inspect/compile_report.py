@@ -1,4 +1,4 @@
-"""Ahead-of-time compilation without a GPU: every kernel for a target, and what its machine code shows.
+"""Compile every kernel ahead of time without a GPU; report registers, spills and instructions.
 
 Registers, stack and shared memory are the assembler's own report; instructions are counted in the disassembly between
 a loop's label and its backward branch. Triton ships the assembler and both disassemblers.

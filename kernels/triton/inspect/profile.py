@@ -1,4 +1,4 @@
-"""What a program launches, told without a profiler: grids, registers, programs that fit, instructions per weight."""
+"""Grid, registers and instruction counts of the kernels a step launches, without a profiler."""
 
 from __future__ import annotations
 

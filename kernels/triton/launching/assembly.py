@@ -1,4 +1,4 @@
-"""A step's launches as one kernel's source and a table: which function, with which constants, on which grid, with what.
+"""Write the persistent kernel: a step's launches as one kernel's source and a table of records.
 
 Launches of one kernel with the same constants are a *class*: one branch of the source. A table record is one launch:
 its class, its grid, and the arguments in which the launches of its class differ. An argument they agree on is written

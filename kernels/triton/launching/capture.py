@@ -1,4 +1,4 @@
-"""A function's launches as one CUDA graph."""
+"""Capture launches as one CUDA graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chain of empty kernels, launched as a step's are: the time it adds per kernel is the floor of a boundary."""
+"""A chain of empty kernels, launched as a step's are: the time added per kernel is the floor."""
 
 from __future__ import annotations
 

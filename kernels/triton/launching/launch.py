@@ -1,4 +1,4 @@
-"""A kernel launch as data: what to call, on which grid, with what; and running a list of them."""
+"""A kernel launch as data (kernel, grid, arguments), run in a list; register budgets of the kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole step in one launch: resident programs go through a table of launches, a grid barrier after each."""
+"""Persistent launch mode: one launch plays a whole step, with a grid barrier after each operation."""
 
 from __future__ import annotations
 

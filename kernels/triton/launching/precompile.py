@@ -1,4 +1,4 @@
-"""Compile the kernels of a program side by side, before the first of them is launched.
+"""Compile a program's kernels in parallel, before the first of them is launched.
 
 A step of a large model launches eight to eleven distinct kernels, each a third of a second or more of compiling; Triton
 compiles at the first launch, one after another. Its passes and its assembler work outside Python, so that threads share

@@ -1,4 +1,4 @@
-"""How many programs of a kernel are on the device at once: a grid with barriers must be, or it waits for ever.
+"""How many programs of a kernel are resident on the device at once, as a grid barrier requires.
 
 The launch is cooperative besides, so a driver that counts fewer refuses it instead of letting it hang.
 """

@@ -1,4 +1,4 @@
-"""The types of the kernels' pointer parameters by name: what is compiled ahead of time and checked before a launch."""
+"""Types of the kernels' pointer parameters, for compiling ahead of time and checks before a launch."""
 
 from __future__ import annotations
 

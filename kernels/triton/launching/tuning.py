@@ -1,4 +1,4 @@
-"""Which configuration a program runs with: the fastest of the few, measured once per device and remembered.
+"""Autotuning: the fastest of the few configurations, measured once per device and remembered.
 
 The kernels are compiled alike under every configuration (only grids differ), so trying them costs a few steps each.
 What was found is kept in one small JSON file in the user's cache; MOEGAUGE_AUTOTUNE=0 keeps the device class's default.

@@ -1,1 +1,1 @@
-"""From a step program to launches: configurations, register budgets, matrix order, arena."""
+"""Lower a step program to Triton launches: configurations, registers, matrix order, arena."""

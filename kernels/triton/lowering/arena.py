@@ -1,4 +1,4 @@
-"""Pools of packed random bytes on the device, in the order the Triton kernels read."""
+"""GPU arena: pools of random packed weights in the order the Triton kernels read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention as launches: one kernel, or two grids of one-warp programs."""
+"""Lower attention to launches: one kernel, or two of one-warp programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every lowering shares: where inputs, outputs and matrices of an operation are, and how a product is cut."""
+"""What the lowerings share: addresses of inputs, outputs and matrices, and how a product is split."""
 
 from __future__ import annotations
 

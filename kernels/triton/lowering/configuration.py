@@ -1,4 +1,4 @@
-"""The few named configurations of the tiled kernels, and which one a device gets.
+"""Named kernel configurations (programs per multiprocessor), and which one a device gets.
 
 A configuration says only how many programs (of one warp) a launch has: so many per multiprocessor, and fewer where each
 would have next to nothing to do. Everything else follows from the format and the shape.

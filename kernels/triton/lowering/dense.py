@@ -1,4 +1,4 @@
-"""Dense and gated products as launches."""
+"""Lower dense and gated products to launches."""
 
 from __future__ import annotations
 

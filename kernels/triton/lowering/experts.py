@@ -1,4 +1,4 @@
-"""The two expert operations as launches."""
+"""Lower the two expert operations to launches."""
 
 from __future__ import annotations
 

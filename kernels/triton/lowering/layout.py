@@ -1,4 +1,4 @@
-"""The order in which the Triton kernels keep weights and scales: a permutation of the canonical bytes, no padding.
+"""Order of weights and scales in the Triton kernels: a permutation of the canonical bytes, no padding.
 
 A matrix is cut in tiles of 16 rows x 64, 32 or 16 columns (4, 8, 16 bits): 512 bytes, laid out one after another along
 a row of tiles. In a tile, lane (r, c) of 8 x 4 owns 16 contiguous bytes: four words, (h, v), of rows r + 8 h. Columns

@@ -1,6 +1,4 @@
-"""A step program as a list of launches: every operation becomes one kernel, besides a bfloat16 input made beforehand
-where one is needed and not at hand.
-"""
+"""Lower a whole step program: every operation to one launch, and a bfloat16 input made first where needed."""
 
 from __future__ import annotations
 

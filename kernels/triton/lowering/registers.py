@@ -1,4 +1,4 @@
-"""What a compiled program keeps on the device besides its arena: activations, their bfloat16 shadows, scratch."""
+"""Activations and scratch of a compiled program on the GPU, and which of them have bfloat16 copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A census as tables for people: every number exact and right-aligned, its unit in the heading."""
+"""Print a census as tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every command shares: `--json`, tables on stdout, progress and warnings on stderr, on a terminal only."""
+"""Output of every command: `--json`, tables on stdout, progress and warnings on stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`moegauge bench peers`: from options to peers timed beside this kit, and their table."""
+"""`moegauge bench peers`: peers timed beside this kit, and their table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables for people: numbers right-aligned, the unit in the heading."""
+"""Print tables for people: numbers right-aligned, the unit in the heading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads of the linear algebra library, for commands that solve many small systems."""
+"""Limit the linear algebra library's threads, for commands that solve many small systems."""
 
 from __future__ import annotations
 

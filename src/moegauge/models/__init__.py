@@ -1,4 +1,4 @@
-"""The shapes that ship with the package: one JSON file per known model, made by `moegauge count ... --shape FILE`."""
+"""Model shapes that ship with the package, one JSON file each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scales and marks."""
+"""SVG charts: scales and marks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-// The NEON kernels against the plain C++ ones on the same bytes: products of every format, woven and not, gates and sums
-// of cache rows. Built and run by test_cpu_neon.py, under an emulator where the machine is no AArch64. Prints what differs.
+// The NEON kernels against the plain C++ ones on the same bytes: products, gates, sums of cache rows.
+// Built and run by test_neon.py, under an emulator where the machine is no AArch64. Prints what differs.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>

@@ -1,5 +1,7 @@
-"""The compiled core's products, every format and shape class, against float64 on unpacked weights, within bounds that
-follow from the arithmetic; and that a wrong scale, nibble order or expert is far outside them."""
+"""The compiled CPU core's products, every format and shape class, against float64 on unpacked weights.
+
+The bounds follow from the arithmetic; a wrong scale, nibble order or expert is shown to be far outside them.
+"""
 
 from __future__ import annotations
 

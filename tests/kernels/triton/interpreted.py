@@ -1,4 +1,4 @@
-"""Runs Triton kernels under the interpreter and prints one JSON line per case. Run by test_triton_interpreter.py in a
+"""Runs Triton kernels under the interpreter and prints one JSON line per case. Run by test_interpreter.py in a
 process of its own, since TRITON_INTERPRET must be set before Triton is imported.
 
     python interpreted.py product FORMAT COLUMNS TOKENS     the tiled product of a random matrix
