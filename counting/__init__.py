@@ -24,6 +24,7 @@ def count(
     weights: str = "",
     top_k: int | None = None,
     thorough: bool = False,
+    deadline_s: float | None = None,
 ) -> Census:
     """Count a checkpoint from its headers; no weights are read.
 
@@ -33,6 +34,8 @@ def count(
         weights: which index or file to count where several lie side by side.
         top_k: experts a token uses, where the config does not say.
         thorough: read every header of a Hub repo byte for byte, even where the Hub offers them decoded.
+        deadline_s: what all requests of a Hub repo may take together, in seconds; 60 times HF_HUB_DOWNLOAD_TIMEOUT
+            (10 s unless set) when None.
 
     Raises:
         CheckpointError: the checkpoint is damaged, absent, or contradicts its config.
@@ -41,4 +44,5 @@ def count(
     from moegauge.counting.sources.open import COLLECTOR_PAUSE, open_checkpoint
 
     with COLLECTOR_PAUSE:
-        return take_census(open_checkpoint(target, revision, weights=weights, thorough=thorough), top_k=top_k)
+        opened = open_checkpoint(target, revision, weights=weights, thorough=thorough, deadline_s=deadline_s)
+        return take_census(opened, top_k=top_k)

@@ -259,6 +259,12 @@ class HubUnreachableError(HubError):
     """No connection, no answer in time, or the connection broke, after every retry."""
 
 
+class DeadlineError(HubError):
+    """An answer, or all answers about a repo together, took longer than they may."""
+
+    default_advice = "Raise HF_HUB_DOWNLOAD_TIMEOUT (seconds) or --deadline on a slow line."
+
+
 class MissingFileError(HubError):
     """404 for one file, or for something this server does not offer."""
 

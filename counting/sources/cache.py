@@ -5,6 +5,8 @@ A commit never changes, so an entry is never stale; it is validated anew each ti
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import re
 import secrets
 import zlib
@@ -13,13 +15,20 @@ from urllib.parse import quote
 
 import msgspec
 
-SCHEMA = "moegauge.cache/1"
+from moegauge.counting.sources.regular import read_file
+from moegauge.counting.sources.transfer import without_password
+
+SCHEMA = "moegauge.cache/2"
 ENTRY_LIMIT_BYTES = 2_000_000_000  # decompressed; guards against a damaged or hostile cache file
+FILE_LIMIT_BYTES = 500_000_000
+REF_LIMIT_BYTES = 10_000
+NAME_CHARACTERS = 100
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class _Entry(msgspec.Struct):
     schema: str
+    key: tuple[str, str, str]
     pieces: dict[str, bytes]
 
 
@@ -29,57 +38,73 @@ _DECODER = msgspec.msgpack.Decoder(_Entry)
 class RepoCache:
     """The cache of one repo: one file per commit, one small file per branch or tag that was resolved.
 
-    It lies in huggingface_hub's place for such things, `HF_ASSETS_CACHE/moegauge/<repo>/`, by default
-    `~/.cache/huggingface/assets/moegauge/`. A folder that cannot be written to is no error: nothing is kept.
+    It lies in huggingface_hub's place for such things, `HF_ASSETS_CACHE/moegauge/<server>/<repo>/`, by default
+    `~/.cache/huggingface/assets/moegauge/`. Each file says what it is of, so two repos, servers or revisions never
+    answer for one another, not even where a file system takes `A` for `a`. A folder that cannot be read or written is
+    no error: nothing is kept.
     """
 
     def __init__(self, repo: str, endpoint: str) -> None:
         from huggingface_hub import constants
 
         # A mirror may serve other commits under the same name, so the endpoint is part of the key.
-        server = quote(endpoint.partition("://")[2], safe="")
-        self.folder = Path(constants.HF_ASSETS_CACHE) / "moegauge" / server / repo.replace("/", "--")
+        self.server = without_password(endpoint)
+        self.repo = repo
+        self.folder = Path(constants.HF_ASSETS_CACHE) / "moegauge" / _file_name(self.server) / _file_name(repo)
 
-    def load(self, commit: str) -> dict[str, bytes]:
-        """Everything kept of a commit, by key; empty when there is nothing, or it is damaged."""
+    def load(self, entry: str) -> dict[str, bytes]:
+        """Everything kept of a commit, by key; empty when there is nothing, or it is damaged or another's."""
         try:
-            packed = (self.folder / commit).read_bytes()
+            packed = read_file(self.folder / _file_name(entry), FILE_LIMIT_BYTES)
             inflater = zlib.decompressobj()
-            entry = _DECODER.decode(inflater.decompress(packed, ENTRY_LIMIT_BYTES))
-        except (OSError, zlib.error, msgspec.MsgspecError, UnicodeDecodeError):
+            found = _DECODER.decode(inflater.decompress(packed, ENTRY_LIMIT_BYTES))
+        except (OSError, zlib.error, msgspec.MsgspecError, UnicodeDecodeError, MemoryError):
             return {}
-        return entry.pieces if entry.schema == SCHEMA and inflater.eof else {}
+        ours = found.schema == SCHEMA and found.key == (self.server, self.repo, entry)
+        return found.pieces if ours and inflater.eof else {}
 
-    def save(self, commit: str, pieces: dict[str, bytes]) -> None:
+    def save(self, entry: str, pieces: dict[str, bytes]) -> None:
         """Keep `pieces` of a commit, replacing what was there in one step."""
         # Level 1: headers shrink to about an eighth, at about 150 MB/s.
-        self._write(commit, zlib.compress(msgspec.msgpack.encode(_Entry(SCHEMA, pieces)), 1))
+        packed = msgspec.msgpack.encode(_Entry(SCHEMA, (self.server, self.repo, entry), pieces))
+        self._write(_file_name(entry), zlib.compress(packed, 1))
 
     def commit_of(self, revision: str) -> str | None:
         """The commit `revision` was when it was last resolved."""
         if COMMIT.fullmatch(revision):
             return revision
         try:
-            commit = (self.folder / _ref(revision)).read_text("ascii").strip()
-        except (OSError, ValueError):
+            text = read_file(self.folder / _file_name(f"ref-{revision}"), REF_LIMIT_BYTES).decode("utf-8")
+        except (OSError, UnicodeDecodeError):
             return None
-        return commit if COMMIT.fullmatch(commit) else None
+        commit = text[:40]
+        return commit if COMMIT.fullmatch(commit) and text == self._ref(revision, commit) else None
 
     def remember(self, revision: str, commit: str) -> None:
         """Note which commit `revision` is."""
         if revision != commit and self.commit_of(revision) != commit:
-            self._write(_ref(revision), commit.encode())
+            self._write(_file_name(f"ref-{revision}"), self._ref(revision, commit).encode("utf-8", "surrogatepass"))
+
+    def _ref(self, revision: str, commit: str) -> str:
+        return f"{commit}\n{self.server}\n{self.repo}\n{revision}\n"
 
     def _write(self, name: str, data: bytes) -> None:
-        path = self.folder / name
-        scratch = path.with_name(f".{secrets.token_hex(8)}")
-        try:
+        scratch = self.folder / f".{secrets.token_hex(8)}"
+        with contextlib.suppress(OSError):  # a cache is a kindness: without room, permission or a folder there is none
             self.folder.mkdir(parents=True, exist_ok=True)
-            scratch.write_bytes(data)
-            scratch.replace(path)
-        except OSError:
-            scratch.unlink(missing_ok=True)
+            try:
+                scratch.write_bytes(data)
+                scratch.replace(self.folder / name)
+            except BaseException:
+                scratch.unlink(missing_ok=True)
+                raise
 
 
-def _ref(revision: str) -> str:
-    return "ref-" + quote(revision, safe="")[:200]
+def _file_name(text: str) -> str:
+    """A file name no other text has: quoted where that is short, else cut, with a digest that makes it longer than any
+    short one."""
+    quoted = quote(text.encode("utf-8", "surrogatepass"), safe="")
+    if len(quoted) <= NAME_CHARACTERS:
+        return quoted
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{quoted[: NAME_CHARACTERS - len(digest) + 1]}{digest}"

@@ -7,6 +7,7 @@ of the folder.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from moegauge.counting.headers.parse import header_length, parse_header
 from moegauge.counting.sources import selection
 from moegauge.counting.sources.checkpoint import DOCUMENT_LIMIT_BYTES, DOCUMENTS, Checkpoint, parse_document
 from moegauge.counting.sources.index import INDEX_LIMIT_BYTES, check_shard_name, check_unique, parse_index, reconcile
+from moegauge.counting.sources.regular import NotRegularError, open_regular, read_all
 
+_SNAPSHOT = re.compile(r"models--[^/]+/snapshots/[0-9a-f]{40}")
 _PREFIX_BYTES = 64  # enough to name another file format
 
 
@@ -71,19 +74,20 @@ def open_file(path: Path, *, name: str) -> Checkpoint:
 
 
 class Folder:
-    """One folder and the root its links may lead to.
+    """One folder and the roots its links may lead to.
 
     Args:
-        folder: the folder. A Hub cache snapshot (`.../snapshots/<commit>`) may link anywhere in its cache, since its
-            files are links to `blobs/`; any other folder only to itself.
+        folder: the folder. A Hub cache snapshot (`models--org--name/snapshots/<commit>`) may link to its `blobs` and
+            to those its cache shares, any other folder only to itself.
         allow_links: follow a link anywhere, for a file the user named himself.
     """
 
     def __init__(self, folder: Path, *, allow_links: bool = False) -> None:
         self.folder = folder
         real = Path(os.path.realpath(folder))
-        in_cache = real.parent.name == "snapshots" and len(real.parents) > 3
-        self.root = Path(real.anchor) if allow_links else real.parents[2] if in_cache else real
+        self.roots = [Path(real.anchor) if allow_links else real]
+        if _SNAPSHOT.fullmatch("/".join(real.parts[-3:])):
+            self.roots += [real.parents[1] / "blobs", real.parents[2] / "blobs"]
         try:
             self.names = {entry.name for entry in os.scandir(folder)}
         except OSError as error:
@@ -97,9 +101,9 @@ class Folder:
         """The validated header of one shard."""
         descriptor, before = self._open(file)
         try:
-            prefix = os.pread(descriptor, _PREFIX_BYTES, 0)
+            prefix = read_all(descriptor, _PREFIX_BYTES, 0)
             size = LENGTH_BYTES + header_length(prefix, file=file, file_size=before.st_size)
-            raw = prefix if size <= len(prefix) else _read_all(descriptor, size, 0)
+            raw = prefix if size <= len(prefix) else read_all(descriptor, size, 0)
             after = os.fstat(descriptor)
         except OSError as error:
             raise _unreadable(error, file) from None
@@ -115,7 +119,7 @@ class Folder:
         try:
             if status.st_size > limit:
                 raise errors.UnreadableError(f"{status.st_size:,} bytes; the limit is {limit:,}.", file=file)
-            return _read_all(descriptor, limit, 0)
+            return read_all(descriptor, limit, 0)
         except OSError as error:
             raise _unreadable(error, file) from None
         finally:
@@ -125,7 +129,7 @@ class Folder:
         """`size` bytes of a shard's data, provided the file still has the size its header was validated with."""
         descriptor, status = self._open(header.file)
         try:
-            data = _read_all(descriptor, size, offset)
+            data = read_all(descriptor, size, offset)
         except OSError as error:
             raise _unreadable(error, header.file) from None
         finally:
@@ -135,54 +139,27 @@ class Folder:
         return data
 
     def _inside(self, path: str, file: str) -> str:
-        """The file a link leads to, which must lie under the root."""
+        """The file a link leads to, which must lie under a root."""
         real = os.path.realpath(path, strict=True)
-        if not Path(real).is_relative_to(self.root):
+        if not any(map(Path(real).is_relative_to, self.roots)):
             problem = f"is a link that leaves the folder, to {errors.shown(real)}."
             raise errors.EscapingLinkError(problem, file=file, advice="Count the folder it leads to.")
         return real
 
     def _open(self, file: str) -> tuple[int, os.stat_result]:
-        """A descriptor of a regular file inside the root. A FIFO is never waited for, a device never opened."""
+        """A descriptor of a regular file inside the roots. A FIFO is never waited for, a device never opened."""
         real = os.path.join(self.folder, file)  # noqa: PTH118, Path costs 10 us a shard
         try:
-            before = os.lstat(real)
-            if "/" in file or stat.S_ISLNK(before.st_mode):
+            if "/" in file or stat.S_ISLNK(os.lstat(real).st_mode):
                 real = self._inside(real, file)
-                before = os.stat(real)  # noqa: PTH116
-            _check_regular(before, file)
-            descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW)
+            return open_regular(real, follow=False)
         except OSError as error:
             raise _unreadable(error, file) from None
-        try:
-            status = os.fstat(descriptor)
-            _check_regular(status, file)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor, status
-
-
-def _check_regular(status: os.stat_result, file: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFDIR: "folder"}
-        kind = kinds.get(stat.S_IFMT(status.st_mode), "device")
-        raise errors.NotRegularFileError(f"is a {kind}, not a file.", file=file, advice="Remove it from the folder.")
-
-
-def _read_all(descriptor: int, size: int, offset: int) -> bytes:
-    """Up to `size` bytes from `offset`; fewer only when the file ends."""
-    first = os.pread(descriptor, size, offset)
-    if len(first) == size or not first:
-        return first
-    parts, got = [first], len(first)
-    while got < size and (part := os.pread(descriptor, size - got, offset + got)):
-        parts.append(part)
-        got += len(part)
-    return b"".join(parts)
 
 
 def _unreadable(error: OSError, file: str) -> errors.SourceError:
+    if isinstance(error, NotRegularError):
+        return errors.NotRegularFileError(f"{error.strerror}.", file=file, advice="Remove it from the folder.")
     if isinstance(error, FileNotFoundError):
         return errors.MissingShardError("is not there, or is a broken link.", file=file, advice="Download it.")
     reason = error.strerror or type(error).__name__

@@ -28,7 +28,14 @@ FIRST_RANGE_BYTES = 65_536  # of a file of unknown content; 300 to 600 tensors
 ENTRY_BYTES = 82
 
 
-def open_repo(repo: str, revision: str | None, *, weights: str = "", thorough: bool = False) -> Checkpoint:
+def open_repo(
+    repo: str,
+    revision: str | None,
+    *,
+    weights: str = "",
+    thorough: bool = False,
+    deadline_s: float | None = None,
+) -> Checkpoint:
     """Open the checkpoint of a Hub repo without downloading weights.
 
     Args:
@@ -36,11 +43,12 @@ def open_repo(repo: str, revision: str | None, *, weights: str = "", thorough: b
         revision: branch, tag, `refs/pr/N` or commit; `main` when None.
         weights: the index or file to count when there are several.
         thorough: read every header byte by byte even where the Hub offers them decoded.
+        deadline_s: what all requests may take together, in seconds; 60 times HF_HUB_DOWNLOAD_TIMEOUT when None.
     Raises:
         SourceError: the subclass that names the fault; HubError and below for the network.
     """
     try:
-        remote = Remote(repo, revision or MAIN)
+        remote = Remote(repo, revision or MAIN, deadline_s)
     except errors.OfflineError:
         snapshot = _snapshot(repo, revision)
         if snapshot is None:
@@ -88,19 +96,21 @@ def _snapshot(repo: str, revision: str | None) -> Path | None:
 
 def _sharded(remote: Remote, chosen: selection.Selection, thorough: bool) -> tuple[list[Header], list[str]]:
     index_file = chosen.index
-    if not thorough:
-        headers = remote.decoded_headers(index_file)
-        if headers is not None:
-            check_unique(headers)
-            listed = Index(index_file, {}, [header.file for header in headers])
-            try:
-                warnings = selection.check_unlisted(listed, remote.names, rival=chosen.rival, where=remote.repo)
-            except errors.UnlistedShardError:
-                return _sharded(remote, chosen, thorough=True)  # the answer left shards out: ask for each
-            unchecked = (
-                "headers came decoded from the Hub; repeated keys and the index are unchecked without --thorough."
-            )
-            return headers, [f"{remote.repo}: {unchecked}", *warnings]
+
+    def accept(headers: list[Header], total_size: int | None) -> tuple[list[Header], list[str]]:
+        """Decoded headers, if they are the whole checkpoint."""
+        check_unique(headers)
+        listed = Index(index_file, {}, [header.file for header in headers])
+        warnings = selection.check_unlisted(listed, remote.names, rival=chosen.rival, where=remote.repo)
+        total = sum(header.data_bytes for header in headers)
+        if total_size is not None and total_size != total:
+            raise errors.TransferError(f"{total:,} bytes of tensors, {total_size:,} in the index.", file=remote.repo)
+        unchecked = "headers came decoded from the Hub; repeated keys and the index are unchecked without --thorough."
+        return headers, [f"{remote.repo}: {unchecked}", *warnings]
+
+    found = None if thorough else remote.decoded_headers(index_file, accept)
+    if found is not None:
+        return found
     index = parse_index(remote.document(index_file, INDEX_LIMIT_BYTES), file=index_file)
     for shard in index.shards:
         if shard not in remote.sizes:

@@ -17,7 +17,12 @@ _REPO_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 
 
 def open_checkpoint(
-    target: str, revision: str | None = None, *, weights: str = "", thorough: bool = False
+    target: str,
+    revision: str | None = None,
+    *,
+    weights: str = "",
+    thorough: bool = False,
+    deadline_s: float | None = None,
 ) -> Checkpoint:
     """Open a checkpoint: find its files, read and validate every header, reconcile them with the index.
 
@@ -27,6 +32,8 @@ def open_checkpoint(
         revision: branch, tag, `refs/pr/N` or commit of a Hub repo; refused for a local target.
         weights: which index or file to count where several lie side by side.
         thorough: read every header of a Hub repo byte by byte, even where the Hub offers them decoded in one request.
+        deadline_s: what all requests of a Hub repo may take together, in seconds; 60 times HF_HUB_DOWNLOAD_TIMEOUT
+            when None.
     Raises:
         SourceError: the subclass that names the fault; see `moegauge.counting.errors`.
     """
@@ -42,7 +49,7 @@ def open_checkpoint(
             raise errors.TargetNotFoundError("no such file or folder.", file=target or "''", advice=advice)
         from moegauge.counting.sources.hub import open_repo
 
-        return open_repo(target, revision, weights=weights, thorough=thorough)
+        return open_repo(target, revision, weights=weights, thorough=thorough, deadline_s=deadline_s)
 
 
 def _open_local(path: Path, target: str, weights: str) -> Checkpoint:

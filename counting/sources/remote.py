@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -14,13 +14,15 @@ from moegauge.counting import errors
 from moegauge.counting.headers.header import HEADER_LIMIT_BYTES, LENGTH_BYTES, Header
 from moegauge.counting.headers.parse import header_length, parse_header, parse_text
 from moegauge.counting.sources.cache import COMMIT, RepoCache
-from moegauge.counting.sources.index import check_shard_name
+from moegauge.counting.sources.index import NAME_LIMIT_CHARACTERS, check_shard_name
 from moegauge.counting.sources.transfer import Transfer, offline
 
 MAIN = "main"
-LISTING_LIMIT_BYTES = 200_000_000
+LISTING_LIMIT_BYTES = 64_000_000  # about 400,000 files
 JOBS = 8  # shards asked for at a time
 SPARE_BYTES = 256  # padding, __metadata__
+SHORTEST_ENTRY_BYTES = len(',"":{"dtype":"U8","shape":[],"data_offsets":[0,1]}')
+T = TypeVar("T")
 GENEROSITY = 1.02  # asked for beyond what the first shard leads to expect: cheaper than a second request
 
 
@@ -34,33 +36,38 @@ class _Listing(msgspec.Struct):
     siblings: list[_File] = []
 
 
+class _DecodedIndex(msgspec.Struct):
+    metadata: Any = None
+
+
 class _Decoded(msgspec.Struct):
     """The Hub's answer to `safetensors-metadata`: the index without its weight_map, and every header as JSON."""
 
-    index: dict[str, Any]
     headers: dict[str, msgspec.Raw]
+    index: _DecodedIndex = msgspec.field(default_factory=_DecodedIndex)
 
 
 class Remote:
     """One repo at one commit: what is cached is read from there, the rest is fetched and remembered until `keep`.
+
+    Args:
+        repo, revision: what to open. deadline_s: see `Transfer`.
 
     Attributes:
         commit: the 40-digit commit the revision was when it was resolved.
         sizes: file -> bytes, None where the Hub does not say; names: the files at the top level.
     """
 
-    def __init__(self, repo: str, revision: str) -> None:
-        from huggingface_hub import constants
-
+    def __init__(self, repo: str, revision: str, deadline_s: float | None = None) -> None:
         self.repo = repo
         self.revision = revision
-        self.offline = bool(constants.HF_HUB_OFFLINE)
-        self.transfer = Transfer(repo)
+        self.transfer = Transfer(repo, deadline_s)
+        self.offline = self.transfer.offline
         self.cache = RepoCache(repo, self.transfer.endpoint)
         self.commit, listing = self._resolve()
         self.tiny: dict[str, bytes] | None = None
         self.sizes = {file.rfilename: file.size for file in listing.siblings}
-        self.names = {name for name in self.sizes if "/" not in name}
+        self.names = {name for name in self.sizes if "/" not in name and len(name) <= NAME_LIMIT_CHARACTERS}
 
     def _resolve(self) -> tuple[str, _Listing]:
         """Pin the revision: by the cache when it is a commit or we are offline, else by one request."""
@@ -152,56 +159,82 @@ class Remote:
             data += self.transfer.range(self.commit, file, len(data), wanted).data
         return data, size
 
-    def decoded_headers(self, index_file: str) -> list[Header] | None:
-        """Every header by the Hub's one request; None where it is not offered, or not for this revision."""
+    def decoded_headers(self, index_file: str, accept: Callable[[list[Header], int | None], T]) -> T | None:
+        """What `accept` makes of every header as the Hub's one request brings them.
+
+        The request is optional: whatever goes wrong with it, from a refusal to an answer that cannot be proven
+        complete or that `accept` refuses, the answer is None and the caller reads by ranges.
+
+        Args:
+            index_file: the index at the top of the repo.
+            accept: gets the headers and the index's `total_size` (None where it gives none); raises SourceError.
+        """
         key = f"decoded:{index_file}"
-        if key not in self.pieces:
-            if self.offline or self.revision != MAIN or any(name.startswith("header:") for name in self.pieces):
-                return None
-            body = self._fetch_decoded(index_file)
-            if body is None:
-                return None
-            self._store(key, body)
-        where = f"{self.repo}: safetensors-metadata/{index_file}"
+        cached = self.pieces.get(key)
+        if cached is None and (
+            self.offline or self.revision != MAIN or any(name.startswith("header:") for name in self.pieces)
+        ):
+            return None
         try:
-            answer = msgspec.json.decode(self.pieces[key], type=_Decoded)
+            body = self._fetch_decoded(index_file) if cached is None else cached
+            accepted = accept(*self._proven(body))
+        except errors.SourceError:
+            self.pieces.pop(key, None)
+            return None
+        self._store(key, body)
+        return accepted
+
+    def _proven(self, body: bytes) -> tuple[list[Header], int | None]:
+        """The headers of a decoded answer, each proven complete, and the index's total size.
+
+        Raises:
+            SourceError: the answer is none, or something may be missing from it.
+        """
+        try:
+            answer = msgspec.json.decode(body, type=_Decoded)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise errors.TransferError(f"the Hub's answer is not what it should be: {error}.", file=where) from None
+            raise errors.TransferError(f"the Hub's answer is not what it should be: {error}.", file=self.repo) from None
         headers = []
         for shard in sorted(answer.headers):
-            check_shard_name(shard, file=where)
-            if shard not in self.sizes:
-                problem = f"names the shard {errors.shown(shard)}, which is not in the repo."
-                raise errors.MissingShardError(problem, file=where, advice="The repo is incomplete.")
-            headers.append(self._placed(parse_text(bytes(answer.headers[shard]), file=shard, data_bytes=None)))
+            check_shard_name(shard, file=self.repo)
+            text = bytes(answer.headers[shard])
+            header = parse_text(text, file=shard, data_bytes=None)
+            headers.append(self._complete(header, text))
         if not headers:
-            raise errors.TransferError("the Hub's answer has no headers.", file=where)
-        return headers
+            raise errors.TransferError("the Hub's answer has no headers.", file=self.repo)
+        metadata = answer.index.metadata
+        total = metadata.get("total_size") if isinstance(metadata, dict) else None
+        return headers, total if type(total) is int else None
 
-    def _placed(self, header: Header) -> Header:
-        """The header with its true length: the file's size, less its data."""
-        size = self.sizes[header.file]
+    def _complete(self, header: Header, text: bytes) -> Header:
+        """The header with its true length, the file's size less its data; proof that no tensor was left out.
+
+        A writer's header is compact JSON and some padding. What the file has beyond its data must therefore be as
+        long as the decoded text, give or take less than the shortest entry a tensor can have.
+        """
+        size = self.sizes.get(header.file)
         if size is None:
-            header.warnings.append(f"{errors.shown(header.file)}: file size unknown, so its end was not checked.")
-            return header
+            raise errors.MissingShardError("is not in the repo, or its size is unknown.", file=header.file)
         length = size - header.data_bytes
-        if not LENGTH_BYTES + 2 <= length <= LENGTH_BYTES + HEADER_LIMIT_BYTES:
-            problem = f"the tensors take {header.data_bytes:,} bytes of data, the whole file has {size:,}."
+        if any(space in text for space in (b" ", b"\n", b"\t", b"\r")):
+            text = msgspec.json.format(text, indent=-1)
+        if not 0 <= length - LENGTH_BYTES - len(text) < SHORTEST_ENTRY_BYTES:
+            problem = f"{length:,} bytes beside the data, for a header of {len(text):,}: something is missing."
             raise errors.SizeMismatchError(problem, file=header.file)
         return replace(header, header_bytes=length)
 
-    def _fetch_decoded(self, index_file: str) -> bytes | None:
-        """The Hub's one request for all headers; None when the server does not offer it or main has moved on."""
+    def _fetch_decoded(self, index_file: str) -> bytes:
+        """The body of the Hub's one request for all headers, proven to be of our commit."""
         path = f"/safetensors-metadata/{quote(index_file)}"
-        try:
-            body, commit = self.transfer.api(path, limit=4 * HEADER_LIMIT_BYTES, what=index_file, retries=1)
-        except (errors.MissingFileError, errors.HubStatusError, errors.TransferError, errors.UnauthorizedError):
-            return None
+        body, commit = self.transfer.api(path, limit=4 * HEADER_LIMIT_BYTES, what=index_file, optional=True)
         if commit is None:
             # The answer does not say of which commit it is: main must not have moved while it was made.
-            now, _ = self.transfer.api(self._revision_path() + "?expand[]=sha", limit=LISTING_LIMIT_BYTES, what="")
+            path = self._revision_path() + "?expand[]=sha"
+            now, _ = self.transfer.api(path, limit=LISTING_LIMIT_BYTES, what="", optional=True)
             commit = _listing(now, self.repo).sha
-        return body if commit == self.commit else None
+        if commit != self.commit:
+            raise errors.TransferError("the Hub's answer is of another commit.", file=self.repo)
+        return body
 
     def read_range(self, header: Header, offset: int, size: int) -> bytes:
         """`size` bytes of a shard's data: 16 bytes of a `weight_shape`, say. Cached in a small file of their own."""

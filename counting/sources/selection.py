@@ -10,7 +10,7 @@ from moegauge.counting import errors
 from moegauge.counting.sources.index import SHARD_LIMIT, SUFFIX, Index
 
 INDEX_SUFFIX = ".safetensors.index.json"
-_NUMBERED = re.compile(r"(?P<stem>.*?)-?(?P<number>\d+)-of-(?P<count>\d+)\.safetensors")
+_NUMBERED = re.compile(r"(?P<stem>.*?)-?(?P<number>\d{1,9})-of-(?P<count>\d{1,9})\.safetensors", re.ASCII | re.DOTALL)
 # The order in which names are tried: transformers' own, then Mistral's native layout.
 _PREFERRED = ("model", "consolidated")
 
