@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope="module")
-def make_map() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_map", ROOT / "scripts" / "make_map.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def make_map(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("make_map")
 
 
 def test_the_map_is_fresh(make_map: ModuleType) -> None:

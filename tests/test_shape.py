@@ -8,41 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import made_up
 import pytest
 
 from moegauge.errors import ShapeError, UnknownNameError
-from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vectors
+from moegauge.shape import Attention, Layer, Matrix, ModelShape
 
 H, V, I, E, K = 64, 100, 32, 8, 2  # noqa: E741 - hidden, vocabulary, expert width, experts, top-k
 
 
 def tiny(tied: bool = False) -> ModelShape:
-    attention = Attention(
-        "gqa",
-        heads=4,
-        kv_heads=2,
-        head_dim=16,
-        value_dim=16,
-        cache_elements=64,
-        window=8,
-        matrices=(Matrix("q_proj", "attention", 64, H, "bf16"), Matrix("o_proj", "attention", H, 64, "bf16")),
-    )
-    full = Attention("gqa", 4, 2, 16, 16, 64, matrices=attention.matrices)
-    expert = (
-        Matrix("gate_proj", "routed_expert", I, H, "mxfp4"),
-        Matrix("up_proj", "routed_expert", I, H, "mxfp4"),
-        Matrix("down_proj", "routed_expert", H, I, "mxfp4"),
-    )
-    moe = Layer(
-        full,
-        (Matrix("router", "router", E, H, "bf16"),),
-        (Experts(E, K, expert, Vectors(2 * I + H, 2 * (2 * I + H))),),
-        Vectors(2 * H, 4 * H),
-    )
-    dense = Layer(attention, (Matrix("up_proj", "dense_mlp", 4 * H, H, "bf16"),), (), Vectors(2 * H, 4 * H))
-    embedding = Matrix("embed_tokens", "embedding", V, H, "bf16")
-    head = None if tied else Matrix("lm_head", "lm_head", V, H, "bf16")
-    return ModelShape("tiny", "made_up", H, embedding, head, (dense, moe, moe), Vectors(H, 2 * H), {"repo": "a/b"})
+    some = ("q_proj", "o_proj")
+    windowed, full = made_up.gqa(H, 4, 2, 16, window=8, only=some), made_up.gqa(H, 4, 2, 16, only=some)
+    dense = Layer(windowed, made_up.matrices("dense_mlp", [("up_proj", 4 * H, H)]), vectors=made_up.bf16(2 * H))
+    moe = made_up.moe_layer(full, E, K, I, H, format="mxfp4", biases=True)
+    return made_up.model([dense, moe, moe], H, name="tiny", vocabulary=V, tied=tied, source={"repo": "a/b"})
 
 
 def test_sums() -> None:

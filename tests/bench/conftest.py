@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from moegauge.record import SCHEMA, Case, CaseBytes, Project, Record, Roof
-from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vectors
 
 
 class FakeClock:
@@ -111,23 +110,6 @@ class FakeStep:
 
     def close(self) -> None:
         self.closed = True
-
-
-def tiny_shape(name: str = "tiny", layers: int = 2, hidden: int = 64) -> ModelShape:
-    """A small MoE model: GQA, 4 experts of which a token uses 2."""
-    attention = Attention("gqa", 2, 1, 32, 32, 64, matrices=(Matrix("q_proj", "attention", 64, hidden, "bf16"),))
-    expert = Experts(
-        4, 2, tuple(Matrix(n, "routed_expert", 64, hidden, "bf16") for n in ("gate_proj", "up_proj", "down_proj"))
-    )
-    layer = Layer(attention, (Matrix("router", "router", 4, hidden, "f32"),), (expert,), Vectors(hidden, 2 * hidden))
-    return ModelShape(
-        name,
-        "tiny",
-        hidden,
-        Matrix("embed", "embedding", 100, hidden, "bf16"),
-        Matrix("lm_head", "lm_head", 100, hidden, "bf16"),
-        (layer,) * layers,
-    )
 
 
 def make_case(model: str = "a", time_ms: float = 10.0, total: int = 10**8, **changes: Any) -> Case:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import made_up
 import pytest
 
 from moegauge import cli, machine, models
@@ -125,7 +126,7 @@ def test_bench_without_a_subcommand_is_decode(run: Any) -> None:
 
 
 def test_a_model_of_the_user_s_own(run: Any, tmp_path: Path, fakes: Any) -> None:
-    fakes.tiny_shape("mine").save(tmp_path / "mine.json")
+    made_up.tiny("mine").save(tmp_path / "mine.json")
     code, out, _ = run("bench", "decode", "--model", "mine.json", "--json")
     assert code == 0
     assert json.loads(out)["cases"][0]["model"] == "mine"
@@ -256,7 +257,7 @@ def test_a_miscount_fails_the_main_job(run: Any, fakes: Any, monkeypatch: pytest
 
     counted = validation.count_release()
     assert validation.miscount(counted) == []
-    wrong = validation.Counted(**{**{f: getattr(counted, f) for f in counted.__slots__}, "shape": fakes.tiny_shape()})
+    wrong = validation.Counted(**{**{f: getattr(counted, f) for f in counted.__slots__}, "shape": made_up.tiny()})
     assert "counted" in str(validation.miscount(wrong)[0])
     monkeypatch.setattr(validation, "count_release", lambda: wrong)
     code, _, err = run("validate", "--quick", "--device", "cpu", "--out", "here")

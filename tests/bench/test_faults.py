@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import made_up
 import pytest
 
 from moegauge.errors import RecordError
 from moegauge.kernels.cpu.core import library
 from moegauge.record import SCHEMA, Project, Record, load
 from moegauge.recordfile import RecordFile
+from moegauge.shape import Attention, Layer
 
 pytestmark = pytest.mark.skipif(library() is None or os.name != "posix", reason="no compiled core, or not POSIX")
 
@@ -43,14 +45,8 @@ ARGS = ("bench", "decode", "--device", "cpu", "--threads", "1", "--time-limit", 
 
 def shape(folder: Path, name: str) -> str:
     """A small model's file; no two of them alike."""
-    matrix = {"role": "dense_mlp", "format": "bf16"}
-    pairs = (("gate_proj", 320, 128), ("up_proj", 320, 128), ("down_proj", 128, 320))
-    mlp = [{"name": n, "rows": r, "columns": c, **matrix} for n, r, c in pairs]
-    from moegauge.shape import Attention, Layer, Matrix, ModelShape, Vectors
-
-    layer = Layer(Attention("none"), tuple(Matrix(**m) for m in mlp), (), Vectors(256, 512))  # type: ignore[arg-type]
-    table = Matrix("embed", "embedding", 1000, 128, "bf16")
-    ModelShape(name, "made-up", 128, table, None, (layer,) * 3, Vectors(128, 256)).save(folder / f"{name}.json")
+    layer = Layer(Attention("none"), made_up.mlp("dense_mlp", 320, 128), vectors=made_up.bf16(256))
+    made_up.model([layer] * 3, 128, name=name, vocabulary=1000, tied=True).save(folder / f"{name}.json")
     return f"{name}.json"
 
 

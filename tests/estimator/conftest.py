@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import made_up
 import pytest
 
-from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vectors
+from moegauge.shape import ModelShape
 
 THROUGHPUT = """system device n_devices device_bandwidth_GBps model total_params active_params format bits_per_weight
 file_GiB batch context tokens_per_s evidence source note""".split()  # noqa: SIM905
@@ -19,46 +20,9 @@ file_GiB batch context tokens_per_s evidence source note""".split()  # noqa: SIM
 def moe() -> ModelShape:
     """Two layers of hidden 64: one dense, one with 8 experts of which 2 are used; bf16; every count small enough to
     reckon by hand."""
-    attention = Attention(
-        "gqa",
-        heads=4,
-        kv_heads=2,
-        head_dim=16,
-        value_dim=16,
-        cache_elements=64,
-        matrices=(
-            Matrix("q_proj", "attention", 64, 64, "bf16"),
-            Matrix("k_proj", "attention", 32, 64, "bf16"),
-            Matrix("v_proj", "attention", 32, 64, "bf16"),
-            Matrix("o_proj", "attention", 64, 64, "bf16"),
-        ),
-    )
-    dense = Layer(
-        attention,
-        (
-            Matrix("gate_proj", "dense_mlp", 128, 64, "bf16"),
-            Matrix("up_proj", "dense_mlp", 128, 64, "bf16"),
-            Matrix("down_proj", "dense_mlp", 64, 128, "bf16"),
-        ),
-        vectors=Vectors(128, 256),
-    )
-    expert = (
-        Matrix("gate_proj", "routed_expert", 32, 64, "bf16"),
-        Matrix("up_proj", "routed_expert", 32, 64, "bf16"),
-        Matrix("down_proj", "routed_expert", 64, 32, "bf16"),
-    )
-    routed = Layer(
-        attention, (Matrix("gate", "router", 8, 64, "bf16"),), (Experts(8, 2, expert),), vectors=Vectors(128, 256)
-    )
-    return ModelShape(
-        "toy",
-        "toy",
-        64,
-        Matrix("embed_tokens", "embedding", 1000, 64, "bf16"),
-        Matrix("lm_head", "lm_head", 1000, 64, "bf16"),
-        (dense, routed),
-        Vectors(64, 128),
-    )
+    mixer = made_up.gqa(64, heads=4, kv_heads=2, width=16)
+    dense, routed = made_up.dense_layer(mixer, 128, 64), made_up.moe_layer(mixer, 8, 2, 32, 64)
+    return made_up.model([dense, routed], 64, name="toy", family="toy", vocabulary=1000)
 
 
 @pytest.fixture

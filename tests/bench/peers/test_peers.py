@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import made_up
 import numpy as np
 import pytest
 
@@ -27,7 +28,7 @@ from moegauge.errors import DeviceError, NumericsError, UsageError
 from moegauge.formats import FORMATS
 from moegauge.kernels.numpy_backend import NumpyBackend
 from moegauge.record import SCHEMA, from_json, pool, to_json
-from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vectors
+from moegauge.shape import ModelShape
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = Limits(relative_half_width=9.0, min_samples=3, time_limit_s=0.5, warmup_s=0.0, sample_s=0.0)
@@ -35,16 +36,9 @@ QUICK = Limits(relative_half_width=9.0, min_samples=3, time_limit_s=0.5, warmup_
 
 def small(family: str = "gpt_oss", hidden: int = 128, inner: int = 64, count: int = 8, top_k: int = 2) -> ModelShape:
     """A small model of a family llama.cpp knows."""
-    sizes = (("q_proj", 128, hidden), ("k_proj", 64, hidden), ("v_proj", 64, hidden), ("o_proj", hidden, 128))
-    attention = Attention(
-        "gqa", 4, 2, 32, 32, 128, 16, matrices=tuple(Matrix(n, "attention", r, c, "bf16") for n, r, c in sizes)
-    )
-    parts = (("gate_proj", inner, hidden), ("up_proj", inner, hidden), ("down_proj", hidden, inner))
-    pool = Experts(count, top_k, tuple(Matrix(n, "routed_expert", r, c, "mxfp4") for n, r, c in parts))
-    router = Matrix("router", "router", count, hidden, "bf16")
-    layer = Layer(attention, (router,), (pool,), Vectors(2 * hidden, 4 * hidden))
-    table, head = (Matrix(n, n, 96, hidden, "bf16") for n in ("embedding", "lm_head"))
-    return ModelShape("small", family, hidden, table, head, (layer, layer), Vectors(hidden, 2 * hidden))
+    mixer = made_up.gqa(hidden, 4, 2, 32, window=16)
+    layer = made_up.moe_layer(mixer, count, top_k, inner, hidden, format="mxfp4")
+    return made_up.model([layer, layer], hidden, name="small", family=family, vocabulary=96)
 
 
 def work_of(kernel: str, name: str = "int4", batch: int = 1, cache: int = 1 << 12) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jsonschema
@@ -16,14 +17,9 @@ ROOT = Path(__file__).resolve().parents[3]
 RECORDS = sorted((ROOT / "results").glob("*/*.json"))
 
 
-@pytest.fixture
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "scripts" / "readme_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def tables(script: Callable[[str], ModuleType]) -> Any:
+    return script("readme_table")
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.name)
@@ -42,24 +38,24 @@ def test_a_committed_record_is_whole_clean_and_of_its_machine(path: Path) -> Non
         assert word not in path.read_text()
 
 
-def test_pages_are_in_step_with_the_records_and_the_counter(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_in_step_with_the_records_and_the_counter(tables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["readme_table.py", "--check"])
-    assert script.main(ROOT) == 0, "run: python scripts/readme_table.py"
+    assert tables.main(ROOT) == 0, "run: python scripts/readme_table.py"
 
 
-def test_two_runs_of_one_suite_are_held_against_each_other(script: Any, fakes: Any, tmp_path: Path) -> None:
+def test_two_runs_of_one_suite_are_held_against_each_other(tables: Any, fakes: Any, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "made-up-2c"
     folder.mkdir(parents=True)
     for name, time, created in (("b", 9.0, "2026-01-02"), ("a", 8.0, "2026-01-03"), ("c", 9.9, "2026-01-04")):
         record = fakes.make_record([fakes.make_case("m", time)], created=created, suite="quick")
         (folder / f"{name}.json").write_text(to_json(record))
-    text = script.agreement(tmp_path)
+    text = tables.agreement(tmp_path)
     assert "| m fp8 | slower | 0.808 |" in text  # the latest two, in the order they were measured: 8.0 / 9.9
     assert text.endswith("`moegauge compare results/made-up-2c/a.json --against results/made-up-2c/c.json`.\n")
 
 
 def test_the_script_writes_between_the_markers_alone(
-    script: Any, fakes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tables: Any, fakes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = [
         fakes.make_case(m, t, int(t * 18e6), format=f) for m, t in (("a", 9.0), ("b", 20.0)) for f in ("native", "fp8")
@@ -72,10 +68,10 @@ def test_the_script_writes_between_the_markers_alone(
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "measuring.md").write_text("<!-- results:begin --><!-- results:end -->")
     monkeypatch.setattr("sys.argv", ["x", "--check"])
-    assert script.main(tmp_path) == 1
+    assert tables.main(tmp_path) == 1
     assert "old" in (tmp_path / "README.md").read_text()
     monkeypatch.setattr("sys.argv", ["x"])
-    assert script.main(tmp_path) == 0
+    assert tables.main(tmp_path) == 0
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("top\n")
     assert text.endswith("\nbottom\n")
@@ -84,4 +80,4 @@ def test_the_script_writes_between_the_markers_alone(
     assert "| fp8 |" not in text
     assert (tmp_path / "results" / "README.md").read_text().count("| fp8 |") == 2
     monkeypatch.setattr("sys.argv", ["x", "--check"])
-    assert script.main(tmp_path) == 0
+    assert tables.main(tmp_path) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+import made_up
 import pytest
 
 from moegauge.bench.clock.roof import find_roof
@@ -16,7 +17,7 @@ from moegauge.errors import ColdError, NumericsError, RecordError
 
 def sweep(device: Any, points: list[Point], fakes: Any, build: Any, done: Any = (), on_case: Any = None) -> Any:
     cases: list[Any] = []
-    shapes = {p.model: fakes.tiny_shape(p.model) for p in points}
+    shapes = {p.model: made_up.tiny(p.model) for p in points}
     bench = Bench(device, find_roof(device), Settings(), builder=build)
     failures = run_sweep(points, shapes, bench.decode, done=set(done), on_case=on_case or cases.append)
     return cases, failures
@@ -24,7 +25,7 @@ def sweep(device: Any, points: list[Point], fakes: Any, build: Any, done: Any = 
 
 def measured(device: Any, fakes: Any, point: Point, step: Any) -> Any:
     bench = Bench(device, find_roof(device), Settings(), builder=lambda *_: step)
-    return next(bench.decode(point, fakes.tiny_shape(), set()))
+    return next(bench.decode(point, made_up.tiny(), set()))
 
 
 def test_a_case_says_what_was_read_and_how_fast(device: Any, fakes: Any) -> None:
@@ -112,7 +113,7 @@ def test_faster_than_the_roof_is_a_warning(device: Any, fakes: Any) -> None:
 
 
 def test_formula_bytes_count_the_whole_embedding_once(fakes: Any) -> None:
-    shape = fakes.tiny_shape()
+    shape = made_up.tiny()
     # bf16: attention 64 x 64, two of four experts of three 64 x 64 matrices; float32 router; norms; head; embedding
     layer = 2 * 64 * 64 + 2 * 3 * 2 * 64 * 64 + 4 * 4 * 64 + 2 * 64
     assert formula_bytes(shape) == 2 * layer + 2 * 100 * 64 * 2
@@ -135,7 +136,7 @@ def test_kernels_are_timed_one_kind_at_a_time(device: Any, fakes: Any) -> None:
     cases: list[Any] = []
     done = {("tiny", "fp8", 1, 0, "experts up")}
     assert (
-        run_sweep([Point("tiny", "fp8")], {"tiny": fakes.tiny_shape()}, bench.kernels, done=done, on_case=cases.append)
+        run_sweep([Point("tiny", "fp8")], {"tiny": made_up.tiny()}, bench.kernels, done=done, on_case=cases.append)
         == []
     )
     assert [(c.kind, c.kernel, c.kernels_per_step) for c in cases] == [("kernel", "experts down", 10)]
@@ -168,7 +169,7 @@ def test_a_kind_that_reads_too_little_is_skipped_and_named(device: Any, fakes: A
     step.part = part
     said: list[Any] = []
     bench = Bench(device, find_roof(device), Settings(), builder=lambda *_: step, on_skip=lambda *a: said.append(a))
-    cases = list(bench.kernels(Point("tiny"), fakes.tiny_shape(), set()))
+    cases = list(bench.kernels(Point("tiny"), made_up.tiny(), set()))
     assert [c.kernel for c in cases] == ["experts down"]
     assert said == [(Point("tiny"), "experts up", "one step reads 5 kB.")]
     assert [p.closed for p in parts] == [True]
@@ -187,7 +188,7 @@ def test_a_kind_with_a_wrong_answer_costs_no_other_kind(device: Any, fakes: Any)
     step.part = part
     bench = Bench(device, find_roof(device), Settings(), builder=lambda *_: step)
     cases: list[Any] = []
-    failures = run_sweep([Point("tiny")], {"tiny": fakes.tiny_shape()}, bench.kernels, done=set(), on_case=cases.append)
+    failures = run_sweep([Point("tiny")], {"tiny": made_up.tiny()}, bench.kernels, done=set(), on_case=cases.append)
     assert [c.kernel for c in cases] == ["experts down"]
     assert [str(f.error) for f in failures] == ["wrong."]
 

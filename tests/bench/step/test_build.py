@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import made_up
 import numpy as np
 import pytest
 
@@ -22,55 +23,11 @@ from moegauge.kernels.backend import Backend, get_backend
 from moegauge.kernels.cpu.core import library
 from moegauge.kernels.numpy_backend import NumpyBackend
 from moegauge.kernels.program import ExpertsUp, Place, Product, Program, View, Weight
-from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vectors
+from moegauge.shape import Matrix, ModelShape
 
-HIDDEN = 96
+HIDDEN = made_up.HIDDEN
+shape = made_up.decoder
 needs_core = pytest.mark.skipif(library() is None, reason="installed without a C++ compiler")
-
-
-def m(name: str, role: str, rows: int, columns: int, fmt: str = "bf16") -> Matrix:
-    return Matrix(name, role, rows, columns, fmt)
-
-
-def attention(kind: str) -> Attention:
-    if kind in ("gqa", "window"):
-        return Attention(
-            "gqa", 4, 2, 24, 24, cache_elements=96, window=100 if kind == "window" else None,
-            matrices=(
-                m("q_proj", "attention", 96, HIDDEN), m("k_proj", "attention", 48, HIDDEN),
-                m("v_proj", "attention", 48, HIDDEN), m("o_proj", "attention", HIDDEN, 96),
-            ),
-        )  # fmt: skip
-    if kind == "mla":
-        return Attention(
-            "mla", 4, 1, 40, 32, cache_elements=40,
-            matrices=(
-                m("q_a_proj", "attention", 64, HIDDEN), m("q_b_proj", "attention", 96, 64),
-                m("kv_a_proj_with_mqa", "attention", 40, HIDDEN), m("kv_b_proj", "attention", 128, 32),
-                m("o_proj", "attention", HIDDEN, 64),
-            ),
-        )  # fmt: skip
-    return Attention(
-        "linear", state_elements=1000, matrices=(m("in", "attention", 130, HIDDEN), m("out", "attention", HIDDEN, 64))
-    )
-
-
-def mlp(role: str, inner: int) -> tuple[Matrix, ...]:
-    return (m("gate_proj", role, inner, HIDDEN), m("up_proj", role, inner, HIDDEN), m("down_proj", role, HIDDEN, inner))
-
-
-def shape(kind: str = "gqa", experts: int = 8, top_k: int = 2, vectors: bool = True) -> ModelShape:
-    expert = Vectors(56 * 2 + HIDDEN, 2 * (56 * 2 + HIDDEN)) if vectors else Vectors()
-    small = Vectors(2 * HIDDEN + 100, 4 * HIDDEN + 300)
-    moe = Layer(
-        attention(kind),
-        (m("router", "router", experts, HIDDEN, "f32"), *mlp("shared_expert", 40)),
-        (Experts(experts, top_k, mlp("routed_expert", 56), expert),),
-        small,
-    )
-    dense = Layer(attention(kind), mlp("dense_mlp", 200), (), Vectors(2 * HIDDEN, 4 * HIDDEN))
-    table = m("embed_tokens", "embedding", 500, HIDDEN)
-    return ModelShape("tiny", "tiny", HIDDEN, table, None, (dense, moe, moe), Vectors(HIDDEN, 2 * HIDDEN))
 
 
 @pytest.fixture(scope="module", params=["cpu", "reference"])
@@ -422,12 +379,11 @@ def test_bad_requests_are_one_line(options: dict[str, Any], error: type[Exceptio
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:
-    bad = replace(
-        shape(), layers=(replace(shape().layers[0], matrices=mlp("dense_mlp", 200)[:1] + mlp("dense_mlp", 100)[1:]),)
-    )
+    unequal = made_up.mlp("dense_mlp", 200, HIDDEN)[:1] + made_up.mlp("dense_mlp", 100, HIDDEN)[1:]
+    bad = replace(shape(), layers=(replace(shape().layers[0], matrices=unequal),))
     with pytest.raises(ShapeError, match="layer 0"):
         build(bad, get_backend("reference"))
-    narrow = replace(attention("gqa"), heads=8)
+    narrow = replace(made_up.MIXERS["gqa"], heads=8)
     with pytest.raises(ShapeError, match="layer 0: attention projections give 192 outputs"):
         build(replace(shape(), layers=(replace(shape().layers[0], attention=narrow),)), get_backend("reference"))
 
@@ -467,7 +423,7 @@ def test_kernel_boundaries_are_listed(backend: Backend) -> None:
 def test_the_default_arena_holds_the_largest_matrix_of_any_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moegauge.bench.step.build.MINIMUM_ARENA", 4096)
     monkeypatch.setattr("moegauge.bench.step.build.CACHES", 0)
-    wide = replace(shape(), embedding=m("embed_tokens", "embedding", 5000, HIDDEN))  # a head of 0.96 MB, tied
+    wide = replace(shape(), embedding=Matrix("embedding", "embedding", 5000, HIDDEN, "bf16"))  # a head of 0.96 MB, tied
     step = build_step(wide.cast("fp8"), NumpyBackend("reference"), reuse=0.0)
     assert step.check() < 0.01
     step.close()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import made_up
 import numpy as np
 import pytest
 
-from moegauge.bench.step.build import DecodeStep
+from moegauge.bench.step.build import DecodeStep, build_step
 from moegauge.errors import NumericsError
 from moegauge.formats import FORMATS
 from moegauge.kernels.backend import get_backend
@@ -21,20 +19,13 @@ from moegauge.kernels.reference import Reference
 
 pytestmark = pytest.mark.skipif(library() is None, reason="installed without a C++ compiler")
 
-# importlib mode has no package to import a neighbour from.
-_spec = importlib.util.spec_from_file_location("made_up_steps", Path(__file__).with_name("test_build.py"))
-assert _spec
-assert _spec.loader
-made_up = importlib.util.module_from_spec(_spec)
-sys.modules["made_up_steps"] = made_up
-_spec.loader.exec_module(made_up)
-
 PACKED = [name for name in FORMATS if name != "f32"]
 REFUSED = r"output \d+ of token \d+ is"
 
 
 def step_of(fmt: str = "native", **options: Any) -> DecodeStep:
-    return made_up.build(made_up.shape(), get_backend("cpu"), format=fmt, **options)  # type: ignore[no-any-return]
+    options = {"arena_bytes": 1 << 24, "reuse": 0.0, **options}
+    return build_step(made_up.decoder().cast(fmt), get_backend("cpu"), **options)
 
 
 def spoil(step: DecodeStep, pool: str, change: Any) -> None:
@@ -165,7 +156,7 @@ def test_an_operation_that_adds_twice() -> None:
 
 
 def test_every_lap_is_a_program_of_its_own_and_more_than_one_is_checked() -> None:
-    step = made_up.build(made_up.shape(), get_backend("cpu"), reuse=1.0, arena_bytes=None)
+    step = step_of(reuse=1.0, arena_bytes=None)
     assert len(step.programs) > 2
     lap: Any = step._laps[len(step._laps) // 3]
     lap.run_operation = lambda _: None
@@ -202,7 +193,7 @@ def test_a_wrong_share_and_a_wrong_count() -> None:
 @pytest.mark.parametrize("left_out", ["q, k, v", "route", "experts down", "logits"])
 def test_a_whole_run_that_differs_from_its_operations(left_out: str) -> None:
     """A step whose operations are right one by one, and which loses one of them when it is run as it is timed."""
-    step = made_up.build(made_up.shape(), get_backend("cpu"))
+    step = step_of()
     lap = step._laps[0]
     kept = [i for i, op in enumerate(lap.program.operations) if op.label.partition(": ")[2] != left_out]
     assert len(kept) < len(lap.program.operations)

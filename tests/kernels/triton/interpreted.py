@@ -22,8 +22,10 @@ import sys
 os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
 sys.path.insert(1, os.path.join(sys.path[0], "..", "..", "gpu"))  # noqa: PTH118
+sys.path.insert(2, os.path.join(sys.path[0], "..", ".."))  # noqa: PTH118
 
 import gpu_programs
+import made_up
 import numpy as np
 import quick_interpreter
 import torch
@@ -38,7 +40,7 @@ from moegauge.kernels.triton.device import barrier as grid_barrier
 from moegauge.kernels.triton.device.work_split import owner_of, share_of
 from moegauge.kernels.triton.lowering import layout
 from moegauge.kernels.triton.lowering.arena import canonical_codes
-from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vectors
+from moegauge.shape import ModelShape, Vectors
 
 quick_interpreter.install()
 BACKEND = TritonBackend("cpu")
@@ -95,40 +97,16 @@ def product(fmt: str, columns: int, tokens: int, rows: int = 16, wrong: str = ""
 
 def shape(fmt: str, kind: str, hidden: int, inner: int, experts: int = 4) -> ModelShape:
     """A made-up model: one dense layer with gqa, or one MoE layer with mla."""
-
-    def m(name: str, role: str, rows: int, columns: int, f: str = fmt) -> Matrix:
-        return Matrix(name, role, rows, columns, f)
-
     if kind == "gqa":
-        mixer = Attention(
-            "gqa", 4, 2, 32, 32, 128, 4,
-            matrices=(
-                m("q_proj", "attention", 128, hidden), m("k_proj", "attention", 64, hidden),
-                m("v_proj", "attention", 64, hidden), m("o_proj", "attention", hidden, 128),
-            ),
-        )  # fmt: skip
+        mixer = made_up.gqa(hidden, 4, 2, 32, window=4, format=fmt)
+        layer = made_up.dense_layer(mixer, inner, hidden, fmt)
     else:
-        mixer = Attention(
-            "mla", 2, 1, 160, 128, 160,
-            matrices=(
-                m("q_a_proj", "attention", 192, hidden), m("q_b_proj", "attention", 2 * 96, 192),
-                m("kv_a_proj_with_mqa", "attention", 160, hidden), m("kv_b_proj", "attention", 2 * 128, 128),
-                m("o_proj", "attention", hidden, 2 * 64),
-            ),
-        )  # fmt: skip
-    expert = (("gate_proj", inner, hidden), ("up_proj", inner, hidden), ("down_proj", hidden, inner))
-    shared = tuple(m(name, "shared_expert", r, c, "bf16") for name, r, c in expert)
-    pool = Experts(
-        experts, 2, tuple(m(name, "routed_expert", r, c) for name, r, c in expert),
-        Vectors(2 * inner + hidden, 2 * (2 * inner + hidden)),
-    )  # fmt: skip
-    router = m("gate", "router", experts, hidden, "bf16")
-    moe = Layer(mixer, (router, *shared), (pool,), Vectors(2 * hidden + experts, 4 * hidden + 4 * experts))
-    dense = tuple(m(name, "dense_mlp", r, c) for name, r, c in expert)
-    plain = Layer(mixer, dense, (), Vectors(2 * hidden, 4 * hidden))
-    table, head = m("embed", "embedding", 48, hidden, "bf16"), m("lm_head", "lm_head", 48, hidden, "bf16")
-    layers = (plain,) if kind == "gqa" else (moe,)
-    return ModelShape("made-up", "test", hidden, table, head, layers, Vectors(hidden, 2 * hidden), {})
+        mixer = made_up.mla(hidden, 2, query=192, latent=128, rope=32, nope=64, value=64, format=fmt)
+        correction = Vectors(2 * hidden + experts, 4 * hidden + 4 * experts)  # the router's, beside two norms
+        layer = made_up.moe_layer(
+            mixer, experts, 2, inner, hidden, format=fmt, shared=inner, biases=True, vectors=correction
+        )
+    return made_up.model([layer], hidden, vocabulary=48)
 
 
 def step(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner: int = 128, experts: int = 4) -> None:
