@@ -5,54 +5,43 @@ Written against `flashinfer.fused_moe.cutlass_fused_moe` of August 2026. Never r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from moegauge.bench.peers.fused import make_pool, prepare_fused
-from moegauge.bench.peers.peer import Prepared, load, not_installed, version_of
+from moegauge.bench.peers.peer import Peer, Prepared, load, needs
 from moegauge.bench.peers.work import Work
 
 
-@dataclass(frozen=True, slots=True)
-class FlashInfer:
-    """The peer."""
+def _prepare(work: Work, _threads: int) -> Prepared:
+    """Make the pool, the up projection's rows first, and bind the call."""
+    import torch
 
-    name: str = "flashinfer"
-    device: str = "cuda"
-    kernels: frozenset[str] = frozenset({"experts"})
-    formats: Mapping[str, str] = field(default_factory=lambda: {f: f for f in ("bf16", "fp8")})
+    pool = make_pool(work, up_first=True)
+    fused = load("flashinfer.fused_moe").cutlass_fused_moe
+    float8 = work.format == "fp8"
+    options: dict[str, Any] = {"quant_scales": None}
+    if float8:
+        options = {
+            "quant_scales": [pool.gate_up_scale, pool.down_scale],
+            "use_deepseek_fp8_block_scale": True,
+        }
+    out = torch.empty(work.tokens, work.columns, dtype=torch.bfloat16, device="cuda")
 
-    @property
-    def version(self) -> str:
-        """flashinfer's."""
-        return f"flashinfer {version_of('flashinfer-python')}"
+    def call(x: Any, ids: Any, shares: Any) -> Any:
+        fused(x, ids, shares, pool.gate_up, pool.down, torch.bfloat16, output=out, **options)
+        return out
 
-    def absent(self) -> str | None:
-        """Without flashinfer."""
-        return not_installed("flashinfer.fused_moe", "flashinfer")
-
-    def prepare(self, work: Work, threads: int) -> Prepared:
-        """Make the pool, the up projection's rows first, and bind the call."""
-        import torch
-
-        pool = make_pool(work, up_first=True)
-        fused = load("flashinfer.fused_moe").cutlass_fused_moe
-        float8 = work.format == "fp8"
-        options: dict[str, Any] = {"quant_scales": None}
-        if float8:
-            options = {
-                "quant_scales": [pool.gate_up_scale, pool.down_scale],
-                "use_deepseek_fp8_block_scale": True,
-            }
-        out = torch.empty(work.tokens, work.columns, dtype=torch.bfloat16, device="cuda")
-
-        def call(x: Any, ids: Any, shares: Any) -> Any:
-            fused(x, ids, shares, pool.gate_up, pool.down, torch.bfloat16, output=out, **options)
-            return out
-
-        made: Prepared = prepare_fused(work, pool, call, float8=float8)
-        return made
+    made: Prepared = prepare_fused(work, pool, call, float8=float8)
+    return made
 
 
-PEERS = (FlashInfer(),)
+PEERS = (
+    Peer(
+        name="flashinfer",
+        kernels=frozenset({"experts"}),
+        formats={"bf16": "bf16", "fp8": "fp8"},
+        distributions=("flashinfer-python",),
+        absent=needs("flashinfer", "flashinfer.fused_moe"),
+        prepare=_prepare,
+    ),
+)

@@ -18,6 +18,7 @@ from moegauge.kernels.content import WEIGHT_STD
 
 BLOCK = 128  # rows and columns that share a float8 scale
 GROUP = 32  # columns that share an int4 scale
+FORMATS = ("bf16", "fp8", "int4")  # what `make_pool` makes
 BF16_BOUND, FLOAT8_BOUND = 0.02, 0.1  # as in `linear`; bfloat16 and int4 keep their inputs
 
 

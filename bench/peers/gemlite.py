@@ -5,14 +5,12 @@ Written against the helpers of gemlite 0.6. Never run here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from moegauge.bench.peers.linear import Floats, Packed, Packer, as_float64, prepare_linear
-from moegauge.bench.peers.peer import Prepared, load, not_installed, version_of
+from moegauge.bench.peers.peer import Peer, Prepared, load, needs
 from moegauge.bench.peers.work import Work
 from moegauge.kernels import codes
 from moegauge.kernels.content import WEIGHT_STD
@@ -20,31 +18,11 @@ from moegauge.kernels.content import WEIGHT_STD
 GROUP = 32
 
 
-@dataclass(frozen=True, slots=True)
-class GemLite:
-    """The peer."""
-
-    name: str = "gemlite"
-    device: str = "cuda"
-    kernels: frozenset[str] = frozenset({"product", "experts"})
-    formats: Mapping[str, str] = field(
-        default_factory=lambda: {"fp8": "fp8 by channel", "int4": "int4", "mxfp4": "mxfp4", "nvfp4": "mxfp4"}
-    )
-
-    @property
-    def version(self) -> str:
-        """gemlite's."""
-        return f"gemlite {version_of('gemlite')}"
-
-    def absent(self) -> str | None:
-        """Without gemlite."""
-        return not_installed("gemlite.helper", "gemlite")
-
-    def prepare(self, work: Work, threads: int) -> Prepared:
-        """Pack and bind."""
-        make = {"fp8": _float8, "int4": _int4}.get(work.format, _mxfp4)
-        made: Prepared = prepare_linear(work, "cuda", _packer(make), dtype="bfloat16")
-        return made
+def _prepare(work: Work, _threads: int) -> Prepared:
+    """Pack and bind."""
+    make = {"fp8": _float8, "int4": _int4}.get(work.format, _mxfp4)
+    made: Prepared = prepare_linear(work, "cuda", _packer(make), dtype="bfloat16")
+    return made
 
 
 def _packer(make: Any) -> Packer:
@@ -97,4 +75,13 @@ def _mxfp4(rows: int, columns: int) -> Packed:
     return _packed(layer, values)
 
 
-PEERS = (GemLite(),)
+PEERS = (
+    Peer(
+        name="gemlite",
+        kernels=frozenset({"product", "experts"}),
+        formats={"fp8": "fp8 by channel", "int4": "int4", "mxfp4": "mxfp4", "nvfp4": "mxfp4"},
+        distributions=("gemlite",),
+        absent=needs("gemlite", "gemlite.helper"),
+        prepare=_prepare,
+    ),
+)

@@ -7,7 +7,6 @@ products, SwiGLU, the down product, and a weighted sum. On a GPU one run is capt
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -250,21 +249,14 @@ def captured(made: Any) -> Any:
     """`made` as replays of a CUDA graph, or as it is where the peer's calls cannot be captured."""
     import torch
 
-    cuda: Any = torch.cuda  # its classes are not typed
+    from moegauge.kernels.triton.launching.capture import capture
+
     made.rung = "eager"
-    side = cuda.Stream()
-    side.wait_stream(cuda.current_stream())
-    with cuda.stream(side):
-        made.run()  # compiles and tunes outside the capture
-    cuda.current_stream().wait_stream(side)
-    cuda.synchronize()
-    graph, before = cuda.CUDAGraph(), cuda.current_stream()
-    with contextlib.suppress(RuntimeError), cuda.graph(graph):
-        made.run()
-        return Captured(made, graph)
-    cuda.set_stream(before)  # PyTorch (2.11) never leaves the stream of a capture that fails
-    cuda.synchronize()
-    return made
+    try:
+        return Captured(made, capture(made.run))
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return made
 
 
 def as_float64(tensor: Any) -> Floats:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import ctypes
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moegauge.bench.peers import gguf_model
-from moegauge.bench.peers.peer import Prepared, load, not_installed, version_of
+from moegauge.bench.peers.peer import Peer, Prepared, load, needs
 from moegauge.bench.peers.work import Work
 from moegauge.errors import DeviceError, NumericsError
 from moegauge.machine import available_bytes
@@ -26,43 +24,23 @@ from moegauge.units import human_bytes
 CONTEXT = 256  # tokens of cache: llama.cpp rounds up to this
 
 
-@dataclass(frozen=True, slots=True)
-class LlamaCpp:
-    """The peer."""
+def _prepare(work: Work, threads: int) -> Prepared:
+    """Write the file and load it.
 
-    name: str = "llama.cpp"
-    device: str = "cpu"
-    kernels: frozenset[str] = frozenset({"decode"})
-    formats: Mapping[str, str] = field(
-        default_factory=lambda: {ours: theirs.lower() for ours, theirs in gguf_model.TYPES.items()}
-    )
-
-    @property
-    def version(self) -> str:
-        """llama-cpp-python's, which pins llama.cpp's."""
-        return f"llama-cpp-python {version_of('llama-cpp-python')}"
-
-    def absent(self) -> str | None:
-        """Without llama-cpp-python or gguf."""
-        return not_installed("llama_cpp", "llama-cpp-python") or not_installed("gguf", "gguf")
-
-    def prepare(self, work: Work, threads: int) -> Prepared:
-        """Write the file and load it.
-
-        Raises:
-            DeviceError: a batch, a context or an architecture it is not set up for, or no room on disk or in memory.
-        """
-        if work.tokens != 1 or work.point.context:
-            raise DeviceError("llama.cpp is timed at batch 1 and context 0 only.")
-        needed = sum(t.bytes for t in gguf_model.tensors(work.shape))
-        folder = Path(tempfile.mkdtemp(prefix="moegauge-gguf-"))
-        try:
-            _check_room(needed, shutil.disk_usage(folder).free, available_bytes())
-            path = folder / "model.gguf"
-            written = gguf_model.write(path, work.shape, work.seed)
-            return _Loaded(work, written, path, threads)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)  # loaded into memory by now
+    Raises:
+        DeviceError: a batch, a context or an architecture it is not set up for, or no room on disk or in memory.
+    """
+    if work.tokens != 1 or work.point.context:
+        raise DeviceError("llama.cpp is timed at batch 1 and context 0 only.")
+    needed = sum(t.bytes for t in gguf_model.tensors(work.shape))
+    folder = Path(tempfile.mkdtemp(prefix="moegauge-gguf-"))
+    try:
+        _check_room(needed, shutil.disk_usage(folder).free, available_bytes())
+        path = folder / "model.gguf"
+        written = gguf_model.write(path, work.shape, work.seed)
+        return _Loaded(work, written, path, threads)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # loaded into memory by now
 
 
 def _check_room(needed: int, disk: int, memory: int | None) -> None:
@@ -159,4 +137,14 @@ def _no_mmap(parameters: Any) -> None:
         parameters.use_mmap = False
 
 
-PEERS = (LlamaCpp(),)
+PEERS = (
+    Peer(
+        name="llama.cpp",
+        device="cpu",
+        kernels=frozenset({"decode"}),
+        formats={ours: theirs.lower() for ours, theirs in gguf_model.TYPES.items()},
+        distributions=("llama-cpp-python",),  # which pins llama.cpp
+        absent=lambda: needs("llama-cpp-python", "llama_cpp")() or needs("gguf", "gguf")(),
+        prepare=_prepare,
+    ),
+)

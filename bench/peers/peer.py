@@ -1,10 +1,11 @@
-"""The Peer protocol: another program that does the same work from weights it packed itself."""
+"""What a peer is: another program that does the same work, from weights it packed itself."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from moegauge.bench.peers.work import Work
@@ -54,54 +55,43 @@ class Prepared(Protocol):
         ...
 
 
-class Peer(Protocol):
-    """One program a user would pick instead."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """One program a user would pick instead, as data: what it serves, why it may be absent, how its work is made.
 
-    @property
-    def name(self) -> str:
-        """As a record's `backend` names it."""
-        ...
+    Attributes:
+        name: as a record's `backend` names it.
+        device: `cpu` or `cuda`.
+        kernels: which work it does: `product`, `experts`, `decode`.
+        formats: a row of FORMATS -> what the peer stores such weights as, the nearest it has.
+        distributions: the installed packages whose versions a record keeps.
+        absent: why it cannot be timed here; None where it can.
+        prepare: (work, CPU threads) -> the work with its weights packed. It is called for work that `kernels` and
+            `formats` name, and raises DeviceError where there is no room or the peer does not take the shape.
+    """
 
-    @property
-    def device(self) -> str:
-        """`cpu` or `cuda`."""
-        ...
-
-    @property
-    def kernels(self) -> frozenset[str]:
-        """Which work it does: `product`, `experts`, `decode`."""
-        ...
-
-    @property
-    def formats(self) -> Mapping[str, str]:
-        """A row of FORMATS -> what the peer stores such weights as, the nearest it has."""
-        ...
+    name: str
+    device: str = "cuda"
+    kernels: frozenset[str]
+    formats: Mapping[str, str]
+    distributions: tuple[str, ...]
+    absent: Callable[[], str | None]
+    prepare: Callable[[Work, int], Prepared]
 
     @property
     def version(self) -> str:
-        """The library's version."""
-        ...
-
-    def absent(self) -> str | None:
-        """Why it cannot be timed here; None where it can."""
-        ...
-
-    def prepare(self, work: Work, threads: int) -> Prepared:
-        """Pack weights for the work.
-
-        Args:
-            work: one its `kernels` and `formats` name.
-            threads: CPU threads to use.
-
-        Raises:
-            DeviceError: no room, or a shape the peer does not take.
-        """
-        ...
+        """`torch 2.13.0`."""
+        return ", ".join(f"{name} {_version(name)}" for name in self.distributions)
 
 
 def serves(peer: Peer, work: Work) -> bool:
     """Whether the peer has kernels for this work."""
     return (work.kernel or "decode") in peer.kernels and work.format in peer.formats
+
+
+def needs(package: str, *modules: str) -> Callable[[], str | None]:
+    """A peer's `absent`: the first reason why one of `modules` of `package` cannot be imported."""
+    return lambda: next(filter(None, (not_installed(module, package) for module in modules)), None)
 
 
 def not_installed(module: str, package: str) -> str | None:
@@ -120,7 +110,7 @@ def not_installed(module: str, package: str) -> str | None:
     return None
 
 
-def version_of(package: str) -> str:
+def _version(package: str) -> str:
     """The installed version of a distribution, `unknown` where it does not tell."""
     try:
         return importlib.metadata.version(package)

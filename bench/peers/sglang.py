@@ -5,12 +5,10 @@ Written against `fused_experts(hidden_states, w1, w2, topk_output, moe_runner_co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from moegauge.bench.peers.fused import BLOCK, GROUP, make_pool, prepare_fused
-from moegauge.bench.peers.peer import Prepared, load, not_installed, version_of
+from moegauge.bench.peers.fused import BLOCK, FORMATS, GROUP, make_pool, prepare_fused
+from moegauge.bench.peers.peer import Peer, Prepared, load, not_installed
 from moegauge.bench.peers.work import Work
 
 # Where releases keep the function, the newest first.
@@ -20,48 +18,44 @@ MODULES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SgLang:
-    """The peer."""
-
-    name: str = "sglang"
-    device: str = "cuda"
-    kernels: frozenset[str] = frozenset({"experts"})
-    formats: Mapping[str, str] = field(default_factory=lambda: {f: f for f in ("bf16", "fp8", "int4")})
-
-    @property
-    def version(self) -> str:
-        """SGLang's."""
-        return f"sglang {version_of('sglang')}"
-
-    def absent(self) -> str | None:
-        """Without SGLang, or in a release that keeps the function elsewhere."""
-        reason = not_installed("sglang", "sglang")
-        reasons = [reason] if reason else [not_installed(module, "sglang") for module in MODULES]
-        return None if None in reasons else reasons[0]
-
-    def prepare(self, work: Work, threads: int) -> Prepared:
-        """Make the pool and bind the call."""
-        import torch
-
-        pool = make_pool(work)
-        module = next(module for module in MODULES if not_installed(module, "sglang") is None)
-        fused_experts = load(module).fused_experts
-        output = load("sglang.srt.layers.moe.topk").StandardTopKOutput
-        # inplace is the default and would overwrite the input.
-        runner = load("sglang.srt.layers.moe.moe_runner").MoeRunnerConfig(inplace=False)
-        options: dict[str, Any] = {"w1_scale": pool.gate_up_scale, "w2_scale": pool.down_scale}
-        if work.format == "fp8":
-            options |= {"use_fp8_w8a8": True, "block_shape": [BLOCK, BLOCK]}
-        elif work.format == "int4":
-            options |= {"use_int4_w4a16": True, "block_shape": [0, GROUP]}
-        logits = torch.zeros(work.tokens, pool.down.shape[0], device="cuda")
-
-        def call(x: Any, ids: Any, shares: Any) -> Any:
-            return fused_experts(x, pool.gate_up, pool.down, output(shares, ids, logits), runner, **options)
-
-        made: Prepared = prepare_fused(work, pool, call, float8=work.format == "fp8")
-        return made
+def _absent() -> str | None:
+    """Without SGLang, or in a release that keeps the function elsewhere."""
+    reason = not_installed("sglang", "sglang")
+    reasons = [reason] if reason else [not_installed(module, "sglang") for module in MODULES]
+    return None if None in reasons else reasons[0]
 
 
-PEERS = (SgLang(),)
+def _prepare(work: Work, _threads: int) -> Prepared:
+    """Make the pool and bind the call."""
+    import torch
+
+    pool = make_pool(work)
+    module = next(module for module in MODULES if not_installed(module, "sglang") is None)
+    fused_experts = load(module).fused_experts
+    output = load("sglang.srt.layers.moe.topk").StandardTopKOutput
+    # inplace is the default and would overwrite the input.
+    runner = load("sglang.srt.layers.moe.moe_runner").MoeRunnerConfig(inplace=False)
+    options: dict[str, Any] = {"w1_scale": pool.gate_up_scale, "w2_scale": pool.down_scale}
+    if work.format == "fp8":
+        options |= {"use_fp8_w8a8": True, "block_shape": [BLOCK, BLOCK]}
+    elif work.format == "int4":
+        options |= {"use_int4_w4a16": True, "block_shape": [0, GROUP]}
+    logits = torch.zeros(work.tokens, pool.down.shape[0], device="cuda")
+
+    def call(x: Any, ids: Any, shares: Any) -> Any:
+        return fused_experts(x, pool.gate_up, pool.down, output(shares, ids, logits), runner, **options)
+
+    made: Prepared = prepare_fused(work, pool, call, float8=work.format == "fp8")
+    return made
+
+
+PEERS = (
+    Peer(
+        name="sglang",
+        kernels=frozenset({"experts"}),
+        formats={name: name for name in FORMATS},
+        distributions=("sglang",),
+        absent=_absent,
+        prepare=_prepare,
+    ),
+)

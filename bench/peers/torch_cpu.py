@@ -3,52 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from moegauge.bench.peers.linear import Floats, Packed, Packer, as_float64, prepare_linear
-from moegauge.bench.peers.peer import Prepared, not_installed, version_of
+from moegauge.bench.peers.peer import Peer, Prepared, not_installed
 from moegauge.bench.peers.work import Work
 from moegauge.kernels.content import WEIGHT_STD
 
 GROUP = 32  # columns that share a scale of the int4 product: the smallest it takes, and that of this kit's int4
 
 
-@dataclass(frozen=True, slots=True)
-class TorchCpu:
-    """One of torch's products."""
+def _peer(name: str, formats: Mapping[str, str], packer: Callable[[], Packer], operator: str = "") -> Peer:
+    """One of torch's products: absent without torch, or in a release without the operator."""
 
-    name: str
-    formats: Mapping[str, str]
-    packer: Callable[[], Packer]
-    operator: str = ""
-    device: str = "cpu"
-    kernels: frozenset[str] = frozenset({"product", "experts"})
-
-    @property
-    def version(self) -> str:
-        """torch's."""
-        return f"torch {version_of('torch')}"
-
-    def absent(self) -> str | None:
-        """Without torch, or in a release without the operator."""
+    def absent() -> str | None:
         reason = not_installed("torch", "torch")
-        if reason is None and self.operator:
+        if reason is None and operator:
             import torch
 
-            if not hasattr(torch.ops.aten, self.operator):
-                return f"torch {torch.__version__} has no {self.operator}"
+            if not hasattr(torch.ops.aten, operator):
+                return f"torch {torch.__version__} has no {operator}"
         return reason
 
-    def prepare(self, work: Work, threads: int) -> Prepared:
-        """Pack and bind."""
+    def prepare(work: Work, threads: int) -> Prepared:
         import torch
 
         torch.set_num_threads(threads)
-        made: Prepared = prepare_linear(work, "cpu", self.packer(), dtype="bfloat16")
+        made: Prepared = prepare_linear(work, "cpu", packer(), dtype="bfloat16")
         return made
+
+    return Peer(
+        name=name,
+        device="cpu",
+        kernels=frozenset({"product", "experts"}),
+        formats=formats,
+        distributions=("torch",),
+        absent=absent,
+        prepare=prepare,
+    )
 
 
 def _bf16() -> Packer:
@@ -124,9 +118,9 @@ def turned(content: Any, by: int) -> Any:
 
 
 PEERS = (
-    TorchCpu("torch-linear", {"bf16": "bf16", "fp8": "bf16"}, _bf16),
-    TorchCpu("torch-int8pack", {"int8": "int8", "fp8": "int8"}, _int8, "_weight_int8pack_mm"),
-    TorchCpu(
+    _peer("torch-linear", {"bf16": "bf16", "fp8": "bf16"}, _bf16),
+    _peer("torch-int8pack", {"int8": "int8", "fp8": "int8"}, _int8, "_weight_int8pack_mm"),
+    _peer(
         "torch-int4pack",
         {"int4": "int4", "mxfp4": "int4", "nvfp4": "int4"},
         _int4,

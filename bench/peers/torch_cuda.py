@@ -6,14 +6,13 @@ Never run here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from moegauge.bench.peers.linear import Floats, Packed, Packer, as_float64, prepare_linear
-from moegauge.bench.peers.peer import Prepared, not_installed, version_of
+from moegauge.bench.peers.peer import Peer, Prepared, not_installed
 from moegauge.bench.peers.work import Work
 from moegauge.errors import DeviceError
 from moegauge.kernels.content import WEIGHT_STD
@@ -39,31 +38,23 @@ def lacking(space: str, function: str, products: str, capability: tuple[int, int
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class TorchCuda:
-    """One of torch's products."""
+def _peer(
+    name: str, formats: Mapping[str, str], packer: Callable[[], Packer], operator: str, *, float8: bool = False
+) -> Peer:
+    """One of torch's products: absent without torch, a GPU torch can use, or the operator."""
 
-    name: str
-    formats: Mapping[str, str]
-    packer: Callable[[], Packer]
-    operator: str
-    float8: bool = False
-    device: str = "cuda"
-    kernels: frozenset[str] = frozenset({"product", "experts"})
-
-    @property
-    def version(self) -> str:
-        """torch's."""
-        return f"torch {version_of('torch')}"
-
-    def absent(self) -> str | None:
-        """Without torch, a GPU torch can use, or the operator."""
-        return lacking("ops.aten", self.operator, "float8 products", (8, 9) if self.float8 else (0, 0))
-
-    def prepare(self, work: Work, threads: int) -> Prepared:
-        """Pack and bind."""
-        made: Prepared = prepare_linear(work, "cuda", self.packer(), dtype="bfloat16", float8=self.float8)
+    def prepare(work: Work, _threads: int) -> Prepared:
+        made: Prepared = prepare_linear(work, "cuda", packer(), dtype="bfloat16", float8=float8)
         return made
+
+    return Peer(
+        name=name,
+        kernels=frozenset({"product", "experts"}),
+        formats=formats,
+        distributions=("torch",),
+        absent=lambda: lacking("ops.aten", operator, "float8 products", (8, 9) if float8 else (0, 0)),
+        prepare=prepare,
+    )
 
 
 def _each(make: Callable[[int, int], Packed]) -> Callable[[], Packer]:
@@ -130,9 +121,7 @@ def _int4(rows: int, columns: int) -> Packed:
 
 
 PEERS = (
-    TorchCuda("torch-linear", {"bf16": "bf16", "fp8": "bf16"}, _each(_bf16), "linear"),
-    TorchCuda("torch-scaled-mm", {"fp8": "fp8 by row"}, _each(_float8), "_scaled_mm", float8=True),
-    TorchCuda(
-        "torch-int4pack", {"int4": "int4", "mxfp4": "int4", "nvfp4": "int4"}, _each(_int4), "_weight_int4pack_mm"
-    ),
+    _peer("torch-linear", {"bf16": "bf16", "fp8": "bf16"}, _each(_bf16), "linear"),
+    _peer("torch-scaled-mm", {"fp8": "fp8 by row"}, _each(_float8), "_scaled_mm", float8=True),
+    _peer("torch-int4pack", {"int4": "int4", "mxfp4": "int4", "nvfp4": "int4"}, _each(_int4), "_weight_int4pack_mm"),
 )

@@ -5,39 +5,20 @@ Sorting tokens by expert is made ahead and not timed. Never run on a GPU here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from moegauge.bench.peers.fused import Pool, make_pool, prepare_fused
-from moegauge.bench.peers.peer import Prepared, version_of
+from moegauge.bench.peers.peer import Peer, Prepared
 from moegauge.bench.peers.torch_cuda import lacking
 from moegauge.bench.peers.work import Work
 
 
-@dataclass(frozen=True, slots=True)
-class TorchGrouped:
-    """The peer."""
-
-    name: str = "torch-grouped-mm"
-    device: str = "cuda"
-    kernels: frozenset[str] = frozenset({"experts"})
-    formats: Mapping[str, str] = field(default_factory=lambda: {"bf16": "bf16", "fp8": "bf16"})
-
-    @property
-    def version(self) -> str:
-        """torch's."""
-        return f"torch {version_of('torch')}"
-
-    def absent(self) -> str | None:
-        """Without torch, the function, or a GPU of compute capability 8.0."""
-        return lacking("nn.functional", "grouped_mm", "grouped products", (8, 0))
-
-    def prepare(self, work: Work, threads: int) -> Prepared:
-        """Make the pool and bind the two products."""
-        pool = make_pool(work, name="bf16")
-        made: Prepared = prepare_fused(work, pool, grouped(pool, work.top_k), float8=False)
-        return made
+def _prepare(work: Work, _threads: int) -> Prepared:
+    """Make the pool and bind the two products."""
+    pool = make_pool(work, name="bf16")
+    made: Prepared = prepare_fused(work, pool, grouped(pool, work.top_k), float8=False)
+    return made
 
 
 def grouped(pool: Pool, top_k: int) -> Callable[[Any, Any, Any], Any]:
@@ -64,4 +45,13 @@ def grouped(pool: Pool, top_k: int) -> Callable[[Any, Any, Any], Any]:
     return call
 
 
-PEERS = (TorchGrouped(),)
+PEERS = (
+    Peer(
+        name="torch-grouped-mm",
+        kernels=frozenset({"experts"}),
+        formats={"bf16": "bf16", "fp8": "bf16"},
+        distributions=("torch",),
+        absent=lambda: lacking("nn.functional", "grouped_mm", "grouped products", (8, 0)),
+        prepare=_prepare,
+    ),
+)

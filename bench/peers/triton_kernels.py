@@ -7,15 +7,15 @@ gate and up side by side in every other row. Never run here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from moegauge.bench.peers.fused import BF16_BOUND, FusedExperts
 from moegauge.bench.peers.linear import Floats, as_float64, captured, swiglu
-from moegauge.bench.peers.peer import Prepared, load, not_installed, version_of
+from moegauge.bench.peers.peer import Peer, Prepared, load, needs
 from moegauge.bench.peers.work import Work
 from moegauge.kernels import codes
 from moegauge.kernels.content import WEIGHT_STD
@@ -24,61 +24,41 @@ LIMIT = 1e4  # its SwiGLU clamps; no activation here comes near
 CHOSEN = 100.0  # logit of an expert a token uses: all others vanish in the softmax
 
 
-@dataclass(frozen=True, slots=True)
-class TritonKernels:
-    """The peer."""
+def _prepare(work: Work, _threads: int) -> Prepared:
+    """Make weights and routing, and bind the two products."""
+    experts = max(work.pool, work.layers * work.experts)
+    make = _bf16 if work.format == "bf16" else _mxfp4
+    first, second = make(experts, 2 * work.rows, work.columns), make(experts, work.columns, work.rows)
+    matmul, act = load("triton_kernels.matmul"), load("triton_kernels.swiglu")
+    specs = matmul.FnSpecs("swiglu", act.swiglu_fn, ("alpha", "limit"), reduction_n=2)
+    swiglu_op = matmul.FusedActivation(specs, (1.0, LIMIT))
+    routes: dict[int, tuple[Any, Any]] = {}
 
-    name: str = "triton_kernels"
-    device: str = "cuda"
-    kernels: frozenset[str] = frozenset({"experts"})
-    formats: Mapping[str, str] = field(default_factory=lambda: {"bf16": "bf16", "mxfp4": "mxfp4", "int4": "mxfp4"})
-
-    @property
-    def version(self) -> str:
-        """triton_kernels', beside Triton's."""
-        return f"triton_kernels {version_of('triton_kernels')}, triton {version_of('triton')}"
-
-    def absent(self) -> str | None:
-        """Without the package, or in a release before `matmul`."""
-        return not_installed("triton_kernels", "triton_kernels") or not_installed(
-            "triton_kernels.matmul", "triton_kernels"
+    def call(x: Any, ids: Any, shares: Any) -> Any:
+        if id(ids) not in routes:
+            routes[id(ids)] = _route(ids, experts)
+        ragged, index = routes[id(ids)]
+        inner = matmul.matmul(
+            x,
+            first.weight,
+            None,
+            a_ragged_metadata=ragged,
+            gather_indx=index // work.top_k,
+            precision_config=first.config,
+            fused_activation=swiglu_op,
         )
+        y = matmul.matmul(
+            inner, second.weight, None, a_ragged_metadata=ragged, scatter_indx=index, precision_config=second.config
+        )
+        return (y.view(work.tokens, work.top_k, work.columns) * shares[:, :, None]).sum(1)
 
-    def prepare(self, work: Work, threads: int) -> Prepared:
-        """Make weights and routing, and bind the two products."""
-        experts = max(work.pool, work.layers * work.experts)
-        make = _bf16 if work.format == "bf16" else _mxfp4
-        first, second = make(experts, 2 * work.rows, work.columns), make(experts, work.columns, work.rows)
-        matmul, act = load("triton_kernels.matmul"), load("triton_kernels.swiglu")
-        specs = matmul.FnSpecs("swiglu", act.swiglu_fn, ("alpha", "limit"), reduction_n=2)
-        swiglu_op = matmul.FusedActivation(specs, (1.0, LIMIT))
-        routes: dict[int, tuple[Any, Any]] = {}
+    def values(expert: int) -> tuple[Floats, Floats, Floats]:
+        both = first.values(expert)
+        return both[::2], both[1::2], second.values(expert)
 
-        def call(x: Any, ids: Any, shares: Any) -> Any:
-            if id(ids) not in routes:
-                routes[id(ids)] = _route(ids, experts)
-            ragged, index = routes[id(ids)]
-            inner = matmul.matmul(
-                x,
-                first.weight,
-                None,
-                a_ragged_metadata=ragged,
-                gather_indx=index // work.top_k,
-                precision_config=first.config,
-                fused_activation=swiglu_op,
-            )
-            y = matmul.matmul(
-                inner, second.weight, None, a_ragged_metadata=ragged, scatter_indx=index, precision_config=second.config
-            )
-            return (y.view(work.tokens, work.top_k, work.columns) * shares[:, :, None]).sum(1)
-
-        def values(expert: int) -> tuple[Floats, Floats, Floats]:
-            both = first.values(expert)
-            return both[::2], both[1::2], second.values(expert)
-
-        size = first.expert_bytes + second.expert_bytes
-        made: Prepared = captured(FusedExperts(work, call, size, values, BF16_BOUND, _gpt_oss))
-        return made
+    size = first.expert_bytes + second.expert_bytes
+    made: Prepared = captured(FusedExperts(work, call, size, values, BF16_BOUND, _gpt_oss))
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +125,13 @@ def _gpt_oss(gate: Floats, up: Floats) -> Floats:
     return swiglu(gate, up + 1)
 
 
-PEERS = (TritonKernels(),)
+PEERS = (
+    Peer(
+        name="triton_kernels",
+        kernels=frozenset({"experts"}),
+        formats={"bf16": "bf16", "mxfp4": "mxfp4", "int4": "mxfp4"},
+        distributions=("triton_kernels", "triton"),
+        absent=needs("triton_kernels", "triton_kernels", "triton_kernels.matmul"),  # no matmul: an older release
+        prepare=_prepare,
+    ),
+)

@@ -5,46 +5,26 @@ Written against `fused_experts(hidden_states, w1, w2, topk_weights, topk_ids, qu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from moegauge.bench.peers.fused import BLOCK, GROUP, Pool, make_pool, prepare_fused
-from moegauge.bench.peers.peer import Prepared, load, not_installed, version_of
+from moegauge.bench.peers.fused import BLOCK, FORMATS, GROUP, Pool, make_pool, prepare_fused
+from moegauge.bench.peers.peer import Peer, Prepared, load, needs
 from moegauge.bench.peers.work import Work
 
 
-@dataclass(frozen=True, slots=True)
-class Vllm:
-    """The peer."""
+def _prepare(work: Work, _threads: int) -> Prepared:
+    """Make the pool and bind the call."""
+    pool = make_pool(work)
+    config = _config(work.format, pool)
+    settings = load("vllm.config")
+    fused_experts = load("vllm.model_executor.layers.fused_moe").fused_experts
 
-    name: str = "vllm"
-    device: str = "cuda"
-    kernels: frozenset[str] = frozenset({"experts"})
-    formats: Mapping[str, str] = field(default_factory=lambda: {f: f for f in ("bf16", "fp8", "int4")})
+    def call(x: Any, ids: Any, shares: Any) -> Any:
+        with settings.set_current_vllm_config(settings.VllmConfig()):
+            return fused_experts(x, pool.gate_up, pool.down, shares, ids, quant_config=config)
 
-    @property
-    def version(self) -> str:
-        """vLLM's."""
-        return f"vllm {version_of('vllm')}"
-
-    def absent(self) -> str | None:
-        """Without vLLM."""
-        return not_installed("vllm.model_executor.layers.fused_moe", "vllm")
-
-    def prepare(self, work: Work, threads: int) -> Prepared:
-        """Make the pool and bind the call."""
-        pool = make_pool(work)
-        config = _config(work.format, pool)
-        settings = load("vllm.config")
-        fused_experts = load("vllm.model_executor.layers.fused_moe").fused_experts
-
-        def call(x: Any, ids: Any, shares: Any) -> Any:
-            with settings.set_current_vllm_config(settings.VllmConfig()):
-                return fused_experts(x, pool.gate_up, pool.down, shares, ids, quant_config=config)
-
-        made: Prepared = prepare_fused(work, pool, call, float8=work.format == "fp8")
-        return made
+    made: Prepared = prepare_fused(work, pool, call, float8=work.format == "fp8")
+    return made
 
 
 def _config(name: str, pool: Pool) -> Any:
@@ -57,4 +37,13 @@ def _config(name: str, pool: Pool) -> Any:
     return None
 
 
-PEERS = (Vllm(),)
+PEERS = (
+    Peer(
+        name="vllm",
+        kernels=frozenset({"experts"}),
+        formats={name: name for name in FORMATS},
+        distributions=("vllm",),
+        absent=needs("vllm", "vllm.model_executor.layers.fused_moe"),
+        prepare=_prepare,
+    ),
+)

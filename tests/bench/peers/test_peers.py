@@ -17,7 +17,7 @@ from moegauge.bench.clock.pairs import Limits
 from moegauge.bench.clock.roof import find_roof
 from moegauge.bench.peers import fused, gguf_model, llama_cpp, ours, torch_cpu
 from moegauge.bench.peers.linear import Packed, Products, judge
-from moegauge.bench.peers.peer import not_installed, serves
+from moegauge.bench.peers.peer import Peer, not_installed, serves
 from moegauge.bench.peers.point import Versus, time_ratios
 from moegauge.bench.peers.registry import PEERS
 from moegauge.bench.peers.work import decode_work, kernel_work
@@ -337,7 +337,7 @@ def test_a_package_that_breaks_on_import_is_a_reason(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("kernel", ["product", "experts"])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("peer", torch_cpu.PEERS, ids=lambda p: p.name)
-def test_torch_answers_as_its_weights_say(peer: torch_cpu.TorchCpu, kernel: str, batch: int) -> None:
+def test_torch_answers_as_its_weights_say(peer: Peer, kernel: str, batch: int) -> None:
     if reason := peer.absent():
         pytest.skip(reason)
     work = work_of(kernel, next(iter(peer.formats)), batch)
@@ -526,7 +526,7 @@ def test_unknown_architectures_and_odd_rows_are_refused() -> None:
 
 @pytest.mark.parametrize("family", list(gguf_model.ARCHITECTURES))
 def test_llama_cpp_decodes_a_small_model_beside_this_kit(family: str, tmp_path: Path, monkeypatch: Any) -> None:
-    peer = llama_cpp.LlamaCpp()
+    (peer,) = llama_cpp.PEERS
     if reason := peer.absent():
         pytest.skip(reason)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -541,7 +541,7 @@ def test_llama_cpp_decodes_a_small_model_beside_this_kit(family: str, tmp_path: 
 
 
 def test_llama_cpp_refuses_batches_and_files_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    peer = llama_cpp.LlamaCpp()
+    (peer,) = llama_cpp.PEERS
     with pytest.raises(DeviceError, match="batch 1"):
         peer.prepare(decode_work(Point("small", batch=2), small()), 1)
     pytest.importorskip("gguf")
