@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "map.md"
-WIDEST = 120  # characters of a sentence: one line of the page
+WIDEST = 140  # characters of a sentence that is still read at a glance
 
 INTRODUCTION = """\
 Every source file and what it says of itself first. Written by `make map`: mend a file's first sentence, not this page.
