@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moegauge.bench.clock import statistics
-from moegauge.bench.judge.ladder import Ladder, ladders, setup_name
+from moegauge.bench.judge.launch_modes import LaunchModes, launch_modes, setup_name
 from moegauge.errors import RecordError
 from moegauge.estimator.law import HeldOut, Law, Observation, fit, leave_one_model_out, one_term_leave_one_model_out
 from moegauge.estimator.observe import main_setup, observe, setup
@@ -107,7 +107,7 @@ class Comparison:
         roof_gb_per_s: median roof beside the points.
         by_format: errors when a whole format is left out.
         small_to_large: errors on the larger half of the models, predicted from the smaller half.
-        ladder: points measured in several setups (threads, launch rungs).
+        ladder: points measured in several setups (threads, launch modes).
         notes: what could not be done, and what to do about it.
     """
 
@@ -116,7 +116,7 @@ class Comparison:
     roof_gb_per_s: float
     by_format: Summary
     small_to_large: Summary
-    ladder: list[Ladder] = field(default_factory=list)
+    ladder: list[LaunchModes] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -181,7 +181,7 @@ class Comparison:
                 "overlap": law.overlap,
                 "spread": law.spread,
             },
-            "ladder": [ladder.to_json() for ladder in self.ladder],
+            "ladder": [point.to_json() for point in self.ladder],
             "notes": self.notes,
         }
 
@@ -209,7 +209,7 @@ def compare(pooled: Sequence[tuple[Record, Case]]) -> Comparison:
     notes: list[str] = []
     if len(cases) < len(everything):
         others = len(everything) - len(cases)
-        notes.append(f"the law is that of {setup_name(chosen)}; {others} points launched otherwise are in the ladder")
+        notes.append(f"the law is that of {setup_name(chosen)}; {others} points in other launch modes stand apart")
     held: list[HeldOut | None] = [None] * len(cases)
     models = {o.model for o in observations}
     if len(models) < 2:
@@ -230,7 +230,7 @@ def compare(pooled: Sequence[tuple[Record, Case]]) -> Comparison:
         roof_gb_per_s=statistics.median(roofs),
         by_format=_left_out(observations, "format"),
         small_to_large=_small_to_large(observations),
-        ladder=ladders(everything),
+        ladder=launch_modes(everything),
         notes=notes,
     )
 

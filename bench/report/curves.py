@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from moegauge.bench.judge.compare import Compared, Comparison
-from moegauge.bench.report.figures import figure, tell
+from moegauge.bench.report.elements import figure
+from moegauge.bench.report.figures import tell
 from moegauge.bench.report.svg import Chart, Scale
 from moegauge.units import human_bytes
 

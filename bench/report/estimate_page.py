@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
-from string import Template
 from typing import Any
 
-from moegauge import __version__, models
-from moegauge.bench.report.svg import Chart, Scale, legend
+from moegauge import models
+from moegauge.bench.report import elements
+from moegauge.bench.report.svg import Chart, Scale
 from moegauge.estimator.batching import BATCHES, curve
 from moegauge.estimator.closed.backtest import Backtest
 
@@ -37,13 +36,7 @@ def page(document: dict[str, Any], tested: Backtest) -> str:
         _variance(document),
         _batches(),
     ]
-    text = resources.files("moegauge.bench.report")
-    return Template((text / "report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(title),
-        version=escape(__version__),
-        style=(text / "report.css").read_text(encoding="utf-8"),
-        body="\n".join(part for part in body if part),
-    )
+    return elements.document(title, body)
 
 
 def _providers(document: dict[str, Any]) -> list[str]:
@@ -51,10 +44,7 @@ def _providers(document: dict[str, Any]) -> list[str]:
 
 
 def _figure(heading: str, text: str, chart: Chart, entries: Sequence[tuple[str, str, int | None]]) -> str:
-    return (
-        f"<h2>{escape(heading)}</h2><figure>{legend(entries)}{chart.svg()}"
-        f"<figcaption>{escape(text)}</figcaption></figure>"
-    )
+    return f"<h2>{escape(heading)}</h2>{elements.figure(chart, entries, text)}"
 
 
 def _folds(tested: Backtest) -> str:
@@ -124,19 +114,18 @@ def _table(document: dict[str, Any]) -> str:
     rows = []
     for model in found:
         active, total = model["active"], model["total"]
-        cells = [
-            f"{model['tokens_per_s']:g}",
-            f"{active['median'] / BILLION:.0f}",
-            *(" – ".join(f"{v / BILLION:.0f}" for v in active[p]) for p in ("50", "80", "95")),
-            f"{total['median'] / 1e12:.1f}",
-            " – ".join(f"{v / 1e12:.1f}" for v in total["80"]),
-        ]
-        rows.append(f'<tr><th class="t">{escape(model["model"])}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>')
-    heads = ("tokens/s", "active, B", "50 %", "80 %", "95 %", "total, T", "80 %")
-    return (
-        '<div class="wide"><table><caption>Ours, parameters</caption><thead><tr><th class="t">model</th>'
-        f"{''.join(f'<th>{h}</th>' for h in heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+        rows.append(
+            (
+                model["model"],
+                f"{model['tokens_per_s']:g}",
+                f"{active['median'] / BILLION:.0f}",
+                *(" – ".join(f"{v / BILLION:.0f}" for v in active[p]) for p in ("50", "80", "95")),
+                f"{total['median'] / 1e12:.1f}",
+                " – ".join(f"{v / 1e12:.1f}" for v in total["80"]),
+            )
+        )
+    headings = ("model", "tokens/s", "active, B", "50 %", "80 %", "95 %", "total, T", "80 %")
+    return elements.table("Ours, parameters", headings, rows)
 
 
 def _variance(document: dict[str, Any]) -> str:
@@ -144,11 +133,11 @@ def _variance(document: dict[str, Any]) -> str:
     if not found:
         return ""
     shares = [(name, share) for name, share in found[0]["variance"].items() if share >= 0.005]
-    rows = "".join(f'<tr><th class="t">{escape(n)}</th><td>{100 * s:.0f} %</td></tr>' for n, s in shares)
+    rows = [(name, f"{100 * share:.0f} %") for name, share in shares]
     return (
         f"<h2>What would narrow it most</h2><p>Share of the variance of log(active) of {escape(found[0]['model'])} "
         "that each assumption explains alone (first-order Sobol index).</p>"
-        f'<div class="wide"><table><tbody>{rows}</tbody></table></div>'
+        + elements.table("Share of the variance", ("assumption", "share"), rows)
     )
 
 

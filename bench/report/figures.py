@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from html import escape
 
 from moegauge.bench.clock import statistics
 from moegauge.bench.judge.compare import Compared, Comparison
-from moegauge.bench.report.svg import Chart, Scale, legend
+from moegauge.bench.report.elements import figure
+from moegauge.bench.report.svg import Chart, Scale
 from moegauge.estimator.law import Observation
 from moegauge.record import Record
 from moegauge.units import GB, human_bytes
 
 FORMAT_ORDER = ("native", "bf16", "fp8", "int8", "int4", "mxfp4", "nvfp4", "int4_g128")
-
-
-def figure(chart: Chart, entries: Sequence[tuple[str, str, int | None]], caption: str) -> str:
-    """Legend, chart and caption; `entries` as `moegauge.bench.report.svg.legend` takes them."""
-    return f"<figure>{legend(entries)}{chart.svg()}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _styles(points: Iterable[Compared]) -> dict[str, tuple[str, int]]:

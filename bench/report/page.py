@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from importlib import resources
-from string import Template
 
-from moegauge import __version__
 from moegauge.bench.clock import statistics
 from moegauge.bench.judge.compare import Compared, Comparison, Summary, compare
-from moegauge.bench.judge.ladder import setup_name
+from moegauge.bench.judge.launch_modes import HEADINGS, table_rows
 from moegauge.bench.report import curves, figures
+from moegauge.bench.report.elements import document, table
 from moegauge.bench.report.tables import profile_cells
-from moegauge.estimator.observe import setup
 from moegauge.record import Case, Record, pool
 from moegauge.units import human_bytes
 
@@ -55,13 +52,7 @@ def page(records: Sequence[Record], names: Sequence[str]) -> str:
         _machine(records),
         _commands(records, names),
     ]
-    text = resources.files("moegauge.bench.report")
-    return Template((text / "report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"Decode speed on {machine}"),
-        version=escape(__version__),
-        style=(text / "report.css").read_text(encoding="utf-8"),
-        body="\n".join(part for part in body if part),
-    )
+    return document(f"Decode speed on {machine}", body)
 
 
 def title_of(record: Record) -> str:
@@ -121,31 +112,9 @@ def _decode(found: Comparison) -> Iterable[str]:
     yield from _points_tables(found)
     yield figures.residuals(found)
     yield _summary_table(found)
-    yield _ladder_table(found)
+    yield _launch_modes_table(found)
     yield curves.batches(found)
     yield curves.contexts(found)
-
-
-def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """A table whose first `words` columns are text. Cells are escaped; a cell that starts with `!` is set as bad."""
-    head = "".join(f'<th scope="col"{_text_class(i, words)}>{escape(h)}</th>' for i, h in enumerate(headings))
-    body = "".join(f"<tr>{''.join(_cell(cell, i, words) for i, cell in enumerate(row))}</tr>" for row in rows)
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>{escape(caption)}'
-        f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _text_class(index: int, words: int) -> str:
-    return ' class="t"' if index < words else ""
-
-
-def _cell(text: str, index: int, words: int) -> str:
-    if index == 0:
-        return f'<th scope="row" class="t">{escape(text)}</th>'
-    if text.startswith("!"):
-        return f'<td class="bad">{escape(text[1:])}</td>'
-    return f"<td{_text_class(index, words)}>{escape(text)}</td>"
 
 
 def _percent(value: float | None) -> str:
@@ -211,22 +180,11 @@ def _summary_row(name: str, summary: Summary) -> tuple[str, ...]:
     return name, str(summary.n), f"{100 * summary.median:.1f} %", worst
 
 
-def _ladder_table(found: Comparison) -> str:
-    rows = [
-        (
-            case.label,
-            setup_name(setup(case)),
-            f"{case.tokens_per_s:.4g}",
-            f"{case.tokens_per_s / ladder.rungs[0].tokens_per_s:.3f}",
-            f"{100 * case.roof_fraction:.1f} %",
-        )
-        for ladder in found.ladder
-        for case in ladder.rungs
-    ]
+def _launch_modes_table(found: Comparison) -> str:
+    rows = table_rows(found.ladder)
     if not rows:
         return ""
-    headings = ("point", "launched as", "tok/s", "gain", "of its roof")
-    return "<h2>The ladder</h2>" + table("The same step, launched in different ways", headings, rows, 2)
+    return "<h2>Launch modes</h2>" + table("The same step in different launch modes", HEADINGS, rows, 2)
 
 
 def _kernels(cases: Sequence[Case]) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    from rich.console import Console
+WIDEST = 10_000  # characters of a table's line, more than any has
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,14 +37,25 @@ def printable(text: str) -> str:
     )
 
 
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1, *, note: bool = False) -> None:
+    """A table on stdout. Its first `words` columns are text, and with `note` the last one; the rest are numbers. Never
+    wrapped or cut, so that it can be piped."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, heading in enumerate(headings):
+        is_text = i < words or (note and i == len(headings) - 1)
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(printable(cell) for cell in row))
+    console = Console(width=WIDEST, highlight=False, markup=False, emoji=False)
+    with console.capture() as printed:
+        console.print(table)
+    for line in printed.get().splitlines():
+        click.echo(line.rstrip())
+
+
 def progress_wanted() -> bool:
     """True when stderr is a terminal: progress is drawn nowhere else."""
     return sys.stderr.isatty()
-
-
-def wide_console() -> Console:
-    """A console for tables on stdout: as wide as the terminal, and wide enough to cut nothing (240 columns) where
-    there is none. COLUMNS decides when it is set."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 240)

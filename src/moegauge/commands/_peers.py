@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from moegauge.commands._measure import Options, Session, throttle_of
-from moegauge.commands._output import warn
-from moegauge.commands._tables import machine_line, print_table, roof_line, show_warnings
+from moegauge.commands._output import print_table, warn
+from moegauge.commands._tables import machine_line, roof_line, show_warnings
 from moegauge.errors import MoegaugeError, UnknownNameError, UsageError
 from moegauge.record import Case, Record, Skipped
 from moegauge.units import human_bytes

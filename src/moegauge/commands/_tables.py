@@ -7,21 +7,9 @@ from typing import Any
 
 import click
 
-from moegauge.commands._output import printable, warn
+from moegauge.commands._output import print_table, warn
 from moegauge.record import Case, Caution, Record
 from moegauge.units import human_bytes
-
-
-def print_table(headings: list[str], rows: list[list[str]], words: int = 1) -> None:
-    """A table whose first `words` columns are text and the rest numbers; never wrapped or cut, so it can be piped."""
-    cells = [headings, *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
-    for number, row in enumerate(cells):
-        line = "  ".join(
-            cell.ljust(width) if i < words else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        click.echo(click.style(line, bold=True) if number == 0 else line)
 
 
 def machine_line(machine: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json, printable, wide_console
+from moegauge.commands._output import json_option, print_json, print_table, printable
 from moegauge.commands._threads import one_blas_thread
 
 if TYPE_CHECKING:
@@ -112,44 +112,35 @@ def _case(trial: Trial) -> dict[str, Any]:
 
 
 def _print(result: Backtest, untold: Backtest) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     from moegauge.estimator.closed.backtest import Backtest, Z
 
-    console = wide_console()
-    console.print(result.sentence)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("fold error", no_wrap=True)
-    for name in ("n", "median", "80 %", "95 %", "worst", "in 50 %", "in 80 %", "in 95 %"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, folds, covered in (
-        ("published formula", result.published, ["", "", ""]),
-        ("ours", result.measured, [f"{result.coverage(p):.0%}" for p in Z]),
-        ("ours, not told MoE", untold.measured, [f"{untold.coverage(p):.0%}" for p in Z]),
-    ):
-        quantiles = (folds.median, folds.p80, folds.p95, folds.worst)
-        table.add_row(name, str(len(result.trials)), *(f"x{v:.3f}" for v in quantiles), *covered)
-    console.print(table)
-    by_group = Table("system", "device", title="\nby system and device", box=None, pad_edge=False, title_justify="left")
-    for name in ("n", "published", "ours"):
-        by_group.add_column(name, justify="right")
+    click.echo(result.sentence)
+    n = str(len(result.trials))
+    rows = [
+        (name, n, *(f"x{v:.3f}" for v in (folds.median, folds.p80, folds.p95, folds.worst)), *covered)
+        for name, folds, covered in (
+            ("published formula", result.published, ["", "", ""]),
+            ("ours", result.measured, [f"{result.coverage(p):.0%}" for p in Z]),
+            ("ours, not told MoE", untold.measured, [f"{untold.coverage(p):.0%}" for p in Z]),
+        )
+    ]
+    print_table(("fold error", "n", "median", "80 %", "95 %", "worst", "in 50 %", "in 80 %", "in 95 %"), rows)
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in result.trials:
         groups.setdefault(trial.reading.group, []).append(trial)
-    for (system, device), trials in groups.items():
-        part = Backtest(tuple(trials), ())
-        by_group.add_row(
-            escape(printable(system)),
-            escape(printable(device)),
-            str(len(trials)),
-            f"x{part.published.median:.2f}",
-            f"x{part.measured.median:.2f}",
-        )
-    console.print(by_group)
+    parts = {group: Backtest(tuple(trials), ()) for group, trials in groups.items()}
+    click.echo("\nby system and device")
+    print_table(
+        ("system", "device", "n", "published", "ours"),
+        [
+            (*group, str(len(part.trials)), f"x{part.published.median:.2f}", f"x{part.measured.median:.2f}")
+            for group, part in parts.items()
+        ],
+        2,
+    )
     if result.skipped:
-        console.print(f"\n{len(result.skipped)} rows not used:")
+        click.echo(f"\n{len(result.skipped)} rows not used:")
         for reason, count in Counter(s.reason for s in result.skipped).most_common():
             lines = [str(s.line) for s in result.skipped if s.reason == reason]
             shown = ", ".join(lines[:8]) + (", ..." if len(lines) > 8 else "")
-            console.print(f"  {count:4d}  {escape(printable(reason))} (line {shown})")
+            click.echo(f"  {count:4d}  {printable(reason)} (line {shown})")

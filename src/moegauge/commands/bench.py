@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from moegauge.commands._measure import Options, Session
-from moegauge.commands._output import json_option, print_json
+from moegauge.commands._output import json_option, print_json, print_table
 from moegauge.errors import UsageError
 from moegauge.record import Record
 
@@ -175,7 +175,6 @@ def _schedule(options: dict[str, Any]) -> None:
     """Print the stages of a suite; no device is touched."""
     from moegauge.bench.plan.suites import get_suite
     from moegauge.commands._stages import schedule
-    from moegauge.commands._tables import print_table
 
     suite = get_suite(options["suite"]) if options["suite"] else None
     if suite is None or not suite.stages:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json, wide_console
+from moegauge.commands._output import json_option, print_json, print_table
 from moegauge.commands._threads import one_blas_thread
 from moegauge.units import human_count
 
@@ -31,20 +31,19 @@ def command(claim: str | None, seed: int, as_json: bool) -> None:
     if claim is not None:
         _print_one(verdicts[0])
         return
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("claim", "consistent", "experts per chosen", "batch", "or the nearest miss"):
-        table.add_column(title, no_wrap=title == "claim")
-    for verdict in verdicts:
-        table.add_row(
-            escape(verdict.id),
-            f"{verdict.consistent:.1%}" if verdict.possible else "none",
-            *(_range(verdict.region, name) for name in ("expansion", "batch")),
-            "" if verdict.possible else escape(_miss(verdict.nearest_miss or {})),
-        )
-    wide_console().print(table)
+    print_table(
+        ("claim", "consistent", "experts per chosen", "batch", "or the nearest miss"),
+        [
+            (
+                verdict.id,
+                f"{verdict.consistent:.1%}" if verdict.possible else "none",
+                *(_range(verdict.region, name) for name in ("expansion", "batch")),
+                "" if verdict.possible else _miss(verdict.nearest_miss or {}),
+            )
+            for verdict in verdicts
+        ],
+        note=True,
+    )
     click.echo("moegauge claims NAME says what one of them needs.")
 
 

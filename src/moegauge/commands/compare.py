@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json, warn
-from moegauge.commands._tables import machine_line, print_table
+from moegauge.commands._output import json_option, print_json, print_table, warn
+from moegauge.commands._tables import machine_line
 from moegauge.errors import UsageError
 from moegauge.record import Record, load, pool
 
@@ -83,7 +83,7 @@ def show_comparison(found: Comparison) -> None:
         ],
     )
     if found.ladder:
-        _show_ladders(found)
+        _show_launch_modes(found)
     device = found.to_json()["device"]
     click.echo("")
     click.echo(
@@ -97,23 +97,11 @@ def show_comparison(found: Comparison) -> None:
         warn(note)
 
 
-def _show_ladders(found: Comparison) -> None:
-    from moegauge.bench.judge.ladder import setup_name
-    from moegauge.estimator.observe import setup
+def _show_launch_modes(found: Comparison) -> None:
+    from moegauge.bench.judge.launch_modes import HEADINGS, table_rows
 
     click.echo("")
-    rows = [
-        [
-            case.label,
-            setup_name(setup(case)),
-            f"{case.tokens_per_s:.4g}",
-            f"{case.tokens_per_s / ladder.rungs[0].tokens_per_s:.3f}",
-            f"{case.roof_fraction:.3f}",
-        ]
-        for ladder in found.ladder
-        for case in ladder.rungs
-    ]
-    print_table(["the ladder", "launched as", "tok/s", "gain", "of its roof"], rows, 2)
+    print_table(["launch modes", *HEADINGS[1:]], table_rows(found.ladder), 2)
 
 
 def _percent(value: float | None) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json, printable, wide_console
+from moegauge.commands._output import json_option, print_json, print_table, printable
 from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 from moegauge.units import human_bytes, human_count
@@ -60,91 +59,74 @@ def _span(values: list[float], unit: float, digits: int) -> str:
 
 
 def _print(document: dict[str, Any]) -> None:
-    from rich.markup import escape
-
-    console = wide_console()
     trusted = document["backtest"]
-    console.print(trusted["sentence"])
+    click.echo(trusted["sentence"])
     served = trusted["served"]
     if served["n"]:
-        console.print(
+        click.echo(
             f"On {served['n']} served open models of this file it is within x{served['worst_fold']:.2f}; "
             "a provider hides more than a bench does, and the intervals below say so."
         )
     if document["why"]:
-        console.print(f"not identifiable: {escape(printable(document['why']))}")
+        click.echo(f"not identifiable: {printable(document['why'])}")
     for row in document["skipped_rows"]:
-        console.print(f"line {row['line']} not used: {escape(printable(row['reason']))}")
+        click.echo(f"line {row['line']} not used: {printable(row['reason'])}")
     if document["published"]:
-        _print_published(console, document["published"])
-    _print_measured(console, document["measured"]["models"])
+        _print_published(document["published"])
+    _print_measured(document["measured"]["models"])
 
 
-def _print_published(console: Any, published: dict[str, Any]) -> None:
-    from rich.markup import escape
-
+def _print_published(published: dict[str, Any]) -> None:
     low, high = published["bandwidth"]
-    console.print(f"\nPublished formula, effective bandwidth {human_bytes(low)}/s to {human_bytes(high)}/s")
-    table = _table("calibration", ("tokens/s", "bytes/token", "bandwidth, bytes/s"))
-    for row in published["calibration"]:
-        table.add_row(
-            escape(printable(row["model"])),
-            f"{row['tokens_per_s']:g}",
-            f"{row['bytes_per_token']:,.0f}",
-            f"{row['bandwidth']:,.0f}",
-        )
-    console.print(table)
-    console.print("\nactive parameters, billions")
-    table = _table("model", ("tokens/s", "GB/token", "FP8", "BF16", "FP8+FP4"))
-    for row in published["models"]:
-        active = row["active"]
-        table.add_row(
-            escape(printable(row["model"])),
-            f"{row['tokens_per_s']:g}",
-            _span(row["bytes_per_token"], 1e9, 1),
-            *(_span(active[name], 1e9, 1) for name in ("fp8", "bf16", "fp8_fp4")),
-        )
-    console.print(table)
+    click.echo(f"\nPublished formula, effective bandwidth {human_bytes(low)}/s to {human_bytes(high)}/s")
+    print_table(
+        ("calibration", "tokens/s", "bytes/token", "bandwidth, bytes/s"),
+        [
+            (row["model"], f"{row['tokens_per_s']:g}", f"{row['bytes_per_token']:,.0f}", f"{row['bandwidth']:,.0f}")
+            for row in published["calibration"]
+        ],
+    )
+    click.echo("\nactive parameters, billions")
+    print_table(
+        ("model", "tokens/s", "GB/token", "FP8", "BF16", "FP8+FP4"),
+        [
+            (
+                row["model"],
+                f"{row['tokens_per_s']:g}",
+                _span(row["bytes_per_token"], 1e9, 1),
+                *(_span(row["active"][name], 1e9, 1) for name in ("fp8", "bf16", "fp8_fp4")),
+            )
+            for row in published["models"]
+        ],
+    )
     names = list(published["models"][0]["total"]) if published["models"] else []
-    console.print("\ntotal parameters at FP8, trillions, with the sparsity of")
-    table = _table("model", names)
-    for row in published["models"]:
-        table.add_row(escape(printable(row["model"])), *(_span(row["total"][name], 1e12, 2) for name in names))
-    console.print(table)
+    click.echo("\ntotal parameters at FP8, trillions, with the sparsity of")
+    print_table(
+        ("model", *names),
+        [(row["model"], *(_span(row["total"][name], 1e12, 2) for name in names)) for row in published["models"]],
+    )
     for variant in published.get("variants", []):
-        console.print(f"variant: {variant['name']}: {variant['note']}")
+        click.echo(f"variant: {variant['name']}: {variant['note']}")
     for item in published["inputs_not_derived"]:
-        console.print(f"assumed: {item}")
+        click.echo(f"assumed: {item}")
 
 
-def _table(first: str, others: Iterable[str]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for title in others:
-        table.add_column(title, justify="right", no_wrap=True)
-    return table
-
-
-def _print_measured(console: Any, models: list[dict[str, Any]]) -> None:
-    from rich.markup import escape
-
+def _print_measured(models: list[dict[str, Any]]) -> None:
     if not models:
         return
-    console.print("\nOurs: floors, depth, batch, precision, speculation and replica size left open")
-    table = _table("model", ("active", "50 %", "80 %", "95 %", "total", "80 %"))
-    for row in models:
-        active, total = row["active"], row["total"]
-        table.add_row(
-            escape(printable(row["model"])),
-            human_count(active["median"]),
-            *(_span(active[p], 1e9, 0) + " B" for p in ("50", "80", "95")),
-            human_count(total["median"]),
-            _span(total["80"], 1e12, 1) + " T",
-        )
-    console.print(table)
-    shares = [(name, share) for name, share in models[0]["variance"].items() if share >= 0.01]
-    console.print(
-        "what leaves it open: " + ", ".join(f"{escape(printable(name))} {share:.0%}" for name, share in shares)
+    click.echo("\nOurs: floors, depth, batch, precision, speculation and replica size left open")
+    print_table(
+        ("model", "active", "50 %", "80 %", "95 %", "total", "80 %"),
+        [
+            (
+                row["model"],
+                human_count(row["active"]["median"]),
+                *(_span(row["active"][p], 1e9, 0) + " B" for p in ("50", "80", "95")),
+                human_count(row["total"]["median"]),
+                _span(row["total"]["80"], 1e12, 1) + " T",
+            )
+            for row in models
+        ],
     )
+    shares = [(name, share) for name, share in models[0]["variance"].items() if share >= 0.01]
+    click.echo("what leaves it open: " + ", ".join(f"{printable(name)} {share:.0%}" for name, share in shares))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from moegauge import models
-from moegauge.commands._output import json_option, print_json, wide_console
+from moegauge.commands._output import json_option, print_json, print_table
 from moegauge.errors import UsageError
 from moegauge.units import human_bytes, human_count
 
@@ -68,21 +68,19 @@ def command(name: str | None, folder: Path | None, as_json: bool) -> None:
             }
         )
         return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("model", "family"):
-        table.add_column(title, no_wrap=True)
-    for title in ("layers", "MoE", "total", "active", "bytes/token"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for s in shapes:
-        table.add_row(
-            s.name,
-            s.family,
-            str(len(s.layers)),
-            str(s.moe_layers),
-            human_count(s.total_parameters),
-            human_count(s.active_parameters),
-            human_bytes(s.bytes_per_token),
-        )
-    wide_console().print(table)
+    print_table(
+        ("model", "family", "layers", "MoE", "total", "active", "bytes/token"),
+        [
+            (
+                s.name,
+                s.family,
+                str(len(s.layers)),
+                str(s.moe_layers),
+                human_count(s.total_parameters),
+                human_count(s.active_parameters),
+                human_bytes(s.bytes_per_token),
+            )
+            for s in shapes
+        ],
+        2,
+    )

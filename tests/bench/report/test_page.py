@@ -150,9 +150,9 @@ def test_the_ladder_is_shown_where_there_is_one(fakes: Any) -> None:
     text = page(
         [fakes.make_record([*cases, fakes.make_case("a", 900.0, 4 * 10**9, format="native", threads=1)])], ["r"]
     )
-    assert "The ladder" in text
+    assert "Launch modes" in text
     assert "cpu, 1 thread<" in text
-    assert "The ladder" not in page([fakes.make_record(cases)], ["r"])
+    assert "Launch modes" not in page([fakes.make_record(cases)], ["r"])
 
 
 def test_clocks_seen_while_sampling_are_shown(fakes: Any) -> None:

@@ -1,6 +1,6 @@
 """Launch modes compared at one point: thread counts of a CPU, launch modes of a GPU, backends.
 
-What each rung gains is a result; the law is fitted to one setup alone.
+What each launch mode gains is a result; the law is fitted to one setup alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def setup_name(key: Setup) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Ladder:
+class LaunchModes:
     """One point in every setup it was measured in, slowest first.
 
     Attributes:
@@ -52,14 +52,32 @@ class Ladder:
         }
 
 
-def ladders(cases: Sequence[Case]) -> list[Ladder]:
+def launch_modes(cases: Sequence[Case]) -> list[LaunchModes]:
     """Every point measured in at least two setups."""
     found: dict[tuple[Any, ...], dict[Setup, Case]] = {}
     for case in cases:
         point = (case.model, case.format, case.batch, case.context, case.kv_format, case.routing)
         found.setdefault(point, {})[setup(case)] = case
     return [
-        Ladder(tuple(sorted(rungs.values(), key=lambda case: case.tokens_per_s)))
+        LaunchModes(tuple(sorted(rungs.values(), key=lambda case: case.tokens_per_s)))
         for rungs in found.values()
         if len(rungs) > 1
+    ]
+
+
+HEADINGS = ("point", "launched as", "tok/s", "gain", "of its roof")
+
+
+def table_rows(found: Sequence[LaunchModes]) -> list[tuple[str, ...]]:
+    """Cells under `HEADINGS`: every point in every setup, its gain over the slowest one."""
+    return [
+        (
+            case.label,
+            setup_name(setup(case)),
+            f"{case.tokens_per_s:.4g}",
+            f"{case.tokens_per_s / point.rungs[0].tokens_per_s:.3f}",
+            f"{100 * case.roof_fraction:.1f} %",
+        )
+        for point in found
+        for case in point.rungs
     ]
