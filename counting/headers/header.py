@@ -10,6 +10,7 @@ HEADER_LIMIT_BYTES = 100_000_000  # safetensors' own limit (MAX_HEADER_SIZE)
 HEADER_LIMIT_VALUES = 10_000_000  # commas and colons: about 900,000 tensors in one file; bounds memory near 1 GB
 LENGTH_BYTES = 8
 MAX_DIMENSIONS = 64
+U64_MAX = 2**64 - 1
 
 # Bits of one element, for every dtype of safetensors 0.8 (safetensors/src/tensor.rs, Dtype::bitsize).
 DTYPE_BITS: dict[str, int] = {

@@ -24,6 +24,7 @@ from moegauge.counting.headers.header import (
     HEADER_LIMIT_VALUES,
     LENGTH_BYTES,
     MAX_DIMENSIONS,
+    U64_MAX,
     Header,
 )
 
@@ -135,7 +136,7 @@ class _Sizes(dict[tuple[str, tuple[int, ...]], int]):
         bits = DTYPE_BITS[dtype]
         for dimension in shape:
             bits *= dimension
-            if dimension < 0 or bits > SAFE_BITS:
+            if not 0 <= dimension <= U64_MAX or bits > SAFE_BITS:
                 raise OverflowError
         if len(shape) > MAX_DIMENSIONS or bits % 8:
             raise OverflowError

@@ -3,8 +3,13 @@
 Slow and exact: it runs only for a header `moegauge.counting.headers.parse` could not vouch for, to find the fault or
 to find that there is none.
 
-Stricter than safetensors 0.8 in three ways: a tensor's name must not stand twice (safetensors keeps the last one),
-a shape has at most 64 dimensions, and a header at most 10,000,000 commas and colons."""
+Stricter than safetensors 0.8 in these ways, and in no other (tests/attacks/test_mutants.py):
+
+- a key stands twice in one object that is read: a tensor, a field of one, a metadata key (safetensors keeps the last);
+- a tensor's entry is a list of its three fields, or a dtype is an object of one null (serde reads both);
+- a shape has more than 64 dimensions, or a header more than 10,000,000 commas and colons;
+- a number in a field nobody reads is 1e308 or more, either way (safetensors refuses from about 1.8e308 on).
+"""
 
 from __future__ import annotations
 
@@ -19,10 +24,12 @@ from moegauge.counting.headers.header import (
     HEADER_LIMIT_VALUES,
     LENGTH_BYTES,
     MAX_DIMENSIONS,
+    U64_MAX,
     Header,
 )
 
-U64_MAX = 2**64 - 1
+NESTING_LIMIT = 125  # lists and objects in a field: serde_json gives up at 128, the header and the entry counted
+LARGEST_NUMBER = 1e308  # no reader holds more; the last digits before its limit depend on how one rounds
 FIELDS = ("dtype", "shape", "data_offsets")
 _METADATA = "__metadata__"
 
@@ -32,7 +39,7 @@ class KeyValues(list[tuple[str, Any]]):
 
 
 class _Invalid:
-    """A JSON number no field may hold: fraction, exponent, minus sign, NaN, or hundreds of digits."""
+    """A JSON number no field may hold: fraction, exponent, minus sign, or more digits than 2^64 has."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -133,6 +140,28 @@ def _check_text(text: str, file: str) -> None:
         raise errors.NotUtf8Error(problem, file=file) from None
 
 
+def _check_unread(key: str, value: Any, file: str, tensor: str) -> None:
+    """A field nobody reads must still be JSON a strict reader takes: no lone surrogate, no number out of range, no
+    deep nesting."""
+    _check_text(key, file)
+    level = [value]
+    for _ in range(NESTING_LIMIT + 1):
+        for inner in level:
+            if isinstance(inner, str):
+                _check_text(inner, file)
+            elif isinstance(inner, _Invalid) and not abs(float(inner.text)) < LARGEST_NUMBER:
+                raise errors.NotJsonError(f"holds the number {inner!r}, out of range.", file=file, tensor=tensor)
+        nested = [inner for inner in level if isinstance(inner, list)]
+        if not nested:
+            return
+        level = [inner for outer in nested for inner in _parts(outer)]
+    raise errors.NestingError(f"has a field nested deeper than {NESTING_LIMIT} levels.", file=file, tensor=tensor)
+
+
+def _parts(value: list[Any]) -> list[Any]:
+    return [part for pair in value for part in pair] if isinstance(value, KeyValues) else value
+
+
 def _checked_metadata(value: Any, file: str) -> dict[str, str] | None:
     if value is None:
         return None
@@ -167,11 +196,11 @@ def _append(header: Header, name: str, entry: Any) -> None:
     missing = [key for key in FIELDS if key not in fields]
     if missing:
         raise errors.BadEntryError(f"has no {missing[0]}.", file=file, tensor=name)
-    if len(fields) > len(FIELDS) and not header.warnings:
-        extra = next(key for key in fields if key not in FIELDS)
-        _check_text(extra, file)
-        where = f"'{errors.shown(name)}' has an unknown field '{errors.shown(extra)}'"
-        header.warnings.append(f"{errors.shown(file)}: {where}; it was ignored.")
+    for extra in fields.keys() - FIELDS if len(fields) > len(FIELDS) else ():
+        _check_unread(extra, fields[extra], file, name)
+        if not header.warnings:
+            where = f"'{errors.shown(name)}' has an unknown field '{errors.shown(extra)}'"
+            header.warnings.append(f"{errors.shown(file)}: {where}; it was ignored.")
     dtype, shape, offsets = (fields[key] for key in FIELDS)
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise errors.UnknownDtypeError(f"has the unknown dtype {errors.shown(repr(dtype))}.", file=file, tensor=name)

@@ -1,5 +1,6 @@
-"""Servers a counter must survive: an optional request that fails in any way, answers that leave tensors out, bodies
-and waits without end. The client is the real huggingface_hub in another process, the server a Hub on 127.0.0.1."""
+"""Hostile Hubs: optional requests that fail in every way, incomplete answers, bodies and waits without end.
+
+The client is the real huggingface_hub in another process, the server a Hub on 127.0.0.1."""
 
 from __future__ import annotations
 
