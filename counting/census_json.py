@@ -63,6 +63,7 @@ def document(census: Counts, *, per_layer: bool = False) -> dict[str, Any]:
         "format_rules": format_rules(census),
         "roles": census.by_role(),
         "unclassified": census.unclassified(),
+        "inferred": census.inferred,
         "warnings": census.warnings,
     }
     if per_layer:

@@ -1,15 +1,17 @@
 """Read config.json: layers, experts per token, attention widths, sliding windows.
 
-Every family spells these differently; `FIELDS` lists the spellings. A field that is present must be a sane whole
-number: a config is someone else's text, and a wrong `top_k` silently changes every active count.
+Every family spells these differently; `FIELDS` lists the spellings, and a field of experts that none of them names is
+known by its words (`num_*_experts`, `*experts_per_tok*`). Values may differ by layer. A field that is present must be a
+sane whole number: a config is someone else's text, and a wrong `top_k` silently changes every active count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from moegauge.counting.errors import BadConfigError, shown
 from moegauge.counting.families import FAMILY_FACTS
@@ -21,7 +23,16 @@ LARGEST = 2**31 - 1
 FIELDS: dict[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layers", "num_layers", "n_layer"),
     "hidden": ("hidden_size", "d_model", "n_embd", "dim"),
-    "experts": ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts", "num_moe_experts"),
+    "experts": (
+        "n_routed_experts",
+        "num_local_experts",
+        "num_experts",
+        "moe_num_experts",
+        "num_moe_experts",
+        "num_routed_experts",
+        "n_experts",
+        "num_total_experts",
+    ),
     "top_k": (
         "num_experts_per_tok",
         "num_experts_per_token",
@@ -32,6 +43,10 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "top_k_experts",
         "num_selected_experts",
         "moe_router_topk",
+        "n_activated_experts",
+        "num_activated_experts",
+        "num_active_experts",
+        "router_top_k",
     ),
     "zero_experts": ("zero_expert_num",),
     "heads": ("num_attention_heads", "n_heads", "n_head", "num_heads"),
@@ -45,6 +60,39 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "vocabulary": ("vocab_size",),
     "expert_widths": ("moe_intermediate_size",),
 }
+# Widths of a feed-forward part, and layers of multi-token prediction: hints, so nonsense in them is passed over.
+_WIDTHS = (
+    *("moe_intermediate_size", "ffn_hidden_size", "expert_hidden_dim", "expert_ffn_hidden_size"),
+    "intermediate_size",
+)
+_MTP_LAYERS = (
+    *("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules", "num_mtp_layers", "mtp_num_layers"),
+    *("n_mtp_layers", "num_mtp_heads"),
+)
+# Words of a field's name that make it no count of a layer's routed experts.
+_NOT_A_COUNT = frozenset(
+    (
+        *("per", "shared", "share", "group", "groups", "selected", "active", "activated", "used", "topk", "top", "k"),
+        *(
+            "zero",
+            "null",
+            "copy",
+            "redundant",
+            "physical",
+            "hidden",
+            "dim",
+            "intermediate",
+            "capacity",
+            "width",
+            "size",
+        ),
+        *("draft", "mtp", "nextn", "dspark", "parallel", "layer", "layers", "dense", "constant", "identity"),
+    )
+)
+# What a per-layer field is called beside the uniform one: `n_routed_experts_per_layer`.
+_PER_LAYER = re.compile(r"^(?:per_layer_|layerwise_)|(?:_per_layer|_by_layer|_per_moe_layer|_list)$")
+# Sections that are no part of the text decoder.
+_OTHER_MODALITY = re.compile(r"vis(?:ion|ual)|vit|image|audio|speech|talker|code2?wav|tts|draft|mtp|quant|projector")
 
 # Elements of recurrent state of one linear-attention or state-space layer: the product of the first row that is whole.
 STATE_FIELDS: tuple[tuple[str, ...], ...] = (
@@ -56,9 +104,14 @@ STATE_FIELDS: tuple[tuple[str, ...], ...] = (
 )
 
 # Where multimodal and composite configs keep the text decoder's, outermost first.
-TEXT_SECTIONS = ("thinker_config", "text_config", "language_config", "llm_config")
+TEXT_SECTIONS = (
+    *("thinker_config", "text_config", "text", "language_config", "llm_config", "language_model_config", "lm_config"),
+    *("text_model_config", "decoder_config", "llm", "language_model"),
+)
 # Where DBRX and Mistral's params.json keep part of them; the config's own fields win over these.
-PART_SECTIONS = ("ffn_config", "attn_config", "moe")
+PART_SECTIONS = ("ffn_config", "attn_config", "moe", "moe_config", "moe_args")
+# Lists of one section per layer, or sections by layer number.
+LAYER_SECTIONS = ("block_configs", "per_layer_config", "layer_configs", "layers_config", "blocks_config")
 
 # Fields that may be zero or null and then mean "none".
 OPTIONAL = frozenset(
@@ -85,9 +138,15 @@ class Facts:
         family: the outermost `model_type`.
         layers: decoder layers; tensors of layers at or past it belong to multi-token prediction.
         experts, top_k: routed experts of a layer and how many a token uses; lists where layers or pools differ.
+        by_layer: our name (`experts`, `top_k`) -> layer -> value, where the config says them layer by layer.
+        sparse: layer -> whether it has routed experts, where the config says so.
         zero_experts: experts without weights a router may choose (LongCat-Flash).
         hidden, heads, kv_heads, head_dim, value_dim, kv_rank, rope_dim, vocabulary: widths and counts.
         expert_widths: width of the experts of each modality, [text, vision], where the config gives two.
+        expert_width: width of every expert, where the config gives one.
+        widths: every width the config gives for a feed-forward part, one number each.
+        mtp_layers: layers or modules of multi-token prediction the config promises.
+        modalities: `vision`, `audio`: those the config has a section for.
         windows: per layer, the tokens a step looks back at most; None is all of them; empty when not said.
         kinds: per layer, the config's word for it (`layer_types` and its like); empty when not said.
         state_elements: elements of recurrent state of one linear layer; 0 when not said.
@@ -99,6 +158,8 @@ class Facts:
     layers: int | None = None
     experts: int | tuple[int, ...] | None = None
     top_k: int | tuple[int, ...] | None = None
+    by_layer: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    sparse: Mapping[int, bool] = field(default_factory=dict)
     zero_experts: int = 0
     hidden: int | None = None
     heads: int | None = None
@@ -109,15 +170,57 @@ class Facts:
     rope_dim: int | None = None
     vocabulary: int | None = None
     expert_widths: tuple[int, ...] = ()
+    expert_width: int | None = None
+    widths: tuple[int, ...] = ()
+    mtp_layers: int = 0
+    modalities: frozenset[str] = frozenset()
     windows: tuple[int | None, ...] = ()
     kinds: tuple[str, ...] = ()
     state_elements: int = 0
     tied: bool | None = None
     names: Mapping[str, str] | None = None
 
-    def field(self, name: str) -> str:
+    def spelling(self, name: str) -> str:
         """The config's own spelling of our field `name`."""
         return (self.names or {}).get(name, FIELDS[name][0])
+
+    def is_appended(self, stack: str, layer: int) -> bool:
+        """True when a layer lies past the decoder, and so belongs to multi-token prediction. An encoder and a decoder
+        beside it are numbered each for itself."""
+        return self.layers is not None and layer >= self.layers and "coder" not in stack
+
+    def of_layer(self, name: Literal["experts", "top_k"], layer: int, moe_layers: Sequence[int] = ()) -> int | None:
+        """A field that may hold one number, one for each layer, or one for each of `moe_layers`."""
+        listed = self.by_layer.get(name, {})
+        if layer in listed:
+            return listed[layer]
+        value = self.experts if name == "experts" else self.top_k
+        if not isinstance(value, tuple):
+            return value
+        if len(value) == self.layers and 0 <= layer < len(value):
+            return value[layer]
+        if len(value) == len(moe_layers) and layer in moe_layers and len(self.expert_widths) != 2:
+            return value[moe_layers.index(layer)]
+        return value[0]
+
+    @property
+    def sparse_layers(self) -> frozenset[int]:
+        """The layers the config says have routed experts; empty where it says nothing."""
+        return frozenset(layer for layer, sparse in self.sparse.items() if sparse)
+
+    @property
+    def dense_layers(self) -> frozenset[int]:
+        """The layers the config says have none."""
+        return frozenset(layer for layer, sparse in self.sparse.items() if not sparse)
+
+    @property
+    def expert_counts(self) -> frozenset[int]:
+        """Every number of routed experts the config names for some layer, experts without weights added or not."""
+        counts = {self.experts} if isinstance(self.experts, int) else {*(self.experts or ()), sum(self.experts or ())}
+        counts |= set(self.by_layer.get("experts", {}).values())
+        if len(self.expert_widths) == 2 and isinstance(self.experts, int):
+            counts.add(2 * self.experts)  # two modalities, numbered in one row
+        return frozenset(n + extra for n in counts if n > 1 for extra in {0, self.zero_experts})
 
 
 def read_facts(config: Mapping[str, Any] | None) -> Facts:
@@ -128,7 +231,7 @@ def read_facts(config: Mapping[str, Any] | None) -> Facts:
     """
     if not config:
         return Facts()
-    sections = list(_sections(config))
+    sections = _sections(config)
     values: dict[str, Any] = {}
     names: dict[str, str] = {}
     for ours, spellings in FIELDS.items():
@@ -138,42 +241,192 @@ def read_facts(config: Mapping[str, Any] | None) -> Facts:
                 values[ours] = _number(found, section[found], optional=ours in OPTIONAL)
                 names[ours] = found
                 break
+    for ours, named in _WORDED.items():
+        for section in sections:
+            found = next((key for key, value in section.items() if ours not in values and named(key, value)), None)
+            if found is not None:
+                values[ours], names[ours] = _number(found, section[found], optional=True), found
     family = config.get("model_type")
     family = shown(family) if isinstance(family, str) else ""
     for ours, value in FAMILY_FACTS.get(family, {}).items():
         values.setdefault(ours, value)
+    by_layer = _by_layer(sections, values, names)
     _check(values, names)
     layers = values.get("layers")
     kinds = _strings(sections, ("layer_types", "layers_block_type"))
-    tied = next((s["tie_word_embeddings"] for s in sections if isinstance(s.get("tie_word_embeddings"), bool)), None)
+    tied = {s[key] for s in sections for key in _TIED if isinstance(s.get(key), bool)}
+    widths = (section.get(key) for section in sections for key in _WIDTHS)
+    promised = (section.get(key) for section in sections for key in _MTP_LAYERS)
+    kept = list(_kept(config))
     return Facts(
         family=family,
         layers=layers,
         experts=values.get("experts") or None,
         top_k=values.get("top_k") or None,
+        by_layer=by_layer,
+        sparse=_sparse(sections, by_layer.get("experts", {}), layers),
         zero_experts=_single(values.get("zero_experts")) or 0,
         **{
             name: _single(values.get(name))
             for name in ("hidden", "heads", "kv_heads", "head_dim", "value_dim", "kv_rank", "rope_dim", "vocabulary")
         },
         expert_widths=values["expert_widths"] if isinstance(values.get("expert_widths"), tuple) else (),
+        expert_width=values["expert_widths"] if isinstance(values.get("expert_widths"), int) else None,
+        widths=tuple(dict.fromkeys(width for width in widths if type(width) is int and width > 0)),
+        mtp_layers=next((n for n in promised if type(n) is int and n > 0), 0),
+        modalities=frozenset(name for name, words in _MODALITIES.items() if any(map(words.search, kept))),
         windows=_windows(sections, values, kinds, layers),
         kinds=kinds,
         state_elements=_state(sections),
-        tied=tied,
+        tied=tied.pop() if len(tied) == 1 else None,
         names=names,
     )
 
 
-def _sections(config: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    """The config's sections, the innermost text section first: its fields win over the outer ones."""
+_TIED = ("tie_word_embeddings", "tied_embeddings", "tie_embeddings")
+_MODALITIES = {
+    "vision": re.compile(r"^(?:.*_)?(?:vision|visual|vit|image_encoder)(?:_.*)?_?config$|^vision_encoder$"),
+    "audio": re.compile(r"^(?:.*_)?(?:audio|speech|talker)(?:_.*)?_?config$|^audio_encoder$"),
+}
+
+
+def _kept(config: Mapping[str, Any]) -> Iterable[str]:
+    """Names of the non-empty sections of a config and of a thinker's, one level down."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield key
+            if key == "thinker_config":
+                yield from _kept(value)
+
+
+def _counts_experts(key: str, value: Any) -> bool:
+    """True when a field no spelling lists is a number of routed experts: `moe_expert_num`, `num_ffn_experts`."""
+    words = set(key.lower().split("_"))
+    return bool(
+        words & {"expert", "experts"}
+        and words & {"num", "n", "number", "count", "total"}
+        and not words & _NOT_A_COUNT
+        and _sane(value, least=2)
+    )
+
+
+def _counts_chosen(key: str, value: Any) -> bool:
+    """True when a field no spelling lists says how many experts a token uses: `top_k_routed_experts`."""
+    text = key.lower()
+    words = set(text.split("_"))
+    chosen = words & {"topk", "selected", "active", "activated", "used", "chosen"} or re.search(r"per_tok|top_k", text)
+    about = words & {"expert", "experts", "moe", "router"}
+    return bool(
+        chosen and about and not words & {"group", "groups", "shared", "zero", "prob"} and _sane(value, least=1)
+    )
+
+
+_WORDED: dict[str, Callable[[str, Any], bool]] = {"experts": _counts_experts, "top_k": _counts_chosen}
+
+
+def _sane(value: Any, *, least: int) -> bool:
+    """A whole number in range, or a list of them."""
+    listed = value if isinstance(value, list) and value else [value]
+    return all(type(v) is int and 0 <= v <= LARGEST for v in listed) and max(listed) >= least
+
+
+def _sections(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The config's sections, the innermost text section first: its fields win over the outer ones. A section of a
+    name nobody lists is the text decoder's when the listed ones say neither layers nor experts."""
+    found = _listed_sections(config)
+    keys = {*FIELDS["layers"], *FIELDS["experts"]}
+    if any(section.get(key) is not None for section in found for key in keys):
+        return found
+    others = (value for key, value in config.items() if not _OTHER_MODALITY.search(key) and isinstance(value, Mapping))
+    return [*(inner for value in others for inner in _listed_sections(value)), *found]
+
+
+def _listed_sections(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     inner: list[Mapping[str, Any]] = []
     for key in TEXT_SECTIONS:
         section = config.get(key)
         if isinstance(section, Mapping):
-            inner.extend(_sections(section))
+            inner.extend(_listed_sections(section))
     parts = [config[key] for key in PART_SECTIONS if isinstance(config.get(key), Mapping)]
     return [*inner, config, *parts]
+
+
+def _by_layer(
+    sections: list[Mapping[str, Any]], values: dict[str, Any], names: dict[str, str]
+) -> dict[str, dict[int, int]]:
+    """Our name -> layer -> value, from fields named per layer and from lists of one section per layer. Says
+    `layers` too, where only the length of such a list does."""
+    found: dict[str, dict[int, int]] = {}
+    for section in reversed(sections):  # the innermost last: it wins
+        for key, value in section.items():
+            plain = _PER_LAYER.sub("", key)
+            ours = next((name for name in ("experts", "top_k") if plain != key and _names(name, plain)), None)
+            if ours and isinstance(value, Mapping | list):
+                found.setdefault(ours, {}).update(_numbered(value))
+                names.setdefault(ours, key)
+            if key in LAYER_SECTIONS and isinstance(value, Mapping | list):
+                rows = dict(_entries(value))
+                if isinstance(value, list) and "layers" not in values:
+                    values["layers"], names["layers"] = len(value), key
+                for layer, row in rows.items():
+                    for ours in ("experts", "top_k"):
+                        number = _within(row, ours)
+                        if number is not None:
+                            found.setdefault(ours, {})[layer] = number
+                            names.setdefault(ours, f"{key}[{layer}]")
+    if "layers" not in values:
+        for key in ("layer_types", "layers_block_type", "mlp_layer_types", "hybrid_override_pattern"):
+            listed = next((s[key] for s in sections if isinstance(s.get(key), list | str) and s[key]), None)
+            if listed is not None:
+                values["layers"], names["layers"] = len(listed), key
+                break
+    return found
+
+
+def _sparse(sections: list[Mapping[str, Any]], experts: Mapping[int, int], layers: int | None) -> dict[int, bool]:
+    """Layer -> whether the config gives it routed experts: by number, by kind, or past the first dense ones."""
+    if experts:
+        return {layer: number > 0 for layer, number in experts.items()}
+    kinds = _strings(sections, ("mlp_layer_types", "ffn_layer_types"))
+    if kinds and set(kinds) <= {"dense", "sparse", "moe"}:
+        return {layer: kind != "dense" for layer, kind in enumerate(kinds)}
+    first = next((s["first_k_dense_replace"] for s in sections if type(s.get("first_k_dense_replace")) is int), None)
+    every = all(s.get("moe_layer_freq") in (None, 1) for s in sections)
+    if first is not None and every and layers is not None and layers <= 10_000:
+        return {layer: layer >= first for layer in range(layers)}
+    return {}
+
+
+def _names(ours: str, key: str) -> bool:
+    """Whether a field's name is one of ours, listed or by its words."""
+    return key in FIELDS[ours] or (
+        key not in FIELDS["experts" if ours == "top_k" else "top_k"] and _WORDED[ours](key, 2)
+    )
+
+
+def _entries(value: Mapping[str, Any] | list[Any]) -> Iterable[tuple[int, Any]]:
+    """(layer, entry) of a list, or of an object whose keys are layer numbers."""
+    if isinstance(value, list):
+        yield from enumerate(value[:10_000])
+        return
+    for key, entry in value.items():
+        if str(key).isdecimal() and len(str(key)) < 6:
+            yield int(key), entry
+
+
+def _numbered(value: Mapping[str, Any] | list[Any]) -> dict[int, int]:
+    return {layer: n for layer, n in _entries(value) if type(n) is int and 0 <= n <= LARGEST}
+
+
+def _within(row: Any, ours: str) -> int | None:
+    """A field of one layer's section, however deep (`ffn.moe.num_local_experts`)."""
+    if not isinstance(row, Mapping):
+        return None
+    for key, value in row.items():
+        if type(value) is int and 0 <= value <= LARGEST and _names(ours, key):
+            return value
+    inner = (_within(value, ours) for value in row.values() if isinstance(value, Mapping))
+    return next((number for number in inner if number is not None), None)
 
 
 def _number(field: str, value: Any, *, optional: bool) -> int | tuple[int, ...]:
@@ -181,7 +434,7 @@ def _number(field: str, value: Any, *, optional: bool) -> int | tuple[int, ...]:
     if isinstance(value, list):
         if not value or len(value) > 10_000:
             raise _bad(field, value, "an empty or endless list")
-        return tuple(_whole(field, v, optional=optional) for v in value)
+        return tuple(_whole(field, 0 if v is None and optional else v, optional=optional) for v in value)
     return _whole(field, value, optional=optional)
 
 
@@ -201,7 +454,8 @@ def _bad(field: str, value: Any, why: str) -> BadConfigError:
 
 
 def _single(value: int | tuple[int, ...] | None) -> int | None:
-    return value[0] if isinstance(value, tuple) else value
+    """The one number, or the first of a list that is not zero."""
+    return next(filter(None, value), value[0]) if isinstance(value, tuple) else value
 
 
 def _check(values: Mapping[str, Any], names: Mapping[str, str]) -> None:

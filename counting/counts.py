@@ -24,6 +24,7 @@ class Counts:
         groups: every tensor, alike ones together, with role, format and logical shape.
         pools: the routed experts, per layer.
         warnings: what the reader of the numbers must know.
+        inferred: names whose role follows from structure, not from a rule; numbers as `#`.
     """
 
     checkpoint: Checkpoint
@@ -31,6 +32,12 @@ class Counts:
     groups: list[Group]
     pools: list[ExpertPool]
     warnings: list[str] = field(default_factory=list)
+    inferred: list[str] = field(default_factory=list)
+
+    @property
+    def configured(self) -> bool:
+        """True when there is a config: config.json, or Mistral's params.json."""
+        return bool(self.checkpoint.config or self.checkpoint.documents.get("params.json"))
 
     # Parameters: logical weights after unpacking.
 
@@ -117,8 +124,8 @@ class Counts:
         if table is None or table.logical is None:
             return total
         whole = sum(g.read_bytes for g in self.groups if g.owner == "embedding")
-        row = table.read_bytes // (table.tensors * table.logical[0])
-        return total + row - (0 if self.tied else whole)
+        beside = (g for g in self.groups if g.module == table.module and g.layer == table.layer)
+        return total + sum(_row_bytes(g, table.logical[0]) for g in beside) - (0 if self.tied else whole)
 
     @property
     def routed_bytes(self) -> int | None:
@@ -157,6 +164,13 @@ class Counts:
     def unclassified(self) -> list[str]:
         """Names no rule knows, numbers as `#`."""
         return sorted({g.template for g in self.groups if g.role == "unclassified"})
+
+
+def _row_bytes(group: Group, rows: int) -> int:
+    """Bytes read of a table's tensor for one of its `rows`: a row of weights, of scales or of blocks of scales; a scale
+    of the whole table whole."""
+    stacked = len(group.shape) > 1 or group.shape == (rows,)
+    return group.read_bytes // (group.tensors * group.shape[0] if stacked and group.shape[0] else 1)
 
 
 def _sums(groups: list[Group], key: Any, order: tuple[str, ...] = ()) -> dict[str, dict[str, int]]:

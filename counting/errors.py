@@ -226,6 +226,14 @@ class AmbiguousWeightsError(SourceError):
     """Two checkpoints side by side, and nothing says which is meant."""
 
 
+class SlicedWeightsError(SourceError):
+    """Files that each hold one rank's slice of the same tensors."""
+
+
+class AdapterError(SourceError):
+    """The tensors are an adapter's: updates of another model's, not a model."""
+
+
 # The Hub. `file` is the repo id here, with the file's name after it where one is concerned.
 
 

@@ -10,6 +10,7 @@ files), of the remote-code models named in the notes, and of the native layouts 
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -22,21 +23,25 @@ class Rule(NamedTuple):
 
 
 # Wrappers that hold a text decoder without changing what it is.
-WRAP = r"(?:(?:model|language_model|text_model|llm|thinker|transformer|backbone|base_model|decoder|encoder)\.)*"
+WRAP = (
+    r"(?:(?:model|language_model|text_model|llm|lm|text|thinker|transformer|backbone|base_model|decoder|encoder|ernie"
+    r"|gpt_model|actor|policy|student)\.)*"
+)
 # One layer of a stack; T5-style blocks hold numbered sublayers.
-LAYER = WRAP + r"(?:layers|h|blocks|block|layer|decoder_layer)\.#\.(?:layer\.#\.)?"
+LAYER = WRAP + r"(?:(?:layers|h|blocks|block|layer|decoder_layer|meta_mlp)\.#|midlayer)\.(?:layer\.#\.)?"
 # Modules that hold a layer's feed-forward part; some families have none and hang experts on the layer itself.
 FEED = r"(?:(?:mlp|mlps\.#|ffn|feed_forward|block_sparse_moe|moe|moe_block|mixer|text_moe|vision_moe)\.){1,2}"
 FEED0 = r"(?:" + FEED + r")?"
 # The projections of an MLP in every spelling.
 MLP = (
-    r"(?:gate_proj|up_proj|down_proj|gate_up_proj|gate_and_up_proj|w1|w2|w3|v1|wi|wo|wi_0|wi_1|fc1|fc2|linear|linear_1"
-    r"|linear_v|linear_gate|input_linear|output_linear|dense_h_to_4h|dense_4h_to_h|c_fc|c_proj)"
+    r"(?:gate_proj|up_proj|down_proj|gate_up_proj|gate_and_up_proj|up_gate_proj|w1|w2|w3|v1|wi|wo|wi_0|wi_1|fc1|fc2|fc11"
+    r"|fc12|linear|linear_1|linear_v|linear_gate|input_linear|output_linear|dense_h_to_4h|dense_4h_to_h|c_fc|c_proj"
+    r"|linear_fc1|linear_fc2|w13_dn|w2_md|w13|gate_up_projs|down_projs|gate_projs|up_projs)"
 )
 # Modules that hold a layer's token mixer.
 ATTEND = (
     r"(?:self_attn|self_attn\.#|attention|attn|self_attention|linear_attn|mixer|mamba|conv|SelfAttention"
-    r"|EncDecAttention|cross_attention|encoder_attn|norm_attn_norm\.attn)\."
+    r"|EncDecAttention|cross_attention|encoder_attn|norm_attn_norm\.attn|mla_attn|gated_delta_net|kda)\."
 )
 # Parts of a token mixer that hold projections of their own.
 INNER = (
@@ -48,6 +53,8 @@ MIX = (
     r"|conv1d|[qkv]_conv1d|kv_proj|[qkv]kv_proj|qk_proj|index_(?:q|k|qk)_proj|[qkvobgfr]_proj|[qgof]_[ab]_proj|q_gate_proj"
     r"|kv_a_proj_with_mqa|kv_a_proj|kv_b_proj|fused_qkv_a_proj_with_mqa|gate_proj|gate_attn|linear_gate|weights_proj"
     r"|weight_proj|wq_[ab]|wo_[ab]|wkv|wkv_b|wkv_a_with_mqa|wgate|w[qr]_du|w[kv]_dv|wo_ud|in_proj_(?:qkv|z|a|b|ba|qkvz)"
+    r"|qkv|out|embed_q|unembed_out|linear_(?:qkv|proj|q_proj|q_down_proj|q_up_proj|kv_down_proj|kv_up_proj|qkv_down_proj)"
+    r"|in_proj_[a-z]+|v_router|tau_(?:alpha|wq|wv)|tau\.(?:alpha|wq|wv)|param_sink_(?:key|value)|sink_k|core_attention\.softmax_offset"
     r"|v_proj_(?:current|delayed)|conv_qk_(?:depthwise|grouped)|sink_proj|attn_sink_proj|proj|relative_attention_bias"
     r"|A|A_log|D|dt_bias|ape|temp|scale|bias|s|b|softmax_scaling|ssmax_scaling|static_weight|static_w|softmax_offset|sinks|attn_sink|position_bias"
     r"|learnable_sink_param|attention_sink_bias|gate_bias|index_kpool_compress_(?:ape|gate)|k_sconv|v_sconv)"
@@ -55,12 +62,19 @@ MIX = (
 # A component that says it is a norm.
 NORM = r"(?:[A-Za-z0-9_]*norm[A-Za-z0-9_]*|ln_[a-z0-9]+)(?:\.#)?"
 VISION = (
-    r"(?:visual|vision_tower|vision_model|vision_encoder|vision_adapter|vision_projector|vision_projection|vision_language_adapter|vit"
+    r"(?:visual|visual_tokenizer|vte|vpm|vision|image_start|image_end|img_projector|vision_proj|vision_embed_tokens"
+    r"|visual_projection|vision_resampler|image_encoder|mlp_mm|mm_vision_tower|video_tower|moonvit|vision_tower"
+    r"|vision_model|vision_encoder|vision_adapter|vision_projector|vision_projection|vision_language_adapter|vit"
     r"|vit_large_projector|vit_downsampler2?|vision_embedding|mm_projector|multi_modal_projector|multimodal_projector"
     r"|patch_merger|patch_merge_mlp|pre_mm_projector_norm|resampler_model|sam_model|qwen2_model|projector|embed_vision"
     r"|image_newline|view_seperator|view_separator|connector|aligner|mlp1)"
 )
-AUDIO = r"(?:audio_tower|audio_encoder|audio_model|audio_projector|audio_adapter|audio|embed_audio|talker|code2wav)"
+AUDIO = (
+    r"(?:apm|tts|token2wav|speech_encoder|speech_projector|audio_projection_layer|audio_proj|whisper|codec|audio_tower"
+    r"|audio_encoder|audio_model|audio_projector|audio_adapter|audio|embed_audio|talker|code2wav)"
+)
+# What PEFT keeps beside the base weights.
+ADAPTER = r".+\.(?:lora_[A-Za-z_]+|modules_to_save)(?:\.[a-z0-9_]+)?"
 
 RULES: tuple[Rule, ...] = (
     # Towers and drafters: whole subtrees, whatever they hold.
@@ -68,9 +82,13 @@ RULES: tuple[Rule, ...] = (
     Rule("audio", WRAP + AUDIO + r"(?:\..+)?", "Qwen3-Omni's talker speaks: it is no part of the text decoder"),
     Rule("mtp", WRAP + r"mtp(?:_block|_emb_norm|_hidden_norm|_linear_proj|_layers)?\..+", "Qwen, ERNIE, DeepSeek-V4"),
     Rule("mtp", LAYER + r"(?:enorm|hnorm|eh_proj|shared_head\.(?:norm|head|output)|embed_tokens)", "DeepSeek-V3, GLM"),
+    Rule("mtp", WRAP + r"(?:eagle_linear|eagle_module|medusa_heads?|draft_model|dflash|nextn)(?:\..+)?", "drafters"),
+    Rule("other", ADAPTER, "PEFT: an adapter beside its base"),
     # Buffers: computed or looked up by integers, never multiplied.
     Rule("buffer", r".+\.(?:rotary_emb|rope|rotary_pos_emb)\.(?:inv_freq|cos_cached|sin_cached)"),
     Rule("buffer", r".+\.tid2eid", "DeepSeek-V4: token id to expert id"),
+    Rule("buffer", WRAP + r"(?:d2t|t2d)", "EAGLE-3: ids of a drafter's vocabulary to the target's and back"),
+    Rule("buffer", r".+\._extra_state", "Transformer Engine"),
     Rule("buffer", r".+\.(?:slope_rate|query_decay|key_decay|diagonal_decay)", "MiniMax: constants of the decay"),
     Rule("buffer", r".+\.ple_embedding\.(?:layer_multipliers|ngram_heads_offsets|ngram_heads_vocab_sizes)", "Qwen4"),
     Rule("buffer", r".+\.(?:masked_bias|attn\.bias_mask|num_batches_tracked|tokens_per_expert)"),
@@ -81,31 +99,40 @@ RULES: tuple[Rule, ...] = (
     Rule("lookup", LAYER + r"(?:ple\.ple_embedding\.ngram_embedding(?:\.shard_\d+)?|engram\.embed)", "Qwen4, DeepSeek"),
     Rule("lookup", WRAP + r"(?:ngram_embeddings?|engram)\..*embed.*", "LongCat: n-gram tables"),
     # Routers before experts: their names are narrower.
-    Rule("router", LAYER + FEED0 + r"(?:gate|router)(?:\.(?:wg|layer|classifier|gate|proj|weight_1))?"),
+    Rule("router", LAYER + FEED0 + r"(?:gate|router)(?:\.(?:wg|layer|classifier|gate|proj|linear|weight_1|bias_vl))?"),
+    Rule("router", LAYER + FEED0 + r"(?:moe_gate|gate_network|coefficient)", "Klear"),
     Rule("router", LAYER + FEED0 + r"(?:(?:gate|router|experts)\.)?(?:moe_statics\.)?e_score_correction_bias"),
+    Rule("router", LAYER + FEED0 + r"(?:gate\.|router\.)?(?:correction_bias|expert_biases)"),
     Rule("router", LAYER + FEED0 + r"(?:gate\.|router\.)?(?:expert_bias|router_bias|balancing_biases|global_scale)"),
     Rule("router", LAYER + FEED0 + r"router\.(?:scale|per_expert_scale)", "Gemma 4"),
     Rule("router", LAYER + FEED0 + r"router\.classifier\.e_score_correction_bias", "LongCat"),
     Rule("router", LAYER + r"mlp\.gate\.(?:down_proj|router_states_scale|router_mlp\.[a-z0-9_]+)", "ZAYA"),
     Rule("router", LAYER + r"(?:mlp\.router_gate|self_attention\.experts\.router\.layer)", "Doge; JetMoE"),
     # Shared experts and their gates.
-    Rule("shared_expert", LAYER + FEED0 + r"(?:shared_experts?|share_expert|shared_mlp)\." + MLP),
+    Rule("shared_expert", LAYER + FEED0 + r"(?:shared_experts?|share_expert|shared_mlp)\.(?:#\.)?" + MLP),
     Rule("shared_expert", LAYER + FEED0 + r"shared_expert_gate", "Qwen2-MoE and later"),
     Rule("shared_expert", LAYER + FEED + r"shared_experts\.(?:shared_w13_weight|shared_w2_weight)", "Inkling"),
     # Routed experts, by number: one tensor per expert and matrix.
-    Rule("routed_expert", LAYER + FEED0 + r"experts\.#\." + MLP),
+    Rule("routed_expert", LAYER + FEED0 + r"experts\.(?:mlp\.|local_experts\.|deepspeed_moe\.)?#\.(?:mlp\.)?" + MLP),
+    Rule("routed_expert", LAYER + FEED0 + r"experts\.(?:local_experts\.)?" + MLP + r"\.#", "Unsloth, Megatron"),
+    Rule("routed_expert", LAYER + r"moe\.mlp\.#\." + MLP, "Phixtral"),
+    Rule("routed_expert", LAYER + r"self_attn\.v_experts(?:\.#)?", "K2-Horizon: routed values"),
     # Routed experts, fused: one tensor per matrix for all experts.
     Rule("routed_expert", LAYER + FEED0 + r"experts\.(?:gate_up_proj|up_proj|gate_proj|down_proj|fc1|fc2)(?:_bias)?"),
-    Rule("routed_expert", LAYER + FEED + r"experts\.(?:w13|w2|w1|w3)(?:_weight|_bias)?", "Inkling"),
-    Rule("routed_expert", LAYER + FEED + r"switch_mlp\." + MLP, "mlx-lm's conversions"),
+    Rule("routed_expert", LAYER + FEED + r"experts\.(?:w13|w2|w1|w3)(?:_weight|_bias)?", "Inkling; torchtitan"),
+    Rule("routed_expert", LAYER + FEED + r"experts\.(?:fc|proj|weight1|weight2)(?:_bias)?", "IQuest, Megatron"),
+    Rule("routed_expert", LAYER + FEED0 + r"(?:experts\.)?switch_(?:mlp|glu)\." + MLP, "mlx-lm's conversions"),
+    Rule("routed_expert", LAYER + FEED0 + r"mlp[12]_(?:weight|bias)", "gpt-oss, OpenAI's own names"),
     Rule("routed_expert", LAYER + r"ffn\.experts\.mlp\.(?:w1|v1|w2)", "DBRX: experts stacked on the rows"),
     Rule("routed_expert", LAYER + r"block_sparse_moe\.(?:input_linear|output_linear)", "Granite"),
     Rule("routed_expert", LAYER + r"(?:mlp|self_attention\.experts)\.(?:input_linear|output_linear)", "JetMoE"),
     Rule("routed_expert", LAYER + r"moe\.(?:gate_proj|up_proj|down_proj)", "Step3"),
     Rule("routed_expert", LAYER + r"mlp\.(?:up_embed|down_embed)", "Doge: an expert is one row of each"),
     # Embedding and head.
-    Rule("embedding", WRAP + r"(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed|embeddings|shared|embed_in)"),
-    Rule("lm_head", WRAP + r"(?:lm_head|output|head|unembed|embed_out)"),
+    Rule("embedding", WRAP + r"(?:embed_tokens|wte|(?:embedding\.|embeddings\.)?word_embeddings|tok_embeddings|embed"
+         r"|embedding|embeddings|shared|embed_in)"),
+    Rule("lm_head", WRAP + r"(?:lm_head|output|head|unembed|unembedding|embed_out|output_layer)"),
+    Rule("other", WRAP + r"(?:score|v_head|value_head|reward_head|rm_head|classifier)(?:\.(?:summary|#))?"),
     # Norms and the other small per-layer weights: residual scales and gates, hyper-connections.
     Rule("norm", WRAP + NORM),
     Rule("norm", WRAP + r"(?:embed_tokens|self_conditioning)\." + NORM, "Inkling; Diffusion Gemma"),
@@ -116,6 +143,14 @@ RULES: tuple[Rule, ...] = (
     Rule("norm", WRAP + r"input_hidden_states_(?:bias|scale)", "ZAYA"),
     Rule("norm", LAYER + r"(?:attn_hc|ffn_hc|hc_pre\.hc_(?:attn|mlp)_layer)\.(?:hc_)?(?:base|fn|scale)", "DeepSeek-V4"),
     Rule("norm", LAYER + r"hc_(?:attn|ffn)_(?:base|fn|scale)", "DeepSeek-V4 native"),
+    Rule("norm", LAYER + r"(?:attn|mlp|self_attention)_res_(?:norm_weight|proj)", "Kimi K3, Alice AI"),
+    Rule("norm", WRAP + r"output_attn_res_proj", "Kimi K3"),
+    Rule("norm", WRAP + r"attnres_final\.[a-z_]+", "Alice AI"),
+    Rule("norm", LAYER + r"(?:attn|ffn)_layer_scale", "InternS2-Mobius"),
+    Rule("norm", LAYER + r"(?:[A-Za-z0-9_#]+\.){0,3}layer_norm_(?:weight|bias)", "Megatron"),
+    Rule("norm", LAYER + r"(?:[A-Za-z0-9_#]+\.){0,2}norm\.scale", "gpt-oss, OpenAI's own names"),
+    Rule("norm", WRAP + r"norm\.scale", "gpt-oss, OpenAI's own names"),
+    Rule("norm", LAYER + r"mlp\.global_scale", "Inkling"),
     Rule("norm", WRAP + r"(?:hc_pre\.)?(?:hc_head\.)?hc_(?:head_)?(?:base|fn|scale)", "DeepSeek-V4, Hy-V4"),
     Rule("norm", LAYER + r"(?:attn|mlp)_hyper_connection\.[a-z_]+", "Qwen4"),
     Rule("norm", WRAP + r"hyper_connection_mixer\.[a-z_]+", "Qwen4"),
@@ -137,8 +172,24 @@ RULES: tuple[Rule, ...] = (
     Rule("dense_mlp", LAYER + r"(?:per_layer_input_gate|per_layer_projection)", "Gemma"),
     Rule("dense_mlp", WRAP + r"per_layer_model_projection", "Gemma"),
     Rule("dense_mlp", WRAP + r"self_conditioning\." + MLP, "Diffusion Gemma"),
+    Rule("dense_mlp", WRAP + r"ngram_embeddings\.post_projs\.#", "LongCat: every token uses the projections"),
+    Rule("dense_mlp", LAYER + r"engram\.(?:q_weight|k_weight)", "DeepSeek-V4.1"),
+    Rule("dense_mlp", WRAP + r"fc", "EAGLE: joins the target's hidden states"),
     Rule("dense_mlp", LAYER + r"(?:ple\.(?:key_proj|value_proj|conv1d)|engram\.(?:wkv|conv|wo))", "Qwen4; DeepSeek"),
 )  # fmt: skip
+
+# Words of a name no rule knows that tell what its subtree is, outside the decoder's layers. First match wins.
+WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("mtp", re.compile(r"(?:^|[._])(?:mtp|nextn|eagle\d*|medusa|draft(?:er)?|dspark|markov_head)(?:[._]|\d|$)")),
+    ("audio", re.compile(r"audio|speech|talker|code2?wav|codec|whisper|acoustic|vocoder|(?:^|[._])(?:asr|tts)[._]")),
+    (
+        "vision",
+        re.compile(
+            r"vis(?:ion|ual)|image|pixel|siglip|patch|resampler|mm_proj|multi_?modal|view_sep|projector|(?:^|[._])(?:vit|sam)[._]"
+        ),
+    ),
+)
+HEAD_WORDS = re.compile(r"head|unembed|logit|output")
 
 # Facts a family's config does not hold: `model_type` -> our field -> value.
 FAMILY_FACTS: dict[str, dict[str, int]] = {

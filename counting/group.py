@@ -24,6 +24,7 @@ class Group:
         tensors: how many there are.
         role: what they are counted under.
         owner: the role of what they belong to: for scales, that of their weights; else `role`.
+        pool: what holds the experts it belongs to, where structure placed it; empty where its name says.
         format: storage format, e.g. `fp8_block`; that of their weights for scales.
         rule: what decided the format.
         logical: shape of one tensor's weights after unpacking; None when it holds no parameters.
@@ -39,6 +40,7 @@ class Group:
     tensors: int
     role: str = "unclassified"
     owner: str = "unclassified"
+    pool: str = ""
     format: str = ""
     rule: str = ""
     logical: Shape | None = None

@@ -4,81 +4,151 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from moegauge.counting.config import Facts
 from moegauge.counting.group import NO_LAYER, Group
 from moegauge.counting.headers.header import Header
 from moegauge.counting.packings import Hints, Part, Shape
-from moegauge.counting.roles import DECODER_ROLES, LayerPlace, layer_place, role_of, template_of, without_experts
+from moegauge.counting.roles import DECODER_ROLES, LayerPlace, role_of, without_experts
 from moegauge.counting.shape_tensors import read_shapes
 from moegauge.counting.storage import MAIN_LEAVES, Unpacked, split_leaf, unpack
+from moegauge.counting.structure import Module, Numbering, find_numbering, place
 
 MOST_MODULES = 10_000  # distinct module names of one checkpoint; the largest known has some hundred
 
 
+Tensor = tuple[str, str, Shape]  # name, dtype, shape
+Hinting = Callable[[str, int], Hints]
+
+
+@dataclass(slots=True)
+class Collected:
+    """Every tensor of a checkpoint, alike ones together.
+
+    Attributes:
+        groups: with role, format and logical shape.
+        inferred: templates whose role follows from structure, not from a rule; sorted.
+    """
+
+    groups: list[Group]
+    inferred: list[str]
+
+
 def collect(
     headers: Sequence[Header],
-    hints: Callable[[str], Hints],
-    layers: int | None,
+    hints: Hinting,
+    facts: Facts,
     read: Callable[[int, int], bytes] | None = None,
-) -> list[Group]:
+    *,
+    configured: bool = True,
+) -> Collected:
     """Every tensor of `headers` in groups, with role, format and logical shape.
 
     Args:
         headers: validated headers of one checkpoint.
-        hints: what the config says of a module, see `moegauge.counting.quant_config`.
-        layers: decoder layers; those at or past it are multi-token prediction. None when unknown.
+        hints: what the config says of a module in a layer, see `moegauge.counting.quant_config`.
+        facts: what the config says of layers and experts.
         read: the bytes of one tiny tensor by shard and position; asked for shapes that are data, where nothing else
             says them. None leaves those as upper bounds.
+        configured: there was a config; without one, names no rule knows are in doubt.
     """
-    counts: Counter[tuple[str, str, Shape]] = Counter()
+    counts: Counter[Tensor] = Counter()
     for header in headers:
         # Experts' numbers go first: what is left differs in layer and matrix alone, some thousand names.
         counts.update(zip(without_experts(header.names), header.dtypes, header.shapes, strict=True))
-    modules: dict[tuple[str, str], dict[tuple[str, str, Shape], Group]] = {}
-    split: dict[str, tuple[str, str, LayerPlace]] = {}
-    for (name, dtype, shape), tensors in counts.items():
-        template = template_of(name)
-        if template not in split:
-            split[template] = (*split_leaf(template), layer_place(template))
-        module, leaf, (start, stack) = split[template]
-        number = name[start:].partition(".")[0] if start > 0 else ""
-        alike = modules.setdefault((module, number), {})
-        group = alike.get((leaf, dtype, shape))
-        if group is None:
-            layer = int(number) if number.isdecimal() else NO_LAYER
-            group = alike[(leaf, dtype, shape)] = Group(module, leaf, layer, stack, dtype, shape, 0)
-        group.tensors += tensors
-    resolver = _Resolver(hints, layers)
-    for groups in modules.values():
-        resolver.resolve(list(groups.values()))
-    found = [group for groups in modules.values() for group in groups.values()]
+    resolver = _Resolver(hints, facts)
+    numbering = Numbering()
+    modules = _modules(counts, headers, numbering)
+    resolver.resolve(modules)
+    if configured and any(group.owner == "unclassified" for module in modules for group in module):
+        numbering = find_numbering(counts.keys(), facts)
+        if numbering != Numbering():
+            modules = _modules(counts, headers, numbering)
+            resolver.resolve(modules)
+    inferred = place(modules, facts, configured=configured)
+    found = [group for module in modules for group in module]
     bounds = [group for group in found if not group.exact]
     if bounds and read is not None:
         read_shapes(bounds, headers, read)
-    return found
+    return Collected(found, inferred)
 
 
-def _beside(part: Part, listed: tuple[Part, ...]) -> dict[str, Part]:
-    """The tensors beside `part`, by leaf. Where experts of one module come in several sizes, every leaf has as many
-    groups, and the sizes go together in order."""
-    if len(listed) == 1:
-        return {part.leaf: part}
-    alike = sorted((other for other in listed if other.leaf == part.leaf), key=lambda other: other.shape)
-    rank = alike.index(part)
-    found: dict[str, Part] = {}
-    for leaf in {other.leaf for other in listed}:
-        group = sorted((other for other in listed if other.leaf == leaf), key=lambda other: other.shape)
-        found[leaf] = group[rank] if len(group) == len(alike) else group[0]
-    return {**found, part.leaf: part}
+def _modules(counts: Counter[Tensor], headers: Sequence[Header], numbering: Numbering) -> list[Module]:
+    """The tensors of each module in each layer. Where copies of a module differ (an expert left unpacked, experts of
+    several widths), those alike make a module of their own: a scale belongs to the tensor beside it."""
+    split: dict[str, tuple[str, str, LayerPlace]] = {}
+    modules: dict[tuple[str, str], dict[Tensor, Group]] = {}
+    for (name, dtype, shape), tensors in counts.items():
+        template = numbering.template(name)
+        if template not in split:
+            split[template] = (*split_leaf(template), numbering.place(template))
+        module, leaf, (start, stack) = split[template]
+        number = name[start:].partition(".")[0] if start > 0 else ""
+        alike = modules.setdefault((module, number), {})
+        _add(alike, (leaf, dtype, shape), tensors, module, number, stack)
+    mixed = {key for key, alike in modules.items() if "#" in key[0] and _is_mixed(alike)}
+    if not mixed:
+        return [list(alike.values()) for alike in modules.values()]
+    apart = _copies_apart(mixed, headers, numbering, split)
+    whole = [list(alike.values()) for key, alike in modules.items() if key not in mixed]
+    return [*whole, *apart]
+
+
+def _add(alike: dict[Tensor, Group], tensor: Tensor, tensors: int, module: str, number: str, stack: str) -> None:
+    group = alike.get(tensor)
+    if group is None:
+        layer = int(number) if number.isdecimal() and len(number) < 10 else NO_LAYER
+        leaf, dtype, shape = tensor
+        group = alike[tensor] = Group(module, leaf, layer, stack, dtype, shape, 0)
+    group.tensors += tensors
+
+
+def _is_mixed(alike: dict[Tensor, Group]) -> bool:
+    """True when a module's copies are not all alike: a leaf in two dtypes or shapes, or leaves of unequal number."""
+    leaves = {leaf for leaf, _, _ in alike}
+    return len(leaves) < len(alike) or len({group.tensors for group in alike.values()}) > 1
+
+
+def _copies_apart(
+    mixed: set[tuple[str, str]],
+    headers: Sequence[Header],
+    numbering: Numbering,
+    split: dict[str, tuple[str, str, LayerPlace]],
+) -> list[Module]:
+    """The tensors of modules whose copies differ, copies of the same tensors together."""
+    heads = tuple({module.partition("#")[0] for module, _ in mixed})
+    copies: dict[tuple[str, str, str], list[Tensor]] = {}
+    stacks: dict[str, str] = {}
+    for header in headers:
+        for name, dtype, shape in zip(header.names, header.dtypes, header.shapes, strict=True):
+            if not name.startswith(heads):
+                continue
+            template = numbering.template(name)
+            found = split.get(template)
+            if found is None:
+                continue
+            module, leaf, (start, stack) = found
+            number = name[start:].partition(".")[0] if start > 0 else ""
+            if (module, number) in mixed:
+                stacks[module] = stack
+                path = name[: len(name) - len(leaf)]
+                copies.setdefault((module, number, path), []).append((leaf, dtype, shape))
+    variants: dict[tuple[str, str, tuple[Tensor, ...]], dict[Tensor, Group]] = {}
+    for (module, number, _), tensors in copies.items():
+        alike = variants.setdefault((module, number, tuple(sorted(tensors))), {})
+        for tensor in tensors:
+            _add(alike, tensor, 1, module, number, stacks[module])
+    return [list(alike.values()) for alike in variants.values()]
 
 
 class _Resolver:
     """Gives the groups of one module their roles and formats; modules alike in all but the layer are solved once."""
 
-    def __init__(self, hints: Callable[[str], Hints], layers: int | None) -> None:
+    def __init__(self, hints: Hinting, facts: Facts) -> None:
         self.hints = hints
-        self.layers = layers
-        self.known: dict[tuple[str, tuple[Part, ...]], list[Unpacked | None]] = {}
+        self.facts = facts
+        self.known: dict[tuple[Hints, tuple[Part, ...]], list[Unpacked | None]] = {}
         self.roles: dict[str, str] = {}
 
     def role(self, module: str) -> str:
@@ -88,20 +158,27 @@ class _Resolver:
             self.roles[module] = role_of(module) if len(self.roles) < MOST_MODULES else "unclassified"
         return self.roles[module]
 
-    def resolve(self, groups: list[Group]) -> None:
+    def resolve(self, modules: list[Module]) -> None:
+        """Fill in role, owner, format, rule and logical shape of every group."""
+        for module in modules:
+            self._resolve(module)
+
+    def _resolve(self, groups: Module) -> None:
         """Fill in role, owner, format, rule and logical shape of the groups of one module in one layer."""
         module = groups[0].module
         listed = tuple(Part(g.leaf, g.dtype, g.shape) for g in groups)
-        answers = self.known.get((module, listed))
+        hints = self.hints(module, groups[0].layer)
+        answers = self.known.get((hints, listed))
         if answers is None:
-            answers = [unpack(part, _beside(part, listed), self.hints(module)) for part in listed]
+            parts = {part.leaf: part for part in listed}
+            answers = [unpack(part, parts, hints) for part in listed]
             claimed = {leaf for answer in answers if answer for leaf in answer.claimed}
             # A tensor that looks like a scale but describes no sibling (`router.scale`) is a weight of its own.
             answers = [
                 unpack(part._replace(leaf=""), {}, Hints()) if answer is None and part.leaf not in claimed else answer
                 for part, answer in zip(listed, answers, strict=True)
             ]
-            self.known[(module, listed)] = answers
+            self.known[(hints, listed)] = answers
         claims: dict[str, tuple[Group, Unpacked]] = {}
         for group, answer in zip(groups, answers, strict=True):
             if answer is not None:
@@ -125,7 +202,5 @@ class _Resolver:
 
     def place(self, group: Group, role: str) -> str:
         """`role`, unless the group's layer lies past the decoder: then it is multi-token prediction."""
-        appended = self.layers is not None and group.layer >= self.layers
-        if appended and role in DECODER_ROLES and "coder" not in group.stack:  # encoder.*, decoder.*: other numbering
-            return "mtp"
-        return role
+        appended = self.facts.is_appended(group.stack, group.layer)
+        return "mtp" if appended and role in DECODER_ROLES else role

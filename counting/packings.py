@@ -52,17 +52,26 @@ class Answer(NamedTuple):
     exact: bool = True
 
 
-PLAIN = {"BF16": "bf16", "F16": "f16", "F32": "f32", "F64": "f64"}
+# U16: numpy knows no bfloat16, so Paddle writes its bits as unsigned integers.
+PLAIN = {"BF16": "bf16", "F16": "f16", "F32": "f32", "F64": "f64", "U16": "bf16"}
 FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
-_SCALE_LEAVES = (
+# dtypes whose shapes count weights, not bytes.
+SUB_BYTE = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+# What a tensor of scales is called beside its weights, and NVFP4's second, one for a whole matrix.
+SCALE_LEAVES = (
     *(".weight_scale_inv", "_scale_inv", "._weight_scale", ".weight_scale", "_weight_scale", ".scale", "_scale"),
-    *(".scales", "_scales"),
+    *(".scales", "_scales", ".qscale_weight", ".weight_scales", ".scale_inv", ".weight._scale", ".weight.scale"),
 )
+SECOND_SCALE_LEAVES = (
+    *(".weight_global_scale", ".weight_scale_2", "_weight_scale_2", ".weight_scale2", ".scale2", ".scale_2"),
+    *("_scale_2", ".global_scale", ".qscale_weight_2", ".qscale_global"),
+)
+_MLX_BITS, _MLX_GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)
 
 
 def _scale(parts: Parts) -> Part:
     """The tensor of scales; the table lists only formats that need one."""
-    return next(parts[leaf] for leaf in _SCALE_LEAVES if leaf in parts)
+    return next(parts[leaf] for leaf in SCALE_LEAVES if leaf in parts)
 
 
 def _widen(shape: Shape, times: int, over: int = 1, axis: int = -1) -> Shape:
@@ -86,7 +95,7 @@ def as_stored(main: Part, parts: Parts, hints: Hints) -> Answer | None:
 
 def mxfp4_blocks(main: Part, parts: Parts, hints: Hints) -> Answer | None:
     """gpt-oss: [..., columns / 32, 16], 16 bytes hold 32 weights."""
-    if len(main.shape) < 2 or main.shape[-1] != 16 or parts["_scales"].shape != main.shape[:-1]:
+    if len(main.shape) < 2 or main.shape[-1] != 16 or _scale(parts).shape != main.shape[:-1]:
         return None
     return Answer("mxfp4", (*main.shape[:-2], main.shape[-2] * 32))
 
@@ -94,7 +103,8 @@ def mxfp4_blocks(main: Part, parts: Parts, hints: Hints) -> Answer | None:
 def fp8(main: Part, parts: Parts, hints: Hints) -> Answer | None:
     """FP8 by the grain of its scales: blocks, rows, whole tensors, or 32 weights (MXFP8)."""
     scale = _scale(parts)
-    if scale.dtype in ("F8_E8M0", "U8") and _per_scale(main, scale) == 32:
+    rows = main.shape[:-1] == scale.shape[:-1]  # 32 x 32 blocks have as many columns a scale
+    if scale.dtype in ("F8_E8M0", "U8") and rows and _per_scale(main, scale) == 32:
         return Answer("mxfp8", main.shape)
     size = prod(scale.shape)
     if size == 1 or (len(main.shape) == 3 and size == main.shape[0]):
@@ -111,6 +121,11 @@ def int8(main: Part, parts: Parts, hints: Hints) -> Answer | None:
     if scale is not None and (_per_scale(main, scale) == 16 or (hints.expert_dtype == "fp4" and scale.dtype != "F32")):
         return Answer("mxfp4", _widen(main.shape, 2))
     return Answer("int8", main.shape)
+
+
+def int8_or_fp8(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """One byte a weight, an integer or a float."""
+    return fp8(main, parts, hints) if main.dtype in FP8 else Answer("int8", main.shape)
 
 
 def packed_words(main: Part, parts: Parts, hints: Hints) -> Answer | None:
@@ -132,7 +147,7 @@ def packed_words(main: Part, parts: Parts, hints: Hints) -> Answer | None:
 def packed_bytes(main: Part, parts: Parts, hints: Hints) -> Answer | None:
     """FP4 or FP6 in bytes; the bytes per scale say which, and along which axis."""
     scale = _scale(parts)
-    nv = any(leaf in parts for leaf in (".weight_global_scale", ".weight_scale_2", "_weight_scale_2"))
+    nv = any(leaf in parts for leaf in SECOND_SCALE_LEAVES)
     for axis in (-1, -2):
         per = _per_scale(main, scale, axis)
         if nv and per == 8:  # 16 weights of 4 bits
@@ -142,6 +157,37 @@ def packed_bytes(main: Part, parts: Parts, hints: Hints) -> Answer | None:
         if not nv and per == 24:  # 32 weights of 6 bits
             return Answer("mxfp6", _widen(main.shape, 4, 3, axis=axis))
     return None
+
+
+def sub_byte(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """FP4 and FP6 in the dtypes safetensors has for them: the shape is the weight's, the scales tell MX from NVFP4."""
+    scale, bits = _scale(parts), SUB_BYTE[main.dtype]
+    for axis in (-1, -2):
+        per = _per_scale(main, scale, axis)
+        if per == 32:
+            return Answer(f"mxfp{bits}", main.shape)
+        if per == 16 and bits == 4:
+            return Answer("nvfp4", main.shape)
+    return Answer(f"fp{bits}", main.shape)
+
+
+def exl3(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """EXL3: tiles of 16 x 16 weights in 16 K words of 16 bits, [inputs / 16, outputs / 16, 16 K]; K may be a half."""
+    if len(main.shape) < 3 or not 0 < main.shape[-1] <= 16 * 16:
+        return None
+    return Answer("exl3", (*main.shape[:-3], main.shape[-2] * 16, main.shape[-3] * 16))
+
+
+def exl2(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """EXL2: rows of several widths in one tensor; the permutation has one entry per input, scales eight outputs a
+    word."""
+    return Answer("exl2", (parts[".q_scale"].shape[-1] * 8, prod(parts[".q_invperm"].shape)))
+
+
+def aqlm(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """AQLM: codes [outputs / a, inputs / b, books] into codebooks [books, entries, a, b]."""
+    (rows, columns, _), (_, _, high, wide) = main.shape, parts[".codebooks"].shape
+    return Answer("aqlm", (rows * high, columns * wide))
 
 
 def int4_rows(main: Part, parts: Parts, hints: Hints) -> Answer | None:
@@ -176,7 +222,7 @@ def gptq(main: Part, parts: Parts, hints: Hints) -> Answer | None:
     if ".g_idx" in parts:
         inputs = parts[".g_idx"].shape[-1]
     else:
-        bits = round(parts[".qzeros"].shape[-1] * 32 / columns) or hints.bits
+        bits = (round(parts[".qzeros"].shape[-1] * 32 / columns) if ".qzeros" in parts else 0) or hints.bits
         inputs = rows * 32 // bits
     return Answer(f"int{round(rows * 32 / inputs)}", (*main.shape[:-2], columns, inputs))
 
@@ -189,18 +235,26 @@ def awq(main: Part, parts: Parts, hints: Hints) -> Answer | None:
 
 
 def mlx(main: Part, parts: Parts, hints: Hints) -> Answer | None:
-    """MLX: packed along the columns into 32-bit words; scales and group size give the columns, so widths may differ
-    from layer to layer."""
-    scale = parts[".scales"]
-    columns = scale.shape[-1] * hints.group
+    """MLX: packed along the columns into 32-bit words; widths may differ from module to module.
+
+    Byte scales stand for 16 (NVFP4) or 32 weights (MXFP4, MXFP8), which the words per scale tell. Affine scales stand
+    for as many as the config says; a group size that makes no width MLX has gives way to the only one that does.
+    """
+    scale, words = parts[".scales"], main.shape[-1]
+    per = _per_scale(main, scale)
+    if scale.dtype in ("U8", "F8_E4M3", "F8_E8M0"):
+        names = {2.0: ("nvfp4", 16), 4.0: ("mxfp4", 32), 8.0: ("mxfp8", 32)}
+        if per not in names:
+            return None
+        return Answer(names[per][0], (*main.shape[:-1], scale.shape[-1] * names[per][1]))
+    sizes = [group for group in _MLX_GROUPS if per * 32 / group in _MLX_BITS]
+    group = hints.group if hints.group in sizes else sizes[0] if len(sizes) == 1 else 0
+    columns = scale.shape[-1] * group
     if not columns and hints.bits:
-        columns = main.shape[-1] * 32 // hints.bits
+        columns = words * 32 // hints.bits
     if not columns:
         return None
-    bits = round(main.shape[-1] * 32 / columns)
-    if scale.dtype == "U8":
-        return Answer("nvfp4" if hints.group == 16 else "mxfp4" if bits == 4 else "mxfp8", (*main.shape[:-1], columns))
-    return Answer(f"int{bits}", (*main.shape[:-1], columns))
+    return Answer(f"int{round(words * 32 / columns)}", (*main.shape[:-1], columns))
 
 
 def hqq(main: Part, parts: Parts, hints: Hints) -> Answer | None:

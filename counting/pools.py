@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -47,9 +48,13 @@ class ExpertPool:
         return Fraction(self.top_k, self.count + self.zero_experts)
 
 
+_EXPERTS = re.compile(r".*\.experts(?=\.)")
+
+
 def pool_name(module: str) -> str:
     """The module that holds the experts: `a.experts.#.gate_proj` and `a.experts.gate_up_proj` -> `a.experts`."""
-    return module.rpartition(".")[0].removesuffix(".#")
+    named = _EXPERTS.match(module)
+    return named[0] if named else module.rpartition(".")[0].removesuffix(".#")
 
 
 def find_pools(
@@ -66,19 +71,22 @@ def find_pools(
     Raises:
         BadConfigError: the config claims other numbers of experts than the names hold, or `top_k` exceeds them.
     """
-    found: dict[tuple[int, str], ExpertPool] = {}
+    found: dict[tuple[str, int, str], ExpertPool] = {}
     for group in groups:
         if group.owner == "routed_expert":
-            name = pool_name(group.module)
-            found.setdefault((group.layer, name), ExpertPool(group.layer, name, [])).groups.append(group)
-    pools = [part for key in sorted(found) for part in _split(found[key], facts)]
+            name = group.pool or pool_name(group.module)
+            key = (group.stack, group.layer, name)
+            found.setdefault(key, ExpertPool(group.layer, name, [])).groups.append(group)
+    pools = [part for key in sorted(found, key=lambda k: (k[1], k[0], k[2])) for part in _split(found[key], facts)]
+    moe_layers = sorted({pool.layer for pool in pools})
     for pool in pools:
-        pool.count = _count(pool, facts, partial=partial)
-        used = top_k if top_k is not None else _of_layer(facts.top_k, pool.layer, facts.layers)
-        pool.top_k, pool.zero_experts = used, facts.zero_experts
+        claimed = facts.of_layer("experts", pool.layer, moe_layers) or None
+        pool.count = _count(pool, facts, claimed, partial=partial)
+        used = top_k if top_k is not None else facts.of_layer("top_k", pool.layer, moe_layers)
+        pool.top_k, pool.zero_experts = used or None, facts.zero_experts
         if used is not None and pool.count is not None and used > pool.count:
             raise BadConfigError(
-                f"{facts.field('top_k')} is {used}, but layer {pool.layer} holds {pool.count} experts.",
+                f"{facts.spelling('top_k')} is {used}, but layer {pool.layer} holds {pool.count} experts.",
                 file="config.json" if top_k is None else "--top-k",
                 advice="A token cannot use more experts than there are.",
             )
@@ -105,27 +113,48 @@ def _split(pool: ExpertPool, facts: Facts) -> list[ExpertPool]:
     ]
 
 
-def _of_layer(value: int | tuple[int, ...] | None, layer: int, layers: int | None) -> int | None:
-    """A field that may hold one number, or one for each layer."""
-    if isinstance(value, tuple):
-        return value[layer] if len(value) == layers and 0 <= layer < len(value) else value[0]
-    return value
+def _numbered(group: Group, pool: ExpertPool) -> bool:
+    """True for one tensor an expert, false for one tensor of all."""
+    return ".#" in group.module[len(pool.name) :]
 
 
-def _count(pool: ExpertPool, facts: Facts, *, partial: bool) -> int | None:
+def drop_second_layout(pools: list[ExpertPool]) -> list[str]:
+    """Take experts that one pool stores twice, numbered and stacked, out of it once: the stacks become `duplicate`.
+
+    Returns:
+        A warning for each pool of one kind.
+    """
+    found: dict[str, list[int]] = {}
+    for pool in pools:
+        parts = [[g for g in pool.groups if _numbered(g, pool) is numbered] for numbered in (True, False)]
+        sizes = [sum(g.parameters for g in part) for part in parts]
+        if min(sizes) == 0 or sizes[0] != sizes[1]:
+            continue
+        for group in parts[1]:
+            group.owner = "duplicate"
+            group.role = "duplicate" if group.role == "routed_expert" else group.role
+        pool.groups = parts[0]
+        found.setdefault(pool.name, []).append(pool.layer)
+    return [
+        f"{shown(name)}: experts are stored twice in {len(layers)} layers, numbered and stacked; they are counted once."
+        for name, layers in found.items()
+    ]
+
+
+def _count(pool: ExpertPool, facts: Facts, claimed: int | None, *, partial: bool) -> int | None:
     """Experts of a pool: numbered names are counted, fused tensors have them on their first axis, and both must agree
     with the config. Experts stacked on the rows of a matrix (DBRX) are known from the config alone."""
-    claimed = _of_layer(facts.experts, pool.layer, facts.layers)
     if pool.modality == "vision" and isinstance(facts.experts, tuple):
         claimed = facts.experts[-1]
     held: dict[str, int] = {}
     for group in pool.groups:
-        if group.role != "routed_expert" or group.logical is None:
+        if group.role != "routed_expert" or group.logical is None or group.leaf in (".bias", "_bias"):
             continue
-        if group.module.endswith(".#") or ".#." in group.module[len(pool.name) :]:
-            held[group.template] = held.get(group.template, 0) + group.tensors
+        if _numbered(group, pool):
+            # By module, not tensor: one expert may be stored in another format than the others.
+            held[group.module] = held.get(group.module, 0) + group.tensors
         elif len(group.logical) == 3:
-            held[group.template] = group.logical[0]
+            held[group.module] = group.logical[0]
     counts = set(held.values())
     if claimed is not None and counts == {claimed, claimed + facts.zero_experts}:
         counts = {claimed}  # transformers pads gate and up of LongCat-Flash with rows for its experts without weights
@@ -144,7 +173,7 @@ def _count(pool: ExpertPool, facts: Facts, *, partial: bool) -> int | None:
         if partial:
             return claimed
         raise BadConfigError(
-            f"{facts.field('experts')} is {claimed}, but {where} holds {count} experts.",
+            f"{facts.spelling('experts')} is {claimed}, but {where} holds {count} experts.",
             file="config.json",
             advice="The config belongs to another checkpoint, or a shard is missing.",
         )

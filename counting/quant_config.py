@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from moegauge.counting.group import NO_LAYER
 from moegauge.counting.packings import Hints
-from moegauge.counting.roles import template_of
+from moegauge.counting.roles import layer_place, template_of
 
 
 def quantisation(config: Mapping[str, Any] | None, quant_config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -26,8 +27,8 @@ def hints_for(
     config: Mapping[str, Any] | None,
     quant_config: Mapping[str, Any] | None,
     metadata: Iterable[Mapping[str, str] | None] = (),
-) -> Callable[[str], Hints]:
-    """A function from a module's name (numbers as `#`) to what the config says of it.
+) -> Callable[[str, int], Hints]:
+    """A function from a module's name (numbers as `#`) and its layer (-1 outside layers) to what the config says of it.
 
     Args:
         config, quant_config: config.json and hf_quant_config.json.
@@ -42,20 +43,33 @@ def hints_for(
     base = Hints(method.lower() if isinstance(method, str) else "", bits, group, expert_dtype)
     groups = section.get("config_groups")
     rows = [_group(g) for g in groups.values() if isinstance(g, Mapping)] if isinstance(groups, Mapping) else []
-    overrides = {template_of(k): _width(v) for k, v in section.items() if isinstance(v, Mapping) and any(_width(v))}
+    overrides = dict(_overrides(section))
     kinds = {template_of(name): kind for entry in metadata for name, kind in _kinds(entry or {})}
 
-    def hints(module: str) -> Hints:
+    def hints(module: str, layer: int = NO_LAYER) -> Hints:
         found = base._replace(kind=kinds.get(f"{module}.weight", ""))
         for targets, bits, group in rows:
             if any(_targets(target, module) for target in targets):
                 return found._replace(bits=bits, group=group)
-        if module in overrides:
-            bits, group = overrides[module]
+        if (module, layer) in overrides:
+            bits, group = overrides[(module, layer)]
             return found._replace(bits=bits, group=group)
         return found
 
     return hints
+
+
+def _overrides(section: Mapping[str, Any]) -> Iterable[tuple[tuple[str, int], tuple[int, int]]]:
+    """((module, layer), (bits, group size)) for every module a config names by its path: MLX's beside the defaults,
+    auto-round's under `extra_config`."""
+    extra = section.get("extra_config")
+    for holder in (section, extra if isinstance(extra, Mapping) else {}):
+        for path, value in holder.items():
+            if isinstance(value, Mapping) and any(_width(value)):
+                template = template_of(path)
+                start = layer_place(f"{template}.weight").start
+                number = path[start:].partition(".")[0] if start > 0 else ""
+                yield (template, int(number) if number.isdecimal() and len(number) < 10 else NO_LAYER), _width(value)
 
 
 def _width(section: Mapping[str, Any]) -> tuple[int, int]:

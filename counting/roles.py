@@ -13,7 +13,7 @@ from typing import NamedTuple
 from moegauge.counting.families import RULES
 
 # Roles of parameters every token of the text decoder uses.
-DENSE_ROLES = ("embedding", "lm_head", "attention", "dense_mlp", "shared_expert", "router", "norm")
+DENSE_ROLES = ("embedding", "lm_head", "attention", "dense_mlp", "shared_expert", "router", "norm", "other")
 ROLES = (
     *DENSE_ROLES,
     "routed_expert",
@@ -23,25 +23,30 @@ ROLES = (
     "lookup",
     "buffer",
     "quant_meta",
+    "duplicate",
     "unclassified",
 )
 DECODER_ROLES = frozenset((*DENSE_ROLES, "routed_expert"))
 
 # A whole component that is a number, also spelt `expert_12` (Switch, NLLB).
 _NUMBER = re.compile(r"\.(?:expert_)?[0-9]+(?=\.|$)")
-_EXPERT = re.compile(r"\.experts\.(?:expert_)?[0-9]+(?=[.\n]|$)")
+_EXPERT = re.compile(r"experts\.(?:expert_)?[0-9]+(?=[.\n]|$)")
 _COMPILED = tuple((rule.role, re.compile(rule.pattern)) for rule in RULES)
+# Wrappers a trainer leaves in names: torch.compile, FSDP, DDP, activation checkpointing, PEFT.
+_WRAPPERS = re.compile(
+    r"(?:^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|module|base_layer)(?=\.|$)"
+)
 # Longer than any real name; bounds the time a hostile one can take to match.
 LONGEST_MODULE = 400
 # The component before the number that counts layers.
-_LAYERS = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer|decoder_layer|mtp_layers|mtp)\.#(?=\.|$)")
+_LAYERS = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer|decoder_layer|meta_mlp|mtp_layers|mtp)\.#(?=\.|$)")
 
 
 def without_experts(names: list[str]) -> list[str]:
     """`names` with the numbers of experts replaced by `#`, all others kept: `layers.3.mlp.experts.#.up_proj.weight`."""
-    found = _EXPERT.sub(".experts.#", "\n".join(names)).split("\n")
+    found = _EXPERT.sub("experts.#", "\n".join(names)).split("\n")
     if len(found) != len(names):  # a name holds a newline, or there are none
-        return [_EXPERT.sub(".experts.#", name) for name in names]
+        return [_EXPERT.sub("experts.#", name) for name in names]
     return found
 
 
@@ -56,6 +61,7 @@ def role_of(module: str) -> str:
     `families.RULES` matches. Layers of multi-token prediction are told apart by their number, not here."""
     if len(module) > LONGEST_MODULE:
         return "unclassified"
+    module = _WRAPPERS.sub("", module).removeprefix(".")
     for role, pattern in _COMPILED:
         if pattern.fullmatch(module):
             return role

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from moegauge.counting import packings
-from moegauge.counting.packings import FP8, PLAIN, Answer, Hints, Part, Parts, Shape
+from moegauge.counting.packings import FP8, PLAIN, SUB_BYTE, Answer, Hints, Part, Parts, Shape
 
 
 class StorageLayout(NamedTuple):
@@ -66,19 +66,32 @@ UNREAD_LEAVES = frozenset((".weight_shape", ".weight_g_idx", ".g_idx", ".weight_
 _SCALES = (".weight_scale", ".weight_zero_point", ".input_scale", ".input_zero_point", ".output_scale")
 _CALIBRATION = (
     *(".input_scale", ".k_scale", ".v_scale", ".q_scale", ".pre_quant_scale", ".input_global_scale"),
-    *(".input_scale_ub", ".activation_scale", ".bias_scale"),
+    *(".input_scale_ub", ".activation_scale", ".bias_scale", ".qscale_act", ".act_scale", ".weight_zero_point"),
 )
-_BNB = tuple(
-    f".weight.{name}"
-    for name in (
-        *("quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4"),
-        "quant_state.bitsandbytes__fp4",
-    )
+_FUSED_CALIBRATION = ("_input_scale", "_activation_scale", ".input_scale", ".activation_scale", "_pre_quant_scale")
+_BNB = (
+    *("quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4"),
+    "quant_state.bitsandbytes__fp4",
 )
+_BNB_STORAGE = ("U8", "I8", "BF16", "F16", "F32")
 _FLOATS = (*PLAIN, *FP8)
+# Scales by what they are called beside `x.weight`, and beside a bare `x` (experts fused in one parameter).
+_BESIDE_WEIGHT = (".weight_scale", ".weight_scale_inv", ".scale", ".scales", ".qscale_weight", ".weight.scale")
+_BESIDE_BARE = ("_weight_scale", "_scale", "_scale_inv", "_scales", ".weight_scale", ".scale", ".weight_scale_inv")
+# NVFP4's two scales: per 16 weights, and per matrix.
+_NVFP4_WEIGHT = (
+    *((".weight_scale", ".weight_scale_2"), (".weight_scale", ".weight_scale2"), (".weight_scale", ".global_scale")),
+    *((".weight_scale", ".weight_global_scale"), (".scale", ".scale2"), (".scale", ".scale_2")),
+    *((".scale", ".global_scale"), (".qscale_weight", ".qscale_weight_2"), (".qscale_weight", ".qscale_global")),
+)
+_NVFP4_BARE = (
+    *(("_weight_scale", "_weight_scale_2"), ("_scale", "_scale_2"), (".weight_scale", ".weight_scale_2")),
+    (".scale", ".scale2"),
+)
 
 LAYOUTS: tuple[StorageLayout, ...] = (
     StorageLayout("gpt-oss MXFP4", "_blocks", ("U8",), ("_scales",), packings.mxfp4_blocks),
+    StorageLayout("gpt-oss MXFP4", ".blocks", ("U8",), (".scales",), packings.mxfp4_blocks),
     StorageLayout(
         *("compressed-tensors pack-quantized", ".weight_packed", ("I32",), (".weight_scale",), packings.packed_words),
         (*_SCALES, ".weight_shape", ".weight_g_idx"),
@@ -87,36 +100,69 @@ LAYOUTS: tuple[StorageLayout, ...] = (
         *("compressed-tensors FP4", ".weight_packed", ("U8",), (".weight_scale",), packings.packed_bytes),
         (*_SCALES, ".weight_global_scale", ".input_global_scale", ".weight_shape"),
     ),
-    StorageLayout(
-        *("modelopt NVFP4", ".weight", ("U8",), (".weight_scale", ".weight_scale_2"), packings.packed_bytes),
-        _CALIBRATION,
+    *(
+        StorageLayout("NVFP4", ".weight", ("U8",), scales, packings.packed_bytes, _CALIBRATION)
+        for scales in _NVFP4_WEIGHT
     ),
-    StorageLayout(
-        *("modelopt NVFP4", "", ("U8",), ("_weight_scale", "_weight_scale_2"), packings.packed_bytes),
-        ("_input_scale",),
-    ),
+    *(StorageLayout("NVFP4", "", ("U8",), scales, packings.packed_bytes, _FUSED_CALIBRATION) for scales in _NVFP4_BARE),
     StorageLayout(
         *("modelopt INT4 AWQ", ".weight", ("U8",), (".weight_scale",), packings.int4_rows),
         (*_CALIBRATION, ".weight_scale_2"),
     ),
     StorageLayout("BitNet", ".weight", ("U8",), (".weight_scale",), packings.bitnet),
-    StorageLayout("MX in bytes", ".weight", ("U8",), (".weight_scale",), packings.packed_bytes, _CALIBRATION),
-    StorageLayout(
-        *("bitsandbytes 4-bit", ".weight", ("U8", "I8", "BF16", "F16", "F32"), (".weight.absmax",)),
-        *(packings.bitsandbytes4, _BNB),
+    *(
+        StorageLayout("MX in bytes", ".weight", ("U8",), (scale,), packings.packed_bytes, _CALIBRATION)
+        for scale in _BESIDE_WEIGHT
+    ),
+    *(
+        StorageLayout("MX in bytes", "", ("U8",), (scale,), packings.packed_bytes, _FUSED_CALIBRATION)
+        for scale in _BESIDE_BARE
+    ),
+    *(
+        StorageLayout(
+            *("FP4 or FP6", ".weight", tuple(SUB_BYTE), scales, packings.sub_byte),
+            _CALIBRATION,
+        )
+        for scales in (*_NVFP4_WEIGHT, *((scale,) for scale in _BESIDE_WEIGHT))
+    ),
+    *(
+        StorageLayout("FP4 or FP6", "", tuple(SUB_BYTE), scales, packings.sub_byte, _FUSED_CALIBRATION)
+        for scales in (*_NVFP4_BARE, *((scale,) for scale in _BESIDE_BARE))
+    ),
+    *(
+        StorageLayout(
+            *("bitsandbytes 4-bit", main, _BNB_STORAGE, (f"{main}.absmax",), packings.bitsandbytes4),
+            tuple(f"{main}.{name}" for name in _BNB),
+        )
+        for main in (".weight", "")
     ),
     StorageLayout("FP8 blocks", ".weight", FP8, (".weight_scale_inv",), packings.fp8, _CALIBRATION),
-    StorageLayout("FP8 blocks", "", FP8, ("_scale_inv",), packings.fp8, ("_activation_scale",)),
-    StorageLayout("FP8", ".weight", FP8, (".weight_scale",), packings.fp8, (*_SCALES, *_CALIBRATION)),
-    StorageLayout("FP8", "", FP8, ("_weight_scale",), packings.fp8, ("_input_scale",)),
-    StorageLayout("FP8", "", FP8, ("_scale",), packings.fp8),
-    StorageLayout("FP8", ".weight", FP8, (".scale",), packings.fp8),
+    StorageLayout("FP8 blocks", "", FP8, ("_scale_inv",), packings.fp8, _FUSED_CALIBRATION),
+    *(
+        StorageLayout("FP8", ".weight", FP8, (scale,), packings.fp8, (*_SCALES, *_CALIBRATION))
+        for scale in _BESIDE_WEIGHT
+    ),
+    *(StorageLayout("FP8", "", FP8, (scale,), packings.fp8, _FUSED_CALIBRATION) for scale in _BESIDE_BARE),
     StorageLayout("8-bit or paired FP4", ".weight", ("I8",), (".scale",), packings.int8),
     StorageLayout("INT8", ".weight", ("I8",), (".weight_scale",), packings.int8, (*_SCALES, *_CALIBRATION)),
+    StorageLayout("INT8", ".weight", ("I8",), (".scales",), packings.int8, (".zeros", ".biases")),
+    StorageLayout("INT8", "", ("I8",), ("_scale",), packings.int8, _FUSED_CALIBRATION),
     StorageLayout("bitsandbytes 8-bit", ".weight", ("I8",), (".SCB",), packings.int8, (".weight_format",)),
     StorageLayout("EETQ", ".weight", ("I8",), (".weight_scales",), packings.int8),
+    StorageLayout(
+        *("quanto", ".weight._data", ("I8", *FP8), (".weight._scale",), packings.int8_or_fp8),
+        (".input_scale", ".output_scale"),
+    ),
+    StorageLayout("EXL3", ".trellis", ("I16",), (), packings.exl3, (".suh", ".svh", ".su", ".sv", ".mcg", ".mul1")),
+    StorageLayout(
+        *("EXL2", ".q_weight", ("I32",), (".q_invperm", ".q_scale"), packings.exl2),
+        (".q_scale_max", ".q_groups", ".q_perm", ".q_group_map"),
+    ),
+    StorageLayout("AQLM", ".codes", ("I8", "I16", "I32"), (".codebooks",), packings.aqlm, (".scales",)),
     StorageLayout("GPTQ", ".qweight", ("I32",), (".qzeros", ".scales"), packings.gptq, (".g_idx",)),
     StorageLayout("AWQ", ".qweight", ("I32",), (".qzeros", ".scales"), packings.awq),
+    StorageLayout("GPTQ", ".qweight", ("I32",), (".scales",), packings.gptq, (".g_idx",)),
+    StorageLayout("FP4 in bytes", ".qweight", ("U8",), (".scales",), packings.packed_bytes, (".weight_global_scale",)),
     StorageLayout("MLX", ".weight", ("U32",), (".scales",), packings.mlx, (".biases",)),
     StorageLayout("HQQ", ".W_q", ("U8", "I32"), (".scale",), packings.hqq, (".zero", *_HQQ_NOTES)),
     StorageLayout(

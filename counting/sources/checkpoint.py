@@ -11,7 +11,14 @@ from moegauge.counting import errors
 from moegauge.counting.headers.header import Header
 
 # Read when they are there; each is at most DOCUMENT_LIMIT_BYTES.
-DOCUMENTS = ("config.json", "hf_quant_config.json", "params.json", "quantize_config.json", "quant_config.json")
+DOCUMENTS = (
+    "config.json",
+    "hf_quant_config.json",
+    "params.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "adapter_config.json",
+)
 DOCUMENT_LIMIT_BYTES = 10_000_000
 READ_LIMIT_BYTES = 4096
 

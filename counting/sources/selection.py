@@ -11,6 +11,10 @@ from moegauge.counting.sources.index import SHARD_LIMIT, SUFFIX, Index
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _NUMBERED = re.compile(r"(?P<stem>.*?)-?(?P<number>\d{1,9})-of-(?P<count>\d{1,9})\.safetensors", re.ASCII | re.DOTALL)
+# One rank's slice of a tensor-parallel save: grok-2's `-TP-003`, DeepSeek's `model3-mp8`, Megatron's `mp_rank_03`.
+_RANK = re.compile(
+    r"(?:^|[-_.])(?:TP[-_]?\d+|(?:tp|mp)_rank_?\d+|tp\d+|model\d+-mp\d+|rank[-_]?\d+)(?=[-_.])", re.IGNORECASE
+)
 # The order in which names are tried: transformers' own, then Mistral's native layout.
 _PREFERRED = ("model", "consolidated")
 
@@ -50,7 +54,7 @@ def select(names: Collection[str], *, where: str, weights: str = "") -> Selectio
             rival = single if single in present else ""
             return Selection(index=index, rival=rival, warnings=_others(present, stem, where))
         if single in present:
-            return Selection(files=(single,), warnings=_others(present, stem, where))
+            return Selection(files=(single,), warnings=_others(present, stem, where) + _beside(single, present, where))
     indexes = sorted(name for name in present if name.endswith(INDEX_SUFFIX))
     if indexes:
         if len(indexes) > 1:
@@ -61,6 +65,11 @@ def select(names: Collection[str], *, where: str, weights: str = "") -> Selectio
         raise _nothing(present, where)
     if len(files) == 1:
         return Selection(files=(files[0],))
+    sliced = [name for name in files if _RANK.search(name)]
+    if len(sliced) > 1:
+        problem = f"holds tensor-parallel slices, one file a rank, of the same tensors: {_some(sliced)}."
+        advice = "Count a checkpoint whose slices are merged; one rank's file alone is no model."
+        raise errors.SlicedWeightsError(problem, file=where, advice=advice)
     warning = f"{errors.shown(where)}: no index; all numbered shards are counted."
     return Selection(files=_numbered_set(files, where), warnings=[warning])
 
@@ -95,7 +104,12 @@ def _asked_for(weights: str, present: set[str], where: str) -> Selection:
     if not weights.endswith(SUFFIX):
         advice = f"Name a {SUFFIX} file or its index."
         raise errors.NoSafetensorsError(f"'{errors.shown(weights)}' holds no weights.", file=where, advice=advice)
-    return Selection(files=(weights,))
+    warnings = []
+    if _RANK.search(weights) or any(_RANK.search(name) for name in present if name.endswith(SUFFIX)):
+        warnings = [
+            f"{errors.shown(weights)}: its folder holds tensor-parallel slices; one file is a part of the model."
+        ]
+    return Selection(files=(weights,), warnings=warnings)
 
 
 def _ambiguous(choices: list[str], where: str) -> errors.AmbiguousWeightsError:
@@ -107,6 +121,13 @@ def _others(present: set[str], stem: str, where: str) -> list[str]:
     """A second copy under another well-known name is usual (Mistral ships two) and worth one line."""
     other = [s for s in _PREFERRED if s != stem and (s + SUFFIX in present or s + INDEX_SUFFIX in present)]
     return [f"{errors.shown(where)}: '{name}' weights lie there too; not counted." for name in other]
+
+
+def _beside(single: str, present: set[str], where: str) -> list[str]:
+    """Other weight files beside a whole one: a drafter, an adapter, a second precision; left out, and said."""
+    known = {stem + SUFFIX for stem in _PREFERRED}
+    other = sorted(name for name in present if name.endswith(SUFFIX) and name not in known)
+    return [f"{errors.shown(where)}: {single} is counted; beside it and not counted: {_some(other)}."] if other else []
 
 
 def _nothing(present: set[str], where: str) -> errors.NoSafetensorsError:

@@ -223,15 +223,33 @@ def test_command_json_and_table(folder, run):
     assert table.err == ""
 
 
-def test_command_refuses_unknown_names(folder, run, synthetic):
+def test_command_says_or_refuses_what_structure_placed(folder, run):
     release_layout.write(folder / "odd", CONFIG)
     file = folder / "odd" / "model.safetensors"
     raw = file.read_bytes()
     file.write_bytes(raw.replace(b"self_attn.q_norm", b"self_attn.q_myst"))
-    result = run("count", str(folder / "odd"), "--json")
+    said = run("count", str(folder / "odd"), "--json")
+    document = json.loads(said.out)
+    assert document["inferred"] == ["model.layers.#.self_attn.q_myst.weight"]
+    assert document["unclassified"] == []
+    assert document["parameters"]["dense"] == count(str(folder)).dense
+    assert "2 tensors placed by structure" in said.err
+    strict = run("count", str(folder / "odd"), "--json", "--strict")
+    assert (strict.code, strict.out) == (1, "")
+    assert "names no rule knows, placed by structure: 'model.layers.#.self_attn.q_myst.weight'" in strict.err
+    assert run("count", str(folder), "--json", "--strict").code == 0
+
+
+def test_command_refuses_a_split_in_doubt(folder, run):
+    """Without a config nothing tells what an unknown name is."""
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b"self_attn.q_norm", b"self_attn.q_myst"))
+    (folder / "config.json").unlink()
+    result = run("count", str(folder), "--json")
     assert (result.code, result.out) == (1, "")
     assert "2 tensors whose name or packing no rule knows: 'model.layers.#.self_attn.q_myst.weight'" in result.err
-    allowed = run("count", str(folder / "odd"), "--json", "--allow-unclassified")
+    assert "config.json" in result.err
+    allowed = run("count", str(folder), "--json", "--allow-unclassified")
     assert allowed.code == 0
     assert json.loads(allowed.out)["unclassified"] == ["model.layers.#.self_attn.q_myst.weight"]
 

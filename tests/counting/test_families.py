@@ -99,15 +99,19 @@ def test_experts_are_as_wide_as_they_are_tall(family, names, synthetic):
                 assert by_name.get("gate_proj", by_name["up_proj"]) == by_name["up_proj"]
 
 
-def test_an_unknown_name_is_never_dense(family, synthetic):
+def test_an_unknown_name_is_placed_by_structure_and_said(family, synthetic):
+    """One matrix beside the experts is used by every token; nothing else moves; without a config it is in doubt."""
     rows = synthetic.unfold(family["saved"])
     beside = synthetic.census(rows, family["config"]).pools[0].name.rpartition(".")[0]
     rows.append((f"{beside.replace('#', '1')}.mystery_proj.weight", "F32", (64, 64)))
     census = synthetic.census(rows, family["config"])
-    assert census.unclassified() == [f"{beside}.mystery_proj.weight"]
     known = synthetic.census(rows[:-1], family["config"])
-    assert (census.dense, census.routed) == (known.dense, known.routed)
-    assert census.total == known.total + 64 * 64
+    assert census.inferred == [f"{beside}.mystery_proj.weight"]
+    assert (known.inferred, census.unclassified()) == ([], [])
+    assert census.parameters("other") == 64 * 64
+    assert (census.dense, census.routed) == (known.dense + 64 * 64, known.routed)
+    assert any("1 tensors placed by structure" in warning for warning in census.warnings)
+    assert synthetic.census(rows, kind="file").unclassified() == [f"{beside}.mystery_proj.weight"]
 
 
 def test_every_family_is_here():

@@ -21,6 +21,7 @@ ROLE_TITLES = {
     "shared_expert": "shared experts",
     "router": "routers",
     "norm": "norms",
+    "other": "other, placed by structure",
     "routed_expert": "routed experts",
     "mtp": "multi-token prediction",
     "vision": "vision",
@@ -28,6 +29,7 @@ ROLE_TITLES = {
     "lookup": "lookup tables",
     "buffer": "buffers",
     "quant_meta": "scales and packing data",
+    "duplicate": "experts stored a second time",
     "unclassified": "UNCLASSIFIED",
 }
 

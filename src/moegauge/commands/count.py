@@ -22,7 +22,8 @@ SHOWN_NAMES = 5
 @click.option("--weights", metavar="NAME", default="", help="Index or file to count where several lie side by side.")
 @click.option("--layers", "per_layer", is_flag=True, help="One row per layer as well.")
 @click.option("--top-k", type=click.IntRange(1), metavar="K", help="Experts a token uses, where no config says.")
-@click.option("--allow-unclassified", is_flag=True, help="Count names no rule knows apart instead of failing.")
+@click.option("--strict", is_flag=True, help="Fail on names no rule knows, even where structure tells what they are.")
+@click.option("--allow-unclassified", is_flag=True, help="Count tensors in doubt apart instead of failing.")
 @click.option(
     "--shape", "shape_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the ModelShape JSON here."
 )
@@ -47,6 +48,7 @@ def command(
     weights: str,
     per_layer: bool,
     top_k: int | None,
+    strict: bool,
     allow_unclassified: bool,
     shape_file: Path | None,
     thorough: bool,
@@ -71,6 +73,8 @@ def command(
         from moegauge.counting import count
 
         census = count(target, revision, weights=weights, top_k=top_k, thorough=thorough)
+        if strict:
+            _refuse_inferred(census)
         if not allow_unclassified:
             _refuse_unclassified(census)
         return census
@@ -119,17 +123,32 @@ def warn_written(path: Path) -> None:
     click.echo(f"wrote {printable(str(path))}", err=True)
 
 
+def _refuse_inferred(census: Census) -> None:
+    """Fail when a role follows from structure alone: --strict asks for rules."""
+    if census.inferred:
+        raise CheckpointError(
+            f"{census.checkpoint.name}: names no rule knows, placed by structure: {_some(census.inferred)}.",
+            advice="Add a row to counting/families.py, or count without --strict.",
+        )
+
+
 def _refuse_unclassified(census: Census) -> None:
-    """Fail when names are unknown: they might be experts, and counting them dense would be silently wrong."""
+    """Fail when it is in doubt whether tensors are experts: counting them dense might be silently wrong."""
     names = census.unclassified()
     if not names:
         return
-    shown = ", ".join(f"'{printable(name)}'" for name in names[:SHOWN_NAMES])
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     tensors = sum(g.tensors for g in census.groups if g.role == "unclassified")
+    advice = "Add a row to counting/families.py, or give --allow-unclassified to count them apart."
+    if not census.configured:
+        advice = "Without a config.json structure cannot tell: put it beside the weights. " + advice
+    if census.checkpoint.kind == "file":
+        advice = "What tells their packing may lie in another shard: count the folder, or give --allow-unclassified."
     raise CheckpointError(
-        f"{census.checkpoint.name}: {tensors:,} tensors whose name or packing no rule knows: {shown}{more}.",
-        advice="What tells their packing may lie in another shard: count the folder, or give --allow-unclassified."
-        if census.checkpoint.kind == "file"
-        else "Add a row to counting/families.py, or give --allow-unclassified to count them apart.",
+        f"{census.checkpoint.name}: {tensors:,} tensors whose name or packing no rule knows: {_some(names)}.",
+        advice=advice,
     )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(f"'{printable(name)}'" for name in names[:SHOWN_NAMES])
+    return f"{shown} and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else shown

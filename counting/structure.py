@@ -1,0 +1,358 @@
+"""Which tensors are routed experts, told from numbering, shapes and the config's expert counts: names are not asked.
+
+Routed experts are numbered copies of equal shape under a layer, as many as the config names, or stacks whose first
+dimension is that number; what every token uses is the rest. This places the names no rule knows, and overrules a rule
+that takes a stack of experts for a dense MLP. Where the split cannot be told (no config, copies of a number the config
+does not name) a name stays `unclassified`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+from moegauge.counting.config import Facts
+from moegauge.counting.families import HEAD_WORDS, WORDS
+from moegauge.counting.group import NO_LAYER, Group
+from moegauge.counting.packings import Shape
+from moegauge.counting.roles import DENSE_ROLES, LayerPlace, layer_place, template_of
+
+Module = list[Group]
+# Fewer copies than this are halves, branches and heads; as many or more might be experts no config names.
+FEWEST_EXPERTS = 4
+MOST_NUMBERS = 10_000  # layers or experts; a hostile config may claim any number
+# A word that is numbered itself, as in `expert_7`.
+_WORDED_NUMBER = re.compile(r"\.([A-Za-z_]*[A-Za-z])_?([0-9]{1,5})(?=\.|$)")
+# Never weights, whatever they are called; a packer's words are 32-bit or bytes.
+_INDEX_DTYPES = frozenset(("I64", "U64", "BOOL"))
+
+
+class Numbering(NamedTuple):
+    """What numbers in names mean, where no rule knows the words before them.
+
+    Attributes:
+        stacks: what stands before a layer's number, e.g. `model.stages`.
+        words: words whose own number counts experts, e.g. `ffn` of `ffn_0`, `ffn_1`.
+    """
+
+    stacks: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+    def template(self, name: str) -> str:
+        """`name` with every number replaced by `#`."""
+        return template_of(_worded(self.words).sub(".#", name) if self.words else name)
+
+    def place(self, template: str) -> LayerPlace:
+        """Where names of this template hold their layer's number."""
+        for stack in self.stacks:
+            if template.startswith(f"{stack}.#"):
+                return LayerPlace(len(stack) + 1, stack)
+        return layer_place(template)
+
+
+@lru_cache(maxsize=64)
+def _worded(words: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\.(?:{'|'.join(map(re.escape, words))})_?[0-9]+(?=\.|$)")
+
+
+def find_numbering(tensors: Collection[tuple[str, str, Shape]], facts: Facts) -> Numbering:
+    """The stacks of layers and the numbered words among names no rule knows.
+
+    Args:
+        tensors: (name, dtype, shape) of every tensor.
+        facts: the config's layers and expert counts.
+    """
+    seen: dict[str, set[int]] = {}
+    for name, _, _ in tensors:
+        parts = name.split(".")
+        at = next((i for i, part in enumerate(parts) if part.isdecimal()), 0)
+        if 0 < at < len(parts) - 1 and len(parts[at]) < 6:
+            seen.setdefault(".".join(parts[:at]), set()).add(int(parts[at]))
+    if facts.layers is not None:
+        wanted = set(range(min(facts.layers, MOST_NUMBERS)))
+        stacks = [stack for stack, numbers in seen.items() if wanted <= numbers]
+    else:
+        longest = max((len(numbers) for numbers in seen.values()), default=0)
+        stacks = [stack for stack, numbers in seen.items() if len(numbers) == longest > 1]
+    unknown = tuple(stack for stack in stacks if layer_place(f"{stack}.#.x").start < 0)
+    return Numbering(unknown, _expert_words(tensors, facts))
+
+
+def _expert_words(tensors: Iterable[tuple[str, str, Shape]], facts: Facts) -> tuple[str, ...]:
+    """Words numbered from 0 to one less than the experts of a layer, each time over tensors of equal shape."""
+    wanted = [set(range(min(count, MOST_NUMBERS))) for count in facts.expert_counts]
+    if not wanted:
+        return ()
+    found: dict[str, dict[tuple[str, str, Shape], set[int]]] = {}
+    for name, dtype, shape in tensors:
+        for match in _WORDED_NUMBER.finditer(name):
+            rest = name[: match.start()] + name[match.end() :]
+            found.setdefault(match[1], {}).setdefault((rest, dtype, shape), set()).add(int(match[2]))
+    return tuple(word for word, copies in found.items() if all(numbers in wanted for numbers in copies.values()))
+
+
+class _Copies(NamedTuple):
+    """A module that exists many times in one layer.
+
+    Attributes:
+        groups: its tensors.
+        container: what stands before the expert's number, or the module that holds the stack.
+        number: numbered copies, or the stack's first dimension.
+    """
+
+    groups: Module
+    container: str
+    number: int
+
+
+def place(modules: list[Module], facts: Facts, *, configured: bool) -> list[str]:
+    """Give every group no rule knows a role, but for those whose side of the split is in doubt.
+
+    Args:
+        modules: the tensors of each module in each layer.
+        facts: what the config says.
+        configured: there was a config to say it.
+
+    Returns:
+        The templates placed, sorted.
+    """
+    if not configured and not facts.expert_counts:
+        return []
+    before = {id(group) for module in modules for group in module if group.role == "unclassified"}
+    _drop_indices(modules)
+    doubtful = _place_experts(modules, facts)
+    rest = [
+        m for m in modules if m[0].owner == "unclassified" and id(m) not in doubtful and _weight(m).format != "unknown"
+    ]
+    _Rest(modules, facts).place(rest)
+    placed = {g.template for module in modules for g in module if id(g) in before and g.role != "unclassified"}
+    return sorted(placed)
+
+
+def _weight(module: Module) -> Group:
+    """The tensor of a module that holds its weights."""
+    return max(module, key=lambda group: group.parameters)
+
+
+def _become(module: Module, role: str, pool: str = "") -> None:
+    for group in module:
+        group.owner, group.pool = role, pool
+        if group.role not in ("quant_meta", "buffer"):
+            group.role = role
+
+
+def _drop_indices(modules: list[Module]) -> None:
+    """Integers no packer makes are tables of indices: buffers."""
+    for module in modules:
+        for group in module:
+            if group.role == "unclassified" and group.format == "unknown" and group.dtype in _INDEX_DTYPES:
+                group.role = group.owner = group.format = "buffer"
+                group.rule, group.logical = "integers no packing explains", None
+
+
+def _place_experts(modules: list[Module], facts: Facts) -> set[int]:
+    """Make the routed experts among unknown names and dense MLPs routed. Returns the ids of the modules in doubt."""
+    tensors: dict[tuple[str, int, str], int] = {}
+    for module in modules:
+        for group in module:
+            key = (group.module, group.layer, group.leaf)
+            tensors[key] = tensors.get(key, 0) + group.tensors
+    candidates: dict[tuple[str, int], list[_Copies]] = {}
+    for module in modules:
+        weight = _weight(module)
+        beside_decoder = any(words.search(f"{weight.stack}.") for _, words in WORDS)
+        if weight.owner not in ("unclassified", "dense_mlp") or weight.layer == NO_LAYER or beside_decoder:
+            continue
+        if weight.format != "unknown":
+            copies = _copies(module, weight, tensors[(weight.module, weight.layer, weight.leaf)])
+            if copies is not None:
+                candidates.setdefault((weight.stack, weight.layer), []).append(copies)
+    candidates = _decoder_s(candidates, modules, facts)
+    named = {(module[0].stack, module[0].layer) for module in modules if module[0].owner == "routed_expert"}
+    leftover: list[_Copies] = []
+    for place, found in candidates.items():
+        wanted = {facts.of_layer("experts", place[1]), *facts.expert_counts} - {None, 0, 1}
+        experts = [
+            c for c in found if c.number in wanted and (c.groups[0].owner == "unclassified" or place not in named)
+        ]
+        experts = [c for c in experts if any(len(_weight(o.groups).shape) > 1 for o in experts if _beside(o, c))]
+        pool = _common([c.container for c in experts])
+        for copies in experts:
+            _become(copies.groups, "routed_expert", pool)
+        if not experts and place not in named:
+            leftover += [c for c in found if c.groups[0].owner == "unclassified" and c.number >= FEWEST_EXPERTS]
+    _join_biases(modules)
+    routed = any(module[0].owner == "routed_expert" for module in modules)
+    if facts.expert_counts and not routed and not leftover:
+        _place_rows(modules, facts)
+    return {id(copies.groups) for copies in leftover}
+
+
+def _decoder_s(
+    candidates: dict[tuple[str, int], list[_Copies]], modules: list[Module], facts: Facts
+) -> dict[tuple[str, int], list[_Copies]]:
+    """The candidates in the text decoder, where towers may have experts too: its stack stands beside the table of the
+    vocabulary. All of them where that tells nothing."""
+    if not facts.modalities or len({stack for stack, _ in candidates}) < 2:
+        return candidates
+    roots = {m[0].module.split(".")[0] for m in modules if _is_table(_weight(m), facts)}
+    beside = {place: found for place, found in candidates.items() if place[0].split(".")[0] in roots}
+    return beside or candidates
+
+
+def _is_table(group: Group, facts: Facts) -> bool:
+    """A matrix [vocabulary, hidden], either way round, outside every layer."""
+    if group.layer != NO_LAYER or len(group.logical or ()) != 2 or not facts.vocabulary or not facts.hidden:
+        return False
+    width, rows = sorted(group.logical or ())
+    padding = max(1024, facts.vocabulary // 8)
+    return facts.hidden in (width, rows) and facts.vocabulary <= rows <= facts.vocabulary + padding
+
+
+def _copies(module: Module, weight: Group, tensors: int) -> _Copies | None:
+    """How often a module exists in its layer; None when once."""
+    below = weight.module[len(weight.stack) + 2 :]  # after the layer's number
+    if ".#" in below:
+        return _Copies(module, weight.module[: weight.module.rindex(".#")], tensors)
+    logical = weight.logical or ()
+    if len(logical) >= 3 and min(logical) > 1:
+        return _Copies(module, weight.module.rpartition(".")[0], logical[0])
+    return None
+
+
+def _beside(one: _Copies, other: _Copies) -> bool:
+    """Two modules of the same experts: norms and biases go with matrices."""
+    return one.container == other.container or one.container.rpartition(".")[0] == other.container.rpartition(".")[0]
+
+
+def _pools(experts: list[_Copies]) -> dict[str, str]:
+    """Container -> the pool it is or is part of: one that holds several modules is a pool; stacks that stand alone in
+    theirs (`experts.fc1.weight`) are one pool together."""
+    held = Counter(copies.container for copies in experts)
+    alone = _common([container for container, modules in held.items() if modules == 1])
+    return {container: container if modules > 1 else alone for container, modules in held.items()}
+
+
+def _common(containers: list[str]) -> str:
+    """The longest dotted prefix of all."""
+    if not containers:
+        return ""
+    columns = zip(*(container.split(".") for container in containers), strict=False)
+    parts = []
+    for column in columns:
+        if len(set(column)) > 1:
+            break
+        parts.append(column[0])
+    return ".".join(parts)
+
+
+def _join_biases(modules: list[Module]) -> None:
+    """A matrix [experts, width] beside a stack [experts, ..., width, ...] of the same parent is the experts' bias; one
+    that stands elsewhere is the router."""
+    stacks: dict[tuple[str, int, str], list[Group]] = {}
+    for module in modules:
+        weight = _weight(module)
+        if weight.owner == "routed_expert" and len(weight.logical or ()) == 3:
+            for name in {weight.template.rpartition(".")[0], weight.module.rpartition(".")[0]}:
+                stacks.setdefault((weight.stack, weight.layer, name), []).append(weight)
+    for module in modules:
+        group = _weight(module)
+        shape = group.logical or ()
+        if group.owner != "unclassified" or len(shape) != 2:
+            continue
+        for stack in stacks.get((group.stack, group.layer, group.template.rpartition(".")[0]), ()):
+            if stack.logical and shape[0] == stack.logical[0] and shape[1] in stack.logical[1:]:
+                _become(module, "routed_expert", stack.pool)
+                break
+
+
+def _place_rows(modules: list[Module], facts: Facts) -> None:
+    """Experts stacked on the rows of a matrix (DBRX): as many rows as experts times a width the config names, two or
+    more such matrices in a layer."""
+    rows = {count * width for count in facts.expert_counts for width in facts.widths}
+    found: dict[tuple[str, int], list[Module]] = {}
+    for module in modules:
+        weight = _weight(module)
+        fits = len(weight.logical or ()) == 2 and weight.tensors == 1 and (weight.logical or (0,))[0] in rows
+        if fits and weight.layer != NO_LAYER and weight.owner in ("unclassified", "dense_mlp"):
+            found.setdefault((weight.stack, weight.layer), []).append(module)
+    for stacked in found.values():
+        if len(stacked) > 1:
+            pool = _common([_weight(module).module.rpartition(".")[0] for module in stacked])
+            for module in stacked:
+                _become(module, "routed_expert", pool)
+
+
+class _Rest:
+    """Roles of what no token may skip, where no rule knows the name: towers, drafters and tables by general words and
+    by where they stand, all else `other`."""
+
+    def __init__(self, modules: list[Module], facts: Facts) -> None:
+        decoder = (*DENSE_ROLES, "routed_expert")
+        self.facts = facts
+        self.stacks = {m[0].stack for m in modules if m[0].layer != NO_LAYER and m[0].owner in decoder}
+        if not self.stacks:  # no name is known: the decoder's stack is the one that holds the experts, or the largest
+            sizes: dict[str, int] = {}
+            for module in modules:
+                if module[0].layer != NO_LAYER:
+                    sizes[module[0].stack] = sizes.get(module[0].stack, 0) + _weight(module).parameters
+            self.stacks = {max(sizes, key=lambda stack: sizes[stack])} if sizes else set()
+        self.tables = {role: any(m[0].owner == role for m in modules) for role in ("embedding", "lm_head")}
+        self.towers: dict[str, str] = {}
+
+    def place(self, modules: list[Module]) -> None:
+        """Set the role of each module."""
+        for module in modules:
+            if module[0].layer != NO_LAYER:
+                _become(module, self._role(module))
+        outside = [module for module in modules if module[0].layer == NO_LAYER]
+        vocabulary = self.facts.vocabulary or 0
+        # A name that says so is the head; of two alike the first is the embedding: either choice gives the same counts.
+        tables = sorted(
+            (module for module in outside if _is_table(_weight(module), self.facts) and self._role(module) == "other"),
+            key=lambda m: (not HEAD_WORDS.search(m[0].module), abs(max(_weight(m).shape) - vocabulary)),
+        )
+        for module in tables:
+            role = "lm_head" if HEAD_WORDS.search(module[0].module) else "embedding"
+            if self.tables[role]:
+                role = next((other for other, taken in self.tables.items() if not taken), "other")
+            self.tables[role] = True
+            _become(module, role)
+        for module in outside:
+            if module[0].owner == "unclassified":
+                _become(module, self._role(module))
+
+    def _role(self, module: Module) -> str:
+        group = _weight(module)
+        name = group.module
+        if group.layer != NO_LAYER and group.stack in self.stacks:
+            if self.facts.is_appended(group.stack, group.layer):
+                return "mtp"
+            return "lookup" if self._is_lookup(group) else "other"
+        worded = next((role for role, words in WORDS if words.search(name)), None)
+        if worded is not None:
+            return worded
+        if self._is_lookup(group):
+            return "lookup"
+        tower = next((role for root, role in self.towers.items() if name.startswith(f"{root}.")), None)
+        if tower is None and group.layer != NO_LAYER and self.facts.modalities and self.stacks:
+            root = self._root(group.stack)
+            if root:
+                tower = self.towers[root] = "vision" if "vision" in self.facts.modalities else "audio"
+        return tower or "other"
+
+    def _root(self, stack: str) -> str:
+        """The shortest prefix of a stack that no decoder stack shares; empty when there is none."""
+        parts = stack.split(".")
+        prefixes = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+        return next((p for p in prefixes if not any(f"{known}.".startswith(f"{p}.") for known in self.stacks)), "")
+
+    def _is_lookup(self, group: Group) -> bool:
+        """A table of more rows than the vocabulary has, or of one as wide as all layers: a step gathers rows of it."""
+        logical, vocabulary = group.logical or (), self.facts.vocabulary
+        if len(logical) != 2 or not vocabulary:
+            return False
+        return logical[0] >= vocabulary and logical[1] != self.facts.hidden and "embed" in group.module
