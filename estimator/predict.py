@@ -18,6 +18,7 @@ from moegauge.estimator import datasheet, law
 from moegauge.estimator.efficiency import load_calibration
 from moegauge.estimator.observe import decode_cases, observe
 from moegauge.estimator.traffic import Traffic, format_bytes, format_macs, step_traffic
+from moegauge.hardware import Device
 from moegauge.record import Case
 from moegauge.shape import ModelShape
 from moegauge.units import GB, MICROSECOND
@@ -98,7 +99,7 @@ def by_hand(
 
 def by_device(
     shape: ModelShape,
-    device: datasheet.Device,
+    device: Device,
     *,
     batch: int = 1,
     context: int = 0,

@@ -17,6 +17,7 @@ from typing import Any
 
 from moegauge import __version__, nvml
 from moegauge.errors import DeviceError, UnknownNameError
+from moegauge.hardware import devices
 from moegauge.units import GB
 
 DEVICES = ("cpu", "cuda")
@@ -179,8 +180,6 @@ def datasheet_gb_per_s(gpu: dict[str, Any]) -> float | None:
     One name covers several products (H100 is SXM, PCIe and NVL): the row within 5 % of what clock and bus give is
     taken, or the only row where the driver tells neither. None where nothing is known.
     """
-    from moegauge.estimator.datasheet import devices
-
     clock, bits = gpu.get("max_memory_clock_mhz"), gpu.get("memory_bus_bits")
     reckoned = 2 * clock * 1e6 * bits / 8 / GB if clock and bits else None  # double data rate
     token = re.search(r"\b([a-z]{1,2}\d{1,3}[a-z]?|\d{4})\b", str(gpu.get("name", "")).lower())

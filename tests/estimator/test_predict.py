@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moegauge import models
+from moegauge import hardware, models
 from moegauge.errors import ObservationError, RecordError, UnknownNameError, UsageError
 from moegauge.estimator import datasheet, predict
 from moegauge.estimator.closed.emulated import trials
@@ -142,17 +142,17 @@ def test_other_nonsense_is_refused_by_name(moe: ModelShape) -> None:
 
 
 def test_datasheet_devices() -> None:
-    assert datasheet.device("nvidia h200 sxm").bandwidth == 4800e9
-    assert datasheet.device("h200").name == "NVIDIA H200 SXM"
+    assert hardware.device("nvidia h200 sxm").bandwidth == 4800e9
+    assert hardware.device("h200").name == "NVIDIA H200 SXM"
     with pytest.raises(UsageError, match="Apple M1"):
-        datasheet.device("apple")
+        hardware.device("apple")
     with pytest.raises(UnknownNameError, match="unknown device"):
-        datasheet.device("H2000 XXL")
+        hardware.device("H2000 XXL")
 
 
 def test_datasheet_prediction_is_between_bandwidth_and_reason() -> None:
     shape = models.load("gpt-oss-120b")
-    forecast = predict.by_device(shape, datasheet.device("DGX Spark"))
+    forecast = predict.by_device(shape, hardware.device("DGX Spark"))
     # llama.cpp measured 59.0 tokens/s there with a file of 3.5 GB a token; the release reads 5.0 GB.
     assert 25 < forecast.tokens_per_s < 273e9 / shape.bytes_per_token
     assert forecast.interval[0] < forecast.tokens_per_s < forecast.interval[1]

@@ -45,7 +45,8 @@ def command(
     """Predict decode tokens/s of MODEL (a name, a ModelShape JSON, a checkpoint folder or a Hub repo) from a measured
     record, a bandwidth, or a datasheet device."""
     one_blas_thread()
-    from moegauge.estimator import datasheet, predict
+    from moegauge.estimator import predict
+    from moegauge.hardware import device as device_by_name
 
     if judge:
         _judge(as_json)
@@ -67,7 +68,7 @@ def command(
     elif bandwidth is not None:
         forecast = predict.by_hand(shape, bandwidth_gb_per_s=bandwidth, floor_us=floor_us, devices=devices, **options)
     else:
-        forecast = predict.by_device(shape, datasheet.device(device or ""), devices=devices, **options)
+        forecast = predict.by_device(shape, device_by_name(device or ""), devices=devices, **options)
     if as_json:
         print_json({"model": shape.name, **forecast.to_json()})
         return
