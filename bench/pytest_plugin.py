@@ -28,7 +28,7 @@ def roof() -> dict[str, Any] | None:
     import msgspec
 
     from moegauge.bench.clock.roof import find_roof
-    from moegauge.kernels.backend import get_backend
+    from moegauge.kernels.devices import get_backend
 
     try:
         found = find_roof(get_backend("cpu"), rounds=3).measure(samples=10)

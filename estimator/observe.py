@@ -16,8 +16,8 @@ Setup = tuple[str, str, int]
 
 
 def setup(case: Case) -> Setup:
-    """(backend, rung, threads) of a point; 0 threads where the notion does not apply."""
-    return case.backend, case.rung, case.threads or 0
+    """(backend, launch_mode, threads) of a point; 0 threads where the notion does not apply."""
+    return case.backend, case.launch_mode, case.threads or 0
 
 
 def main_setup(cases: Sequence[Case]) -> Setup:
@@ -60,7 +60,7 @@ def _format_macs(case: Case) -> dict[str, float]:
 
 
 def decode_cases(path: Path) -> list[Case]:
-    """The decode points of a record, of the setup (backend, rung, threads) with the most of them.
+    """The decode points of a record, of the setup (backend, launch_mode, threads) with the most of them.
 
     Raises:
         RecordError: the file is no record, or has no decode point.

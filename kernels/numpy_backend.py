@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from moegauge.errors import DeviceError
 from moegauge.formats import FORMATS, get_format
 from moegauge.kernels import codes, content, packing
-from moegauge.kernels.backend import Arena, Precision, Runnable, Stream
+from moegauge.kernels.backend import Arena, Backend, Precision, Runnable, Stream
 from moegauge.kernels.host_memory import available_memory, last_level_cache, processor
 from moegauge.kernels.program import (
     Attention,
@@ -41,11 +41,11 @@ from moegauge.units import human_bytes
 Array = NDArray[Any]
 
 
-class NumpyArena:
+class NumpyArena(Arena):
     """Pools of canonical bytes."""
 
     def __init__(self, pools: Mapping[str, int], seed: int) -> None:
-        self.pools: Mapping[str, int] = dict(pools)
+        self.pools = dict(pools)
         self._bytes = {name: np.empty(size, np.uint8) for name, size in pools.items()}
         for name, memory in self._bytes.items():
             content.fill(memory, name, seed)
@@ -63,7 +63,7 @@ class NumpyArena:
         self._bytes.clear()
 
 
-class NumpyRunnable:
+class NumpyRunnable(Runnable):
     """A program, interpreted."""
 
     def __init__(self, program: Program, arena: NumpyArena, dtype: type[np.floating[Any]]) -> None:
@@ -71,9 +71,9 @@ class NumpyRunnable:
         self._registers = {n: np.zeros((program.batch, w), np.float32) for n, w in program.registers.items()}
         self._choices: dict[str, Choice] = {}
 
-    def run(self) -> None:
-        """The whole step."""
-        for i in range(len(self.program.operations)):
+    def run_range(self, first: int, last: int) -> None:
+        """Some operations."""
+        for i in range(first, last):
             self.run_operation(i)
 
     def run_operation(self, index: int) -> None:
@@ -229,10 +229,11 @@ def _add_around(y: Array, bias: Array) -> None:
         y[:, : len(part)] += part
 
 
-class NumpyStream:
+class NumpyStream(Stream):
     """A sum over a buffer."""
 
     pattern = "numpy sum"
+    shape: Mapping[str, int] = {}
 
     def __init__(self, buffer: NDArray[np.uint64]) -> None:
         self.bytes, self._buffer = buffer.nbytes, buffer
@@ -242,7 +243,7 @@ class NumpyStream:
         np.bitwise_xor.reduce(self._buffer)
 
 
-class NumpyBackend:
+class NumpyBackend(Backend):
     """Whole-matrix numpy.
 
     Args:

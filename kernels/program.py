@@ -322,6 +322,11 @@ class ExpertsDown(Operation):
         yield self.out
 
 
+def route_of(op: Operation) -> str:
+    """The label of the `Route` operation whose choice an operation follows; "" where it follows none."""
+    return op.route if isinstance(op, ExpertsUp | ExpertsDown) else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """One decode step.

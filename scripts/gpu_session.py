@@ -269,7 +269,7 @@ def left_out(record: Path) -> list[str]:
 def _told(one: dict[str, Any]) -> str:
     point = one.get("point") or {}
     where = " ".join(str(word) for word in point.values() if word) or one.get("what", "")
-    stage = " ".join(filter(None, (one["stage"], one.get("launch_mode"))))
+    stage = one["stage"] + (f" ({mode})" if (mode := one.get("launch_mode")) else "")
     return ": ".join(filter(None, (stage, where, one["reason"].replace("_", " "), one.get("detail"))))
 
 

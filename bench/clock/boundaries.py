@@ -1,14 +1,11 @@
 """The floor: what one empty kernel launch costs, in every launch mode the backend has.
 
-A backend that can tell has `chains`, the names of its boundaries, and `chain(name, length)`, a function that runs so
-many empty operations one after the other. The floor is the difference between a long chain and a short one: what both
-pay once (a launch from Python, waking threads) drops out.
+A backend names its boundaries in `chains` and runs so many empty operations one after the other by `chain`. The floor
+is the difference between a long chain and a short one: what both pay once (a launch from Python, waking threads) drops
+out.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from typing import Protocol, cast
 
 from moegauge.bench.clock import statistics
 from moegauge.kernels.backend import Backend
@@ -18,29 +15,15 @@ LENGTHS = (64, 576)  # operations; a difference of 512 at 2 us each lasts 1 ms, 
 ROUNDS = 25
 
 
-class Chains(Protocol):
-    """The part of a backend that runs empty operations."""
-
-    @property
-    def chains(self) -> Sequence[str]: ...
-    def chain(self, name: str, length: int) -> Callable[[], None]: ...
-
-
-def boundaries(backend: Backend) -> tuple[str, ...]:
-    """The names of the boundaries this backend can time; none where it cannot."""
-    return tuple(getattr(backend, "chains", ()))
-
-
 def measure_floor(backend: Backend, name: str, rounds: int = ROUNDS) -> Floor:
     """The cost of one boundary.
 
     Args:
-        backend: the device; `boundaries` lists `name`.
+        backend: the device; its `chains` list `name`.
         name: which boundary.
         rounds: pairs of a short and a long chain, after one that warms up.
     """
-    device = cast(Chains, backend)
-    short, long = (device.chain(name, length) for length in LENGTHS)
+    short, long = (backend.chain(name, length) for length in LENGTHS)
     samples = []
     for turn in range(rounds + 1):
         before, after = backend.time(short), backend.time(long)

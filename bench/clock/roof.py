@@ -6,7 +6,7 @@ choose the best and to state it; then beside every sample of every point (`RoofM
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from moegauge.bench.clock import statistics
 from moegauge.errors import DeviceError
@@ -63,6 +63,7 @@ class RoofMeter:
             best_gb_per_s=max(rates),
             interval_gb_per_s=(low, high),
             pattern=self._stream.pattern,
+            shape=dict(self._stream.shape),
             patterns={name: rate / GB for name, rate in self._medians.items()},
             bytes=self._stream.bytes,
             sweep=self._swept,
@@ -106,22 +107,26 @@ def find_roof(
 def sweep_roof(
     backend: Backend, *, rounds: int = 3, progress: Callable[[str], None] = lambda _: None, size: int | None = None
 ) -> RoofMeter:
-    """The roof of a sweep over access width, loads in flight, programs and warps, and over the usual patterns; of the
-    usual ones alone on a backend without `sweep`. Arguments and errors as for `find_roof`."""
+    """The roof of a sweep over access width, loads in flight, programs and warps, and over the usual patterns.
+    Arguments and errors as for `find_roof`."""
     size = size or pass_bytes(backend)
-    sweep = getattr(backend, "sweep", None)
-    streams = {stream.pattern: stream for stream in (*backend.streams(size), *(sweep(size) if sweep else ()))}
+    streams = {_key(stream): stream for stream in (*backend.streams(size), *backend.sweep(size))}
     return _best(backend, list(streams.values()), rounds, progress)
 
 
-def known_roof(backend: Backend, pattern: str, size: int | None = None) -> RoofMeter | None:
-    """The meter of a pattern an earlier part of this run found best, no other tried; None where it is not to be had."""
+def known_roof(backend: Backend, shape: Mapping[str, int], size: int | None = None) -> RoofMeter | None:
+    """The meter of a pattern an earlier part of this run found best (its `Stream.shape`), no other tried; None where it
+    is not to be had."""
     size = size or pass_bytes(backend)
-    sweep = getattr(backend, "sweep", None)
-    for stream in (*backend.streams(size), *(sweep(size) if sweep else ())):
-        if stream.pattern == pattern:
-            return _best(backend, [stream], 2, lambda _: None)
+    for streams in (backend.streams, backend.sweep):
+        for stream in streams(size) if shape else ():
+            if stream.shape == shape:
+                return _best(backend, [stream], 2, lambda _: None)
     return None
+
+
+def _key(stream: Stream) -> object:
+    return tuple(sorted(stream.shape.items())) or stream.pattern
 
 
 def _best(backend: Backend, streams: Sequence[Stream], rounds: int, progress: Callable[[str], None]) -> RoofMeter:
@@ -145,8 +150,8 @@ def _best(backend: Backend, streams: Sequence[Stream], rounds: int, progress: Ca
     medians = {s.pattern: s.bytes / statistics.median(times[s.pattern]) for s in streams}
     best = max(streams, key=lambda s: medians[s.pattern])
     swept = [
-        Pattern(name=s.pattern, gb_per_s=medians[s.pattern] / GB, **shape)
+        Pattern(name=s.pattern, gb_per_s=medians[s.pattern] / GB, **s.shape)
         for s in streams
-        if (shape := getattr(s, "shape", None))
+        if set(s.shape) == {"width", "unroll", "programs", "warps"}
     ]
     return RoofMeter(backend, best, statistics.median(times[best.pattern]), medians, swept, failed)

@@ -15,9 +15,9 @@ from moegauge.record import Case
 
 def setup_name(key: Setup) -> str:
     """`cpu, 2 threads` or `triton, graph`."""
-    backend, rung, threads = key
+    backend, launch_mode, threads = key
     count = f"{threads} thread{'s' if threads > 1 else ''}" if threads else ""
-    return ", ".join(part for part in (backend, rung, count) if part)
+    return ", ".join(part for part in (backend, launch_mode, count) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class LaunchModes:
             "rungs": [
                 {
                     "backend": case.backend,
-                    "rung": case.rung,
+                    "rung": case.launch_mode,
                     "threads": case.threads,
                     "tokens_per_s": case.tokens_per_s,
                     "roof_fraction": case.roof_fraction,

@@ -65,7 +65,7 @@ class FusedExperts:
     values: Callable[[int], tuple[Floats, Floats, Floats]]
     bound: float
     activation: Callable[[Floats, Floats], Floats] = swiglu
-    rung: str = "eager"
+    launch_mode: str = "eager"
     device: str = "cuda"
     x: Any = field(init=False)
     ids: list[Any] = field(init=False)

@@ -67,7 +67,7 @@ class Products:
     matrices: list[Packed]
     x: Any
     bound: float = PRODUCT_BOUND
-    rung: str = "threads"
+    launch_mode: str = "threads"
     _ready: Any = None
     _checked: int = 0
 
@@ -117,7 +117,7 @@ class Experts:
     tokens: list[Any]
     shares: list[Any]
     bound: float = EXPERTS_BOUND
-    rung: str = "threads"
+    launch_mode: str = "threads"
     _ready: list[Any] = field(default_factory=list)
     _checked: int = 0
 
@@ -180,7 +180,7 @@ class Captured:
 
     inner: Any
     graph: Any
-    rung: str = "graph"
+    launch_mode: str = "graph"
 
     @property
     def bytes(self) -> int:
@@ -251,7 +251,7 @@ def captured(made: Any) -> Any:
 
     from moegauge.kernels.triton.launching.capture import capture
 
-    made.rung = "eager"
+    made.launch_mode = "eager"
     try:
         return Captured(made, capture(made.run))
     except RuntimeError:

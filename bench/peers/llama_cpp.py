@@ -56,7 +56,7 @@ def _check_room(needed: int, disk: int, memory: int | None) -> None:
 class _Loaded:
     """A model in memory and its context."""
 
-    rung = "threads"
+    launch_mode = "threads"
     kernels = 1
 
     def __init__(self, work: Work, tensors: list[gguf_model.Tensor], path: Path, threads: int) -> None:

@@ -26,7 +26,7 @@ class Prepared(Protocol):
         ...
 
     @property
-    def rung(self) -> str:
+    def launch_mode(self) -> str:
         """How runs are launched: `threads`, `eager` or `graph`."""
         ...
 

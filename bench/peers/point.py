@@ -152,7 +152,7 @@ class Versus:
             backend=peer.name,
             peer=peer.version,
             stored=peer.formats[work.format],
-            rung=prepared.rung,
+            launch_mode=prepared.launch_mode,
             bytes=CaseBytes(weights=prepared.bytes, total=prepared.bytes),
             parameters=prepared.parameters,
             kernels_per_step=prepared.kernels,

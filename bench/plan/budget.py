@@ -29,20 +29,20 @@ def operations(shape: ModelShape) -> float:
     return len(shape.layers) * (OPERATIONS_PER_LAYER + (2 if latent else -1))
 
 
-def point_seconds(stage: Stage, shape: ModelShape, rungs: int = 1) -> float:
+def point_seconds(stage: Stage, shape: ModelShape, modes: int = 1) -> float:
     """Seconds of one point of a stage, estimated."""
     host = operations(shape) * (PER_OPERATION_S + ASSUMED_CAPTURE_S) + ASSUMED_COMPILE_S + FIXED_S
     once = host + stage.time_limit_s
-    return once * rungs + PERSISTENT_S if stage.kind == "ladder" else once
+    return once * modes + PERSISTENT_S if stage.kind == "launch modes" else once
 
 
-def stage_seconds(stage: Stage, shapes: dict[str, ModelShape], points: Iterable[Point], rungs: int = 3) -> float:
-    """Seconds of a stage, estimated; `rungs` are the ways of launching its ladder tries besides the best."""
+def stage_seconds(stage: Stage, shapes: dict[str, ModelShape], points: Iterable[Point], modes: int = 3) -> float:
+    """Seconds of a stage, estimated; `modes` are those its launch-mode comparison tries but the persistent one."""
     if stage.kind == "sweep":
         return SWEEP_S
     if stage.kind == "floors":
         return FLOORS_S
-    return sum(point_seconds(stage, shapes[p.model], rungs) for p in points)
+    return sum(point_seconds(stage, shapes[p.model], modes) for p in points)
 
 
 class Clock:

@@ -25,8 +25,8 @@ class Stage:
 
     Attributes:
         name: as shown and as `left_out` names it.
-        kind: `sweep` (the roof), `floors`, `decode` (whole steps), `kernel` (each kind alone), `ladder` (whole steps,
-            launched in every way the backend has) or `peers`.
+        kind: `sweep` (the roof), `floors`, `decode` (whole steps), `kernel` (each kind alone), `launch modes` (whole
+            steps, launched in every way the backend has) or `peers`.
         about: one line for --dry-run.
         rows: its points, in order; empty for the roof and the floors.
         time_limit_s: seconds of sampling per point (for `kernel`, of all kinds of one step together).
@@ -83,8 +83,8 @@ GPU = (
         (Row(("deepseek-v3", "gpt-oss-120b", "glm-4.7"), ("fp8",), BATCHES, (1024,)),),
     ),
     Stage(
-        "ladder",
-        "ladder",
+        "launch modes",
+        "launch modes",
         "batch 1: the same step, launched in every way there is",
         (Row(("gpt-oss-120b", "deepseek-v3")),),
     ),

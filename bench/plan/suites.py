@@ -77,7 +77,7 @@ SUITES: dict[str, Suite] = {
     "gpu": Suite(
         tuple(row for stage in GPU for row in stage.rows),
         STEP_S,
-        "a GPU in stages: roof sweep, floors, whole steps, kernels, batches, ladder, contexts, peers; eight minutes",
+        "a GPU in stages: roof, floors, whole steps, kernels, batches, launch modes, contexts, peers; eight minutes",
         GPU,
         budget_s=460.0,
         warmup_s=0.05,

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from moegauge.bench.clock import statistics
 from moegauge.bench.clock.pairs import Limits, Measurement, telemetry
 from moegauge.bench.plan.points import Point
-from moegauge.bench.run.launches import Launched, make_profile
+from moegauge.bench.run.launches import make_profile
 from moegauge.estimator.traffic import format_bytes, format_macs, step_traffic
-from moegauge.kernels.backend import Backend
+from moegauge.kernels.backend import Backend, LaunchProfile
 from moegauge.record import Case, CaseBytes, Caution, public_argv
 from moegauge.shape import ModelShape
 from moegauge.units import GB
@@ -67,7 +67,7 @@ def make_case(
     kernels: int,
     error: float,
     kernel: str | None = None,
-    launches: list[Launched] | None = None,
+    launches: Sequence[LaunchProfile] = (),
 ) -> Case:
     """The entry of one point, or of one kind of kernel of it.
 
@@ -105,7 +105,7 @@ def make_case(
         max_relative_error=error,
         kv_format=settings.kv_format,
         routing=public_argv([settings.routing])[0],
-        rung=getattr(backend, "rung", ""),
+        launch_mode=backend.launch_mode,
         threads=backend.threads or None,
         seed=settings.seed,
         formula_bytes=formula_bytes(shape),

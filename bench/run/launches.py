@@ -3,56 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from moegauge.kernels.backend import LaunchProfile
 from moegauge.record import KernelProfile, Profile
 
 LANES = 128  # instructions a multiprocessor issues in a clock: four schedulers, one warp of 32 lanes each
-
-
-class Launched(Protocol):
-    """One distinct launch of a step; `moegauge.kernels.triton.inspect.profile.LaunchProfile` is one.
-
-    Attributes:
-        kernel, launches, grid, warps, registers, shared: as in `moegauge.record.KernelProfile`.
-        resident: programs that fit the device at once.
-        processors: multiprocessors of the device.
-        instructions_per_weight: of its weight loop; None without one.
-        weights: weights one launch multiplies; 0 where it streams none.
-        chunks: pieces of work its programs share out evenly, the fewest where that depends on the routing; 0 where a
-            program has a piece of its own.
-    """
-
-    @property
-    def kernel(self) -> str: ...
-    @property
-    def launches(self) -> int: ...
-    @property
-    def grid(self) -> tuple[int, ...]: ...
-    @property
-    def warps(self) -> int: ...
-    @property
-    def registers(self) -> int: ...
-    @property
-    def shared(self) -> int: ...
-    @property
-    def resident(self) -> int: ...
-    @property
-    def processors(self) -> int: ...
-    @property
-    def instructions_per_weight(self) -> float | None: ...
-    @property
-    def weights(self) -> int: ...
-    @property
-    def chunks(self) -> int: ...
-    @property
-    def programs(self) -> int: ...
-
-
-def launches(step: Any) -> list[Launched]:
-    """What a step's device launches; empty where it does not tell."""
-    tell = getattr(step, "launches", None)
-    return list(tell()) if tell else []
 
 
 def tail_share(programs: int, resident: int) -> float:
@@ -68,7 +24,7 @@ def uneven(chunks: int, programs: int) -> float:
     return 1.0 - chunks / (-(-chunks // programs) * programs)
 
 
-def idle_share(one: Launched) -> float:
+def idle_share(one: LaunchProfile) -> float:
     """What is idle at the end of a launch if work flows alike to every program: beside the longest share, where chunks
     are shared out between programs that are all resident, and in the last wave elsewhere."""
     if not one.chunks or one.programs > one.resident:
@@ -77,7 +33,7 @@ def idle_share(one: Launched) -> float:
 
 
 def make_profile(
-    found: Sequence[Launched], total_bytes: int, seconds: float, telemetry: dict[str, Any] | None
+    found: Sequence[LaunchProfile], total_bytes: int, seconds: float, telemetry: dict[str, Any] | None
 ) -> Profile:
     """The profile of a kernel case.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,9 +16,8 @@ from moegauge.bench.clock.pairs import Throttle, measure
 from moegauge.bench.clock.roof import RoofMeter
 from moegauge.bench.plan.points import Point
 from moegauge.bench.run.case import Settings, Traffic, make_case
-from moegauge.bench.run.launches import launches
 from moegauge.errors import ColdError, DeviceError, MoegaugeError, NumericsError
-from moegauge.kernels.backend import Backend
+from moegauge.kernels.backend import Backend, LaunchProfile
 from moegauge.record import Case
 from moegauge.shape import ModelShape
 
@@ -37,6 +36,7 @@ class Step(Protocol):
     def run(self) -> None: ...
     def traffic(self, runs: int = 1) -> Traffic: ...
     def check(self) -> float: ...
+    def launches(self) -> Sequence[LaunchProfile]: ...
     def close(self) -> None: ...
 
 
@@ -97,7 +97,7 @@ class Bench:
     throttle: Throttle | None = None
     on_skip: Callable[[Point, str, str], None] = lambda *_: None
 
-    def decode(self, point: Point, shape: ModelShape, done: set[Key]) -> Iterator[Case]:
+    def decode(self, point: Point, shape: ModelShape, done: set[Key]) -> Generator[Case, None, None]:
         """The whole step of a point, unless it is `done`.
 
         Raises:
@@ -112,7 +112,7 @@ class Bench:
         finally:
             step.close()
 
-    def kernels(self, point: Point, shape: ModelShape, done: set[Key]) -> Iterator[Case]:
+    def kernels(self, point: Point, shape: ModelShape, done: set[Key]) -> Generator[Case, None, None]:
         """Every kind of kernel of a point's step alone, all layers of it, those that are `done` left out.
 
         The time limit is shared out among the kinds. A kind that reads too little to come from memory has no time.
@@ -173,7 +173,7 @@ class Bench:
             kernels=step.kernels,
             error=error,
             kernel=kernel,
-            launches=launches(step) if kernel else None,
+            launches=step.launches() if kernel else (),
         )
 
 
@@ -189,7 +189,7 @@ def key_of(case: Case) -> Key:
 def run_sweep(
     points: Iterable[Point],
     shapes: dict[str, ModelShape],
-    runner: Callable[[Point, ModelShape, set[Key]], Iterator[Case]],
+    runner: Callable[[Point, ModelShape, set[Key]], Generator[Case, None, None]],
     *,
     done: set[Key],
     on_case: Callable[[Case], None],
@@ -218,9 +218,7 @@ def run_sweep(
         except _PointError as failed:
             failures.append(failed.failure)
         finally:
-            close = getattr(cases, "close", None)
-            if close:
-                close()
+            cases.close()
     return failures
 
 
@@ -232,7 +230,7 @@ class _PointError(Exception):
         self.failure = failure
 
 
-def _next(cases: Iterator[Case], point: Point) -> Case | None:
+def _next(cases: Generator[Case, None, None], point: Point) -> Case | None:
     try:
         with guarded():
             return next(cases, None)

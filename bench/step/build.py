@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -24,8 +23,8 @@ from moegauge.bench.step.reuse import readings
 from moegauge.bench.step.rings import Layout, plan, relaid
 from moegauge.bench.step.routing import Routing
 from moegauge.errors import ColdError, NumericsError, UnknownNameError, UsageError
-from moegauge.kernels.backend import Arena, Backend, Runnable
-from moegauge.kernels.program import Attention, Program, Route, State, Vector
+from moegauge.kernels.backend import Arena, Backend, LaunchProfile, Runnable
+from moegauge.kernels.program import Attention, Program, Route, State, Vector, route_of
 from moegauge.kernels.reference import Reference, Value
 from moegauge.shape import Matrix, ModelShape
 
@@ -127,7 +126,7 @@ class DecodeStep:
                 raise UnknownNameError("kernel", kind, self.kinds)
         whole = self.programs[0]
         wanted = {op.label for op in whole.operations if _kind(op.label) in kinds}
-        wanted |= {getattr(op, "route", "") for op in whole.operations if op.label in wanted}
+        wanted |= {route_of(op) for op in whole.operations if op.label in wanted}
         kept = tuple(op for op in whole.operations if op.label in wanted)
         touched = set().union(*map(named, kept))
         registers = {register: width for register, width in whole.registers.items() if register in touched}
@@ -158,10 +157,9 @@ class DecodeStep:
             self.backend, arena, laps, self._seed, distance=self._distance, owns=owns, gate_rows=self._gate_rows
         )
 
-    def launches(self) -> list[Any]:
-        """Launches of one step (`moegauge.bench.run.launches`); empty where the backend does not tell."""
-        tell = getattr(self._last, "profile", None)
-        return list(tell()) if tell else []
+    def launches(self) -> list[LaunchProfile]:
+        """Distinct launches of one step; empty where no compiler tells."""
+        return self._last.launches()
 
     def traffic(self, runs: int = 1) -> Traffic:
         """Mean bytes of the last `runs` runs (of the first program, before any)."""
@@ -198,8 +196,7 @@ class DecodeStep:
             self._laps[(self._next + i * count // LAPS_CHECKED) % count] for i in range(min(count, LAPS_CHECKED))
         ]
         for lap in self._laps:  # what a backend does once per program is done before one is run as it is timed
-            if warm := getattr(lap, "warm", None):
-                warm()
+            lap.warm()
         self.backend.synchronize()
         before = snapshot(checked[0])
         worst = self._check(checked[0], rows)
@@ -281,7 +278,7 @@ def traffic(runnable: Runnable) -> Traffic:
     distinct = {route.label: runnable.choice(route.label).distinct for route in runnable.program.routes}
     seen: set[int] = set()
     for op in runnable.program.operations:
-        times = distinct.get(getattr(op, "route", ""), 0)
+        times = distinct.get(route_of(op), 0)
         for weight, routed in op.weights():
             if isinstance(weight, Vector):
                 if id(weight) in seen:  # a gain two operations share stays in the cache between them
@@ -314,7 +311,7 @@ def build_step(
 
     Args:
         shape: the model, its matrices in the formats to read (see `ModelShape.cast`).
-        backend: see `moegauge.kernels.backend.get_backend`.
+        backend: see `moegauge.kernels.devices.get_backend`.
         batch: tokens decoded together, each of its own sequence.
         context: tokens in every sequence's cache.
         kv_format: `bf16` or `fp8`.

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from moegauge.kernels.program import Attention, Operation, Place, Program, Route, State, Vector
+from moegauge.kernels.program import Attention, Operation, Place, Program, Route, State, Vector, route_of
 
 
 class _Run(NamedTuple):
@@ -71,7 +71,7 @@ def reuse_distances(programs: Sequence[Program]) -> dict[str, float]:
         routes = {op.label: op for op in program.operations if isinstance(op, Route)}
         shared: set[int] = set()
         for op in program.operations:
-            route = routes.get(getattr(op, "route", ""))
+            route = routes.get(route_of(op))
             least = route.top_k if route and program.batch else 0
             found = list(readings(op, shared))
             sizes = [place.bytes * (least if slots else 1) for place, slots in found]

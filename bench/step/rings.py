@@ -180,7 +180,7 @@ def _relaid(value: Any, layout: Layout, memo: dict[int, Any], slots: int = 1) ->
     if not isinstance(value, Weight | Vector | Operation):
         return value
     if id(value) not in memo:
-        slots = getattr(value, "slots", 1) if isinstance(value, Weight | Vector) else 1
+        slots = value.slots if isinstance(value, Weight | Vector) else 1
         changes = {f.name: _relaid(getattr(value, f.name), layout, memo, slots) for f in fields(value)}
         memo[id(value)] = replace(value, **changes)
     return memo[id(value)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from moegauge.errors import DeviceError
 from moegauge.formats import FORMATS
 from moegauge.kernels import content
-from moegauge.kernels.backend import Arena, Precision, Runnable, Stream
+from moegauge.kernels.backend import Arena, Backend, Precision, Runnable, Stream
 from moegauge.kernels.cpu.core import Core, cores, library
 from moegauge.kernels.cpu.layout import read_woven
 from moegauge.kernels.cpu.structs import KINDS, COperation, Translator
@@ -37,7 +37,7 @@ def _huge(size: int) -> NDArray[np.uint8]:
     return raw[start : start + size]
 
 
-class CpuArena:
+class CpuArena(Arena):
     """Pools in one run of huge pages.
 
     Args:
@@ -56,7 +56,7 @@ class CpuArena:
         take: Callable[[int], NDArray[np.uint8]] = _huge,
         give: Callable[[NDArray[np.uint8]], None] = lambda _: None,
     ) -> None:
-        self.pools: Mapping[str, int] = dict(pools)
+        self.pools = dict(pools)
         self._lanes, self._give = lanes, give
         self._start: dict[str, int] = {}
         total = 0
@@ -86,7 +86,7 @@ class CpuArena:
         self._give(memory)
 
 
-class CpuRunnable:
+class CpuRunnable(Runnable):
     """A program as an array of C records."""
 
     def __init__(self, core: Core, program: Program, arena: CpuArena) -> None:
@@ -96,9 +96,9 @@ class CpuRunnable:
         }
         self._code = Translator(program, arena.address, self._registers, core.lanes)
 
-    def run(self) -> None:
-        """The whole step."""
-        self._core.run(self._code.operations, 0, len(self.program.operations))
+    def run_range(self, first: int, last: int) -> None:
+        """Some operations."""
+        self._core.run(self._code.operations, first, last - first)
 
     def run_operation(self, index: int) -> None:
         """One operation."""
@@ -124,11 +124,12 @@ class CpuRunnable:
             state.ids[:] = -1
 
 
-class CpuStream:
+class CpuStream(Stream):
     """A read of a buffer by all threads."""
 
     def __init__(self, core: Core, buffer: NDArray[np.uint8], streams: int, prefetch: int) -> None:
         self.bytes = buffer.size
+        self.shape = {"streams": streams, "prefetch": prefetch}
         self.pattern = f"{streams} streams a thread" + (f", prefetch {prefetch} B" if prefetch else "")
         self._core, self._buffer, self._streams, self._prefetch = core, buffer, streams, prefetch
 
@@ -137,7 +138,7 @@ class CpuStream:
         self._core.stream(self._buffer.ctypes.data, self.bytes, self._streams, self._prefetch)
 
 
-class CpuBackend:
+class CpuBackend(Backend):
     """All cores this process may use, or `threads` of them."""
 
     name = "cpu"

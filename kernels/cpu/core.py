@@ -61,6 +61,7 @@ class Core:
     """
 
     def __init__(self, threads: int | None = None, isa: str = "") -> None:
+        self._handle = None  # before anything is raised: `__del__` reads it
         lib = library()
         if lib is None:
             raise DeviceError("the compiled core is absent.", advice="Install with a C++ compiler at hand.")
@@ -71,7 +72,7 @@ class Core:
                 f"{threads} threads asked for; this process may use {len(here)} cores.",
                 advice=f"Give --threads 1 to {len(here)}.",
             )
-        self._lib, self._handle = lib, None
+        self._lib = lib
         self._handle = lib.moegauge_open(isa.encode(), (c_int * self.threads)(*here[: self.threads]), self.threads)
         if not self._handle:
             raise DeviceError(f"instruction set '{isa}' is not available here.", advice="Leave the choice to the core.")
@@ -79,7 +80,7 @@ class Core:
         self.lanes: int = lib.moegauge_width(self._handle) // 4
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if self._handle:
             self._lib.moegauge_close(self._handle)
 
     def run(self, operations: ctypes.Array[COperation], first: int, count: int) -> None:

@@ -8,24 +8,23 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moegauge.errors import DeviceError, UnknownNameError
-from moegauge.kernels.backend import Precision, Runnable, Stream
+from moegauge.kernels.backend import Backend, LaunchProfile, Precision, Range, Runnable, Stream
 from moegauge.kernels.program import Choice, Program
 from moegauge.kernels.triton.lowering import layout
 from moegauge.kernels.triton.lowering.configuration import CONFIGURATIONS, Configuration, default_for
 
 if TYPE_CHECKING:
-    from moegauge.kernels.triton.inspect.profile import LaunchProfile
     from moegauge.kernels.triton.launching.persistent import Persistent
     from moegauge.kernels.triton.lowering.arena import TritonArena
 
-RUNGS = ("eager", "graph", "pdl", "persistent")
+LAUNCH_MODES = ("eager", "graph", "pdl", "persistent")
 INTERPRETED = "interpreter"
 
 # (programs per multiprocessor, warps per program, loads of 16 bytes in flight per thread)
@@ -45,15 +44,15 @@ def column_order() -> bool:
     return (major, minor) < (3, 8)
 
 
-class TritonRunnable:
+class TritonRunnable(Runnable):
     """A program as launches on a device.
 
     Args:
-        rung: `eager`, `graph`, `pdl` or `persistent`.
+        mode: `eager`, `graph`, `pdl` or `persistent`.
     """
 
     def __init__(
-        self, program: Program, arena: TritonArena, backend: TritonBackend, configuration: Configuration, rung: str
+        self, program: Program, arena: TritonArena, backend: TritonBackend, configuration: Configuration, mode: str
     ) -> None:
         from moegauge.kernels.triton.lowering.program import MAX_BATCH, Lowering
         from moegauge.kernels.triton.lowering.registers import Registers
@@ -61,8 +60,8 @@ class TritonRunnable:
         if program.batch > MAX_BATCH:
             raise DeviceError(f"{program.name}: batch {program.batch}.", advice=f"Triton decodes at most {MAX_BATCH}.")
         self.program = program
-        self._backend, self._rung = backend, rung
-        self._graph: Any = None
+        self._backend, self._mode = backend, mode
+        self._graphs: dict[Range, Any] = {}
         self._registers = Registers(program, backend.device)
 
         def lowering() -> Lowering:
@@ -74,23 +73,23 @@ class TritonRunnable:
                 backend.processors,
                 compiled=backend.device != "cpu",
                 quad=column_order(),
-                narrow=rung == "persistent",
+                narrow=mode == "persistent",
             )
 
-        if rung == "persistent" and program.batch:
+        if mode == "persistent" and program.batch:
             lowering().lower()  # scratch has grown: below, launches that use it agree where it is
         lowered = lowering()
         self._launches = lowered.lower() if program.batch else [[] for _ in program.operations]
         for launches in self._launches:
             for launch in launches:
                 launch.check(backend.device)
-        if backend.device != "cpu" and rung != "persistent":
+        if backend.device != "cpu" and mode != "persistent":
             from moegauge.kernels.triton.launching.precompile import precompile
 
-            precompile((launch for launches in self._launches for launch in launches), rung == "pdl")
+            precompile((launch for launches in self._launches for launch in launches), mode == "pdl")
         self._routes = lowered.routes
         self._persistent: Persistent | None = None
-        if rung == "persistent":
+        if mode == "persistent":
             from moegauge.kernels.triton.launching.persistent import Persistent
 
             self._persistent = Persistent(self._launches, backend.device, backend.capability, backend.processors)
@@ -100,42 +99,44 @@ class TritonRunnable:
         self._stale = True  # what these read was written since they ran
         self.kernels_per_step = sum(launch.enqueued for launch in every)
 
-    def run(self) -> None:
-        """Enqueue the whole step: a graph replay (of one launch, on the persistent rung), or launch by launch on the
-        eager rung and under the interpreter, which has no graphs. The first run captures the graph, and has run the
-        step by then: a step that adds to its registers would add twice, were it replayed besides."""
+    def run_range(self, first: int, last: int) -> None:
+        """Enqueue operations: a graph replay, or launch by launch where launches are eager and under the interpreter,
+        which has no graphs. A range's first run captures its graph, and has run it by then: a step that adds to its
+        registers would add twice, were it replayed as well."""
         self._refresh()
-        if self._rung == "eager" or self._backend.device == "cpu":
-            self._enqueue()
-        elif self._graph is None:
+        if self._mode == "eager" or self._backend.device == "cpu":
+            self._enqueue(first, last)
+        elif (first, last) in self._graphs:
+            self._graphs[first, last].replay()
+        elif any(launch.enqueued for launches in self._launches[first:last] for launch in launches):
             from moegauge.kernels.triton.launching.capture import capture
 
-            self._graph = capture(self._enqueue)
-        else:
-            self._graph.replay()
+            self._graphs[first, last] = capture(lambda: self._enqueue(first, last))
 
     def _refresh(self) -> None:
         """Run what depends on nothing the step writes: the inputs and choices of a kernel that is timed alone."""
         if self._stale:
             for launch in self._before:
-                launch.run(dependent=self._rung == "pdl")
+                launch.run(dependent=self._mode == "pdl")
             self._stale = False
 
-    def warm(self) -> None:
-        """Capture the graph and replay it once, unless that is done: a first run takes the host tens of milliseconds,
-        and a step of many programs would spend them inside its samples."""
-        if self._graph is None:
-            self.run()
-            self.run()
+    def warm(self, ranges: Sequence[Range] = ()) -> None:
+        """Capture the graphs and replay each once: a first run takes the host tens of milliseconds, and a step of many
+        programs would spend them inside its samples."""
+        wanted = ranges or [(0, len(self.program.operations))]
+        if not all(one in self._graphs for one in wanted):
+            for _ in range(2):
+                for first, last in wanted:
+                    self.run_range(first, last)
 
-    def _enqueue(self) -> None:
+    def _enqueue(self, first: int, last: int) -> None:
         from moegauge.kernels.triton.launching.launch import run_all
 
         if self._persistent is not None:
-            self._persistent.step()
+            self._persistent.step(first, last)
             return
-        for launches in self._launches:
-            run_all(launches, dependent=self._rung == "pdl")
+        for launches in self._launches[first:last]:
+            run_all(launches, dependent=self._mode == "pdl")
 
     def run_operation(self, index: int) -> None:
         """One operation with the inputs it needs, by the very kernels the step is timed with, and wait."""
@@ -143,7 +144,7 @@ class TritonRunnable:
             self._persistent.operation(index)
         else:
             for launch in self._launches[index]:
-                launch.run(dependent=self._rung == "pdl")
+                launch.run(dependent=self._mode == "pdl")
         self._backend.synchronize()
 
     def read(self, register: str) -> NDArray[np.float32]:
@@ -179,7 +180,7 @@ class TritonRunnable:
             tables.ids.fill_(-1)
         self._stale = True
 
-    def profile(self) -> list[LaunchProfile]:
+    def launches(self) -> list[LaunchProfile]:
         """What one step launches; empty under the interpreter, which compiles nothing, and for a persistent step, whose
         grid and registers are every operation's."""
         if self._backend.device == "cpu" or self._persistent is not None:
@@ -190,14 +191,14 @@ class TritonRunnable:
             self.program,
             self._launches,
             lambda route: int(self._routes[route].distinct.item()),
-            dependent=self._rung == "pdl",
+            dependent=self._mode == "pdl",
             capability=self._backend.capability,
             processors=self._backend.processors,
             shared_per_processor=self._backend.shared_per_processor,
         )
 
 
-class TritonStream:
+class TritonStream(Stream):
     """A read of a buffer by a persistent grid.
 
     Args:
@@ -240,28 +241,29 @@ class TritonStream:
         return {**OPTIONS, "BLOCK": self._block, "UNROLL": self._unroll, "num_warps": self._warps}
 
 
-class TritonBackend:
+class TritonBackend(Backend):
     """One NVIDIA GPU; or, under TRITON_INTERPRET=1 and device `cpu`, the interpreter (for tests, thousands of times
     slower).
 
     Args:
         device: `cuda` or `cpu`.
-        rung: how steps are launched: `eager`, `graph` (a CUDA graph), `pdl` (a graph of programmatic dependent
+        launch_mode: how steps are launched: `eager`, `graph` (a CUDA graph), `pdl` (a graph of programmatic dependent
             launches, compute capability 9.0 and later) or `persistent` (one cooperative launch with grid barriers).
         configuration: a name of `CONFIGURATIONS`; None measures which is fastest, see `triton.tuning`.
 
     Raises:
-        UnknownNameError: no such rung or configuration.
+        UnknownNameError: no such launch mode or configuration.
         DeviceError: no GPU, one too old, or no Triton.
     """
 
     name = "triton"
     threads = 0
+    memory = 0
     matrix_formats = layout.TILED_FORMATS | {"f32"}
 
-    def __init__(self, device: str = "cuda", rung: str = "", configuration: str | None = None) -> None:
-        if rung and rung not in RUNGS:
-            raise UnknownNameError("rung", rung, RUNGS)
+    def __init__(self, device: str = "cuda", launch_mode: str = "", configuration: str | None = None) -> None:
+        if launch_mode and launch_mode not in LAUNCH_MODES:
+            raise UnknownNameError("launch mode", launch_mode, LAUNCH_MODES)
         if configuration is not None and configuration not in CONFIGURATIONS:
             raise UnknownNameError("configuration", configuration, CONFIGURATIONS)
         self.device = device
@@ -272,13 +274,11 @@ class TritonBackend:
             self._gpu()
         capability = self.capability
         best = "pdl" if capability >= (9, 0) else "graph"
-        if device == "cpu" and rung != "persistent":
-            rung = "eager"  # the interpreter has neither graphs nor dependence
-        self.rung = rung or best
-        if self.rung == "pdl" and capability < (9, 0):
-            raise DeviceError(
-                f"{self.description} has no programmatic dependent launch.", advice="Use the rung 'graph'."
-            )
+        if device == "cpu" and launch_mode != "persistent":
+            launch_mode = "eager"  # the interpreter has neither graphs nor dependence
+        self.launch_mode = launch_mode or best
+        if self.launch_mode == "pdl" and capability < (9, 0):
+            raise DeviceError(f"{self.description} has no programmatic dependent launch.", advice="Use --launch graph.")
         self.configuration = CONFIGURATIONS[configuration] if configuration else default_for(capability)
         self._fixed = configuration is not None
 
@@ -347,7 +347,7 @@ class TritonBackend:
             raise DeviceError(
                 f"{program.name}: the arena has no pool {', '.join(lacking)}.", advice="Allocate it first."
             )
-        return TritonRunnable(program, arena, self, self._configuration_for(program, arena), self.rung)
+        return TritonRunnable(program, arena, self, self._configuration_for(program, arena), self.launch_mode)
 
     def _configuration_for(self, program: Program, arena: TritonArena) -> Configuration:
         from moegauge.kernels.triton.launching import tuning
@@ -356,12 +356,12 @@ class TritonBackend:
             return self.configuration
 
         def seconds(name: str) -> float:
-            runnable = TritonRunnable(program, arena, self, CONFIGURATIONS[name], self.rung)
+            runnable = TritonRunnable(program, arena, self, CONFIGURATIONS[name], self.launch_mode)
             runnable.warm()
             return sorted(self.time(runnable.run) for _ in range(5))[2]
 
         formats = " ".join(sorted(name for name in program.pools if name.endswith(".weight")))
-        key = f"{self.description}; {self.rung}; {program.name}; {formats}"
+        key = f"{self.description}; {self.launch_mode}; {program.name}; {formats}"
         return CONFIGURATIONS[tuning.choose(key, CONFIGURATIONS, seconds, tuning.cache_file())]
 
     def _stream_buffer(self, size: int) -> Any:
@@ -398,33 +398,33 @@ class TritonBackend:
         return found
 
     @property
-    def rungs(self) -> tuple[str, ...]:
+    def launch_modes(self) -> tuple[str, ...]:
         """The ways of launching this device has, slowest first."""
         if self.device == "cpu":
             return ("eager",)
-        return tuple(rung for rung in RUNGS if rung != "pdl" or self.capability >= (9, 0))
+        return tuple(mode for mode in LAUNCH_MODES if mode != "pdl" or self.capability >= (9, 0))
 
-    def on(self, rung: str) -> TritonBackend:
+    def on(self, launch_mode: str) -> TritonBackend:
         """This device with another way of launching.
 
         Raises:
             UnknownNameError: the device does not have it.
         """
-        if rung not in self.rungs:
-            raise UnknownNameError("rung", rung, self.rungs)
+        if launch_mode not in self.launch_modes:
+            raise UnknownNameError("launch mode", launch_mode, self.launch_modes)
         other = copy.copy(self)  # not made anew: memory PyTorch keeps for reuse would not count as free
-        other.rung = rung
+        other.launch_mode = launch_mode
         return other
 
     @property
     def chains(self) -> tuple[str, ...]:
-        """The rungs whose boundary `chain` can time."""
+        """The launch modes whose boundary `chain` can time."""
         from moegauge.kernels.triton.launching import empty_chain
 
-        return tuple(rung for rung in self.rungs if rung in empty_chain.RUNGS)
+        return tuple(mode for mode in self.launch_modes if mode in empty_chain.LAUNCH_MODES)
 
     def chain(self, name: str, length: int) -> Callable[[], None]:
-        """Enqueues `length` empty kernels, launched as rung `name` does."""
+        """Enqueues `length` empty kernels, launched as `name` says."""
         from moegauge.kernels.triton.launching.empty_chain import Chain
 
         return Chain(length, name, self.processors, self.device).run

@@ -131,6 +131,7 @@ class Roof(msgspec.Struct, kw_only=True, frozen=True):
         best_gb_per_s: the fastest of them.
         interval_gb_per_s: 95 % bootstrap interval of the median.
         pattern: the best access pattern's name.
+        shape: the same in numbers, as `moegauge.kernels.backend.Stream.shape` has it.
         patterns: median GB/s of every pattern tried.
         bytes: bytes one sample reads.
         sweep: access patterns by width, unrolling, programs and warps, where a suite swept them.
@@ -142,6 +143,7 @@ class Roof(msgspec.Struct, kw_only=True, frozen=True):
     best_gb_per_s: float | None = None
     interval_gb_per_s: tuple[float, float] | None = None
     pattern: str = ""
+    shape: dict[str, int] = {}
     patterns: dict[str, float] = {}
     bytes: int | None = None
     sweep: list[Pattern] = []
@@ -188,7 +190,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
             input embedding included, no KV, batch 1.
         macs, attention_macs: multiply-accumulates of one step, and those of them that are attention over the cache.
         format_macs: those of them with weights, by the weight's format.
-        rung: how the step was launched (`threads`, `eager`, `graph`, `pdl`, `persistent`).
+        launch_mode: how the step was launched (`threads`, `eager`, `graph`, `pdl`, `persistent`); `rung` in the file.
         telemetry: clocks, power and temperature seen while sampling, where the device tells.
         peer: name and version of the other program that was timed, as `backend` names it; None is this kit itself.
         stored: what the peer stores `format` as, e.g. `q4_0`; empty for this kit.
@@ -221,7 +223,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
     kernel: str | None = None
     kv_format: str = "bf16"
     routing: str = "uniform"
-    rung: str = ""
+    launch_mode: str = msgspec.field(default="", name="rung")
     threads: int | None = None
     seed: int = 0
     formula_bytes: int | None = None
@@ -257,7 +259,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
             self.context,
             self.kv_format,
             self.routing,
-            self.rung,
+            self.launch_mode,
             self.threads,
         )
 
@@ -343,7 +345,7 @@ class LeftOut(msgspec.Struct, kw_only=True, frozen=True):
 
     def __str__(self) -> str:
         """`whole steps: gpt-oss-20b native: failed: the error`."""
-        stage = " ".join(filter(None, (self.stage, self.launch_mode)))
+        stage = f"{self.stage} ({self.launch_mode})" if self.launch_mode else self.stage
         words = _WORDS[self.reason]
         if self.reason is Reason.NOT_ALONE:
             why = f"{words} ({self.detail})"
@@ -359,8 +361,8 @@ def _old_left_out(text: str) -> LeftOut:
     """The sentence of a record of 0.1.0: `stage: point: why`, the stage `ladder` followed by its launch mode."""
     stage, _, rest = text.partition(": ")
     mode = ""
-    if stage.startswith("ladder "):
-        stage, _, mode = stage.partition(" ")
+    if stage.startswith("ladder"):
+        stage, mode = "launch modes", stage.removeprefix("ladder").strip()
     what, _, why = rest.partition(": ")
     reason = next((r for r, words in _WORDS.items() if words and why.startswith(words)), Reason.UNAVAILABLE)
     detail = why.removeprefix(_WORDS[reason]).removeprefix(": ")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from moegauge.errors import DeviceError
+from moegauge.kernels.backend import Backend, Precision, Stream
 from moegauge.record import SCHEMA, Case, CaseBytes, Project, Record, Roof
 
 
@@ -25,17 +27,18 @@ class FakeClock:
 
 
 @dataclass
-class FakeStream:
+class FakeStream(Stream):
     device: FakeBackend
     pattern: str
     bytes: int
     rate: float
+    shape: Mapping[str, int] = field(default_factory=dict)
 
     def run(self) -> None:
         self.device.spend(self.bytes / self.rate / self.device.drift())
 
 
-class FakeBackend:
+class FakeBackend(Backend):
     """A backend of `bandwidth` bytes/s whose streams reach 80 and 100 % of it."""
 
     name = "cpu"
@@ -53,6 +56,15 @@ class FakeBackend:
 
     def spend(self, seconds: float) -> None:
         self.clock.now += seconds
+
+    def precision(self, format_name: str) -> Precision:
+        return Precision()
+
+    def arena(self, pools: Mapping[str, int], seed: int = 0) -> Any:
+        raise DeviceError("a made-up device has no memory.")
+
+    def compile(self, program: Any, arena: Any) -> Any:
+        raise DeviceError("a made-up device runs nothing.")
 
     def streams(self, size: int) -> list[FakeStream]:
         return [
@@ -107,6 +119,9 @@ class FakeStep:
 
     def check(self) -> float:
         return next(self.errors)
+
+    def launches(self) -> list[Any]:
+        return []
 
     def close(self) -> None:
         self.closed = True

@@ -191,10 +191,10 @@ def small_suite() -> None:
         lap.run()
         assert state.executed - start == steps, "a run is not one step"
 
-    def warm(lap, real=backend.TritonRunnable.warm):
-        if lap._graph is None:
+    def warm(lap, ranges=(), real=backend.TritonRunnable.warm):
+        if not lap._graphs:
             run_once(lap)
-        real(lap)
+        real(lap, ranges)
 
     launch.check, registers.RouteTables.__init__ = check, tables
     build.DecodeStep._check, build.disagreement, backend.TritonRunnable.warm = gate, whole, warm
@@ -212,7 +212,7 @@ def small_suite() -> None:
         Stage("floors", "floors", ""),
         Stage("whole steps", "decode", "", (Row(("moe", "dense")),)),
         Stage("kernels", "kernel", "", (Row(("moe",)),), 0.01),
-        Stage("ladder", "ladder", "", (Row(("moe",)),)),
+        Stage("launch modes", "launch modes", "", (Row(("moe",)),)),
         Stage("batch curve", "decode", "", (Row(("dense",), ("bf16",), (2,), (3,)),)),
         Stage("peers", "peers", "", (Row(("moe",), ("bf16",)),), 0.01),
     )

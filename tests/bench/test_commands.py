@@ -14,7 +14,7 @@ import pytest
 from moegauge import cli, machine, models
 from moegauge.bench.step import build as step_module
 from moegauge.errors import DeviceError, NumericsError
-from moegauge.kernels import backend as backend_module
+from moegauge.kernels import devices
 from moegauge.record import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ def run(
 ) -> Callable[..., Any]:
     """Runs a command line; gives (exit code, stdout, stderr). `run.build` may be replaced by another step builder."""
     device = fakes.FakeBackend(bandwidth=20e9)
-    monkeypatch.setattr(backend_module, "get_backend", lambda name, threads=None, rung="": device)
+    monkeypatch.setattr(devices, "get_backend", lambda name, threads=None, launch_mode="": device)
     monkeypatch.setattr(machine, "project", lambda: {"version": "0.1.0", "commit": "c" * 40, "dirty": False})
     monkeypatch.setattr(machine, "load_average", lambda: 0.0)
     monkeypatch.chdir(tmp_path)
@@ -105,7 +105,7 @@ def test_exports(run: Any, tmp_path: Path) -> None:
         (["--context", "-1"], "--context"),
         (["--model", ","], "--model is empty"),
         (["--routing", "zapf"], "unknown routing 'zapf'"),
-        (["--rung", "pdl", "--device", "cpu"], "--rung is for GPUs"),
+        (["--rung", "pdl", "--device", "cpu"], "--launch is for GPUs"),
         (["--model", "absent.json"], "absent.json: no such file"),
     ],
 )

@@ -38,7 +38,7 @@ def run(fault: str, folder: Path, *more: str) -> tuple[int, Any, dict[str, int],
 
 
 def keys(record: Any) -> list[tuple[str, str | None, str, bool]]:
-    """(model, kind of kernel, rung, whether a peer's) of every case."""
+    """(model, kind of kernel, launch mode, whether a peer's) of every case."""
     return [(c["model"], c.get("kernel"), c["rung"], bool(c.get("peer"))) for c in record["cases"]]
 
 
@@ -47,7 +47,7 @@ def told(folder: Path) -> list[str]:
     return [str(one) for one in load(folder / "r.json").left_out]
 
 
-def test_every_stage_of_the_gpu_suite_runs_on_a_device_with_graphs_and_all_rungs(tmp_path: Path) -> None:
+def test_every_stage_of_the_gpu_suite_runs_on_a_device_with_graphs_and_all_launch_modes(tmp_path: Path) -> None:
     code, record, seen, err = run("none", tmp_path)
     assert code == 0, err[-3000:]
     assert record["complete"]
@@ -56,15 +56,15 @@ def test_every_stage_of_the_gpu_suite_runs_on_a_device_with_graphs_and_all_rungs
     assert {f["name"] for f in record["floors"]} == {"eager", "graph", "pdl"}
     assert record["roof"]["sweep"]
     found = keys(record)
-    assert [rung for model, kernel, rung, _ in found if (model, kernel) == ("moe", None)] == list(LAUNCHES)
+    assert [mode for model, kernel, mode, _ in found if (model, kernel) == ("moe", None)] == list(LAUNCHES)
     assert {("moe", "experts down", "pdl", False), ("moe", "o_proj", "pdl", False)} <= set(found)
     assert ("moe", "experts", "graph", True) in found  # torch's products, captured too
     kinds = [c for c in record["cases"] if c.get("kernel") and c["kernel"] != "experts"]
     assert all(c["profile"]["kernels"][0]["resident"] > 0 for c in kinds)
     assert seen["pdl"] > 0
     assert seen["cooperative"] > 0
-    # Chains of empty kernels alone may be captured while they are timed: two rungs, two lengths, in a round that is
-    # thrown away. A step captured there would have its first samples made of the host's work.
+    # Chains of empty kernels alone may be captured while they are timed: two launch modes, two lengths, in a round that
+    # is thrown away. A step captured there would have its first samples made of the host's work.
     assert seen["captured_in_time"] == 4
 
 
@@ -72,15 +72,15 @@ def test_a_kernel_that_does_not_compile_costs_its_points_alone(tmp_path: Path) -
     code, record, _, err = run("compile", tmp_path)
     assert code == 1
     assert keys(record)[:1] == [("dense", None, "pdl", False)]
-    assert [(model, rung) for model, _, rung, _ in keys(record)[1:]] == [("moe", "persistent"), ("dense", "pdl")]
+    assert [(model, mode) for model, _, mode, _ in keys(record)[1:]] == [("moe", "persistent"), ("dense", "pdl")]
     failed = [text for text in told(tmp_path) if "failed: " in text]
     assert failed[0].startswith("whole steps: moe native: failed: TritonError: PTXAS error: ptxas died.")
-    assert any(text.startswith("ladder graph: moe native: failed: ") for text in failed)
+    assert any(text.startswith("launch modes (graph): moe native: failed: ") for text in failed)
     assert "Traceback" in err  # nobody is there to ask for it again
 
 
 def test_a_process_that_is_killed_has_said_what_was_in_work(tmp_path: Path) -> None:
     code, record, _, _ = run("killed", tmp_path)
     assert code == 9
-    assert told(tmp_path)[-1] == "ladder persistent: moe native: began and did not end"
+    assert told(tmp_path)[-1] == "launch modes (persistent): moe native: began and did not end"
     assert keys(record)[-1] == ("moe", None, "graph", False)

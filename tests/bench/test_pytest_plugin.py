@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from moegauge.bench import pytest_plugin
-from moegauge.kernels import backend
+from moegauge.kernels import devices
 
 
 def test_machine_and_roof_land_in_the_json(fakes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "get_backend", lambda name: fakes.FakeBackend(bandwidth=3e9))
+    monkeypatch.setattr(devices, "get_backend", lambda name: fakes.FakeBackend(bandwidth=3e9))
     info: dict[str, Any] = {"node": socket.gethostname()}
     pytest_plugin.pytest_benchmark_update_machine_info(info)
     assert info["moegauge"]["roof"]["gb_per_s"] == pytest.approx(3.0)

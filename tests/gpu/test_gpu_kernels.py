@@ -14,7 +14,7 @@ programs = sys.modules.setdefault("gpu_programs", importlib.util.module_from_spe
 _SPEC.loader.exec_module(programs)
 
 pytestmark = pytest.mark.gpu
-RUNGS = importlib.import_module("moegauge.kernels.triton.backend").RUNGS
+LAUNCH_MODES = importlib.import_module("moegauge.kernels.triton.backend").LAUNCH_MODES
 FORMATS = ("bf16", "fp8", "int8", "int4", "int4_g128", "mxfp4", "nvfp4")
 
 
@@ -57,18 +57,18 @@ def test_attention(backend, arena, kind, cache, batch, length):
     gated(backend, arena, programs.attention(kind, cache, 16, batch, length), 0.2)
 
 
-@pytest.mark.parametrize("rung", RUNGS)
-def test_every_rung_gives_the_same_numbers(backend, arena, rung):
+@pytest.mark.parametrize("mode", LAUNCH_MODES)
+def test_every_launch_mode_gives_the_same_numbers(backend, arena, mode):
     import numpy as np
 
     from moegauge.kernels.triton.backend import TritonBackend
 
-    if rung == "pdl" and backend.capability < (9, 0):
+    if mode == "pdl" and backend.capability < (9, 0):
         pytest.skip("programmatic dependent launch needs compute capability 9.0")
     program = programs.layer("mxfp4", 1024, 512, 32, 4, 2)
     answers = []
-    for name in ("eager", rung):
-        runnable = TritonBackend(rung=name).compile(program, arena)
+    for name in ("eager", mode):
+        runnable = TritonBackend(launch_mode=name).compile(program, arena)
         for _ in range(3):
             programs.start(runnable)
             runnable.run()
@@ -114,7 +114,7 @@ def test_a_profile_tells_grid_registers_and_instructions(backend, arena):
     programs.start(runnable)
     runnable.run()
     backend.synchronize()
-    found = {one.kernel: one for one in runnable.profile()}
+    found = {one.kernel: one for one in runnable.launches()}
     up = found["experts_up"]
     assert up.resident > 0
     assert 0 < up.registers <= 255

@@ -1,4 +1,4 @@
-"""The persistent rung on the GPU: its barriers, its answers, and a grid that cannot be resident."""
+"""The persistent mode on the GPU: its barriers, its answers, and a grid that cannot be resident."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def persistent(backend):
     """The same GPU, whose steps are one launch."""
     from moegauge.kernels.triton.backend import TritonBackend
 
-    return TritonBackend(rung="persistent")
+    return TritonBackend(launch_mode="persistent")
 
 
 def answers(backend, arena, program, runs=1):
@@ -59,7 +59,7 @@ def test_a_layer_without_attention_gives_the_numbers_of_the_graph(persistent, ar
     from moegauge.kernels.triton.backend import TritonBackend
 
     program = programs.layer("mxfp4", 1024, 512, 32, 4, batch)
-    (graph,), (one,) = answers(TritonBackend(rung="graph"), arena, program), answers(persistent, arena, program)
+    (graph,), (one,) = answers(TritonBackend(launch_mode="graph"), arena, program), answers(persistent, arena, program)
     for name in program.registers:
         # The norm's sum of squares is added in another order, so its bfloat16 result may differ by one unit.
         np.testing.assert_allclose(one[name], graph[name], rtol=2e-2, atol=2e-3 * np.abs(graph[name]).max())

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from moegauge.bench.step.rings import Layout
-from moegauge.kernels.backend import get_backend
 from moegauge.kernels.cpu.backend import CpuBackend
 from moegauge.kernels.cpu.core import library
+from moegauge.kernels.devices import get_backend
 from moegauge.kernels.program import Product, Program, View
 from moegauge.shape import Matrix
 

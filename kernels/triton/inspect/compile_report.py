@@ -244,14 +244,14 @@ def small_cases(dependent: bool) -> Iterator[Case]:
 
 def cases(target: int, quad: bool) -> Iterator[Case]:
     """Every kernel a step of the shipped models launches on `target`; dependent launches from 9.0 on."""
-    rungs = (False, True) if target >= 90 else (False,)
+    modes = (False, True) if target >= 90 else (False,)
     for name in sorted(layout.TILED_FORMATS):
         yield product_case(name, quad)
     for tokens in (16, 32, 64):
         yield product_case("bf16", quad, tokens=tokens)
         yield product_case("fp8", quad, tokens=tokens)
     yield product_case("mxfp4", quad, columns=2880)
-    for dependent in rungs:
+    for dependent in modes:
         if dependent:
             yield product_case("bf16", quad, dependent=True)
             yield product_case("fp8", quad, dependent=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from moegauge.kernels import program as ir
+from moegauge.kernels.backend import LaunchProfile
 from moegauge.kernels.triton.inspect import compile_report
 from moegauge.kernels.triton.launching.launch import Launch
 from moegauge.kernels.triton.launching.residency import resident
@@ -14,31 +15,6 @@ from moegauge.kernels.triton.launching.residency import resident
 LOOPS = ("product", "experts_up", "experts_down")  # kernels that stream tiles of weights
 
 _known: dict[str, compile_report.Report] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchProfile:
-    """One distinct launch; attributes as `moegauge.bench.run.launches.Launched` has them."""
-
-    kernel: str
-    launches: int
-    grid: tuple[int, ...]
-    warps: int
-    registers: int
-    shared: int
-    resident: int
-    processors: int
-    instructions_per_weight: float | None
-    weights: int
-    chunks: int
-
-    @property
-    def programs(self) -> int:
-        """Programs of one launch."""
-        count = 1
-        for size in self.grid:
-            count *= size
-        return count
 
 
 def profile(
@@ -74,18 +50,19 @@ def profile(
             compiled = launch.compile(dependent)
             report = _inspect(compiled, name, launch)
             shared = int(compiled.metadata.shared)
+            fit = resident(report.registers, shared, launch.warps, shared_per_processor, capability)
             found[key] = LaunchProfile(
-                name,
-                1,
-                launch.grid,
-                launch.warps,
-                report.registers,
-                shared,
-                processors * resident(report.registers, shared, launch.warps, shared_per_processor, capability),
-                processors,
-                report.per_weight or None,
-                weights,
-                launch.chunks,
+                kernel=name,
+                launches=1,
+                grid=launch.grid,
+                warps=launch.warps,
+                registers=report.registers,
+                shared=shared,
+                resident=processors * fit,
+                processors=processors,
+                instructions_per_weight=report.per_weight or None,
+                weights=weights,
+                chunks=launch.chunks,
             )
     return list(found.values())
 

@@ -8,7 +8,7 @@ from moegauge.kernels.triton.device.empty import node
 from moegauge.kernels.triton.launching.launch import Launch
 
 WARPS = 4
-RUNGS = ("eager", "graph", "pdl")  # the ways of launching a chain can be captured for
+LAUNCH_MODES = ("eager", "graph", "pdl")  # the ways of launching a chain can be captured for
 
 
 class Chain:
@@ -16,15 +16,15 @@ class Chain:
 
     Args:
         length: nodes.
-        rung: `eager`, `graph` or `pdl`.
+        mode: `eager`, `graph` or `pdl`.
         processors: multiprocessors of the device.
         device: `cuda`, or `cpu` for the interpreter (eager only).
     """
 
-    def __init__(self, length: int, rung: str, processors: int, device: str) -> None:
+    def __init__(self, length: int, mode: str, processors: int, device: str) -> None:
         import torch
 
-        self.length, self._rung = length, rung
+        self.length, self._mode = length, mode
         self.counts = torch.zeros(processors, dtype=torch.int32, device=device)
         self._launch = Launch(node, (processors,), {"out": self.counts}, warps=WARPS)
         self._launch.check(device)
@@ -32,7 +32,7 @@ class Chain:
 
     def run(self) -> None:
         """Enqueue the chain."""
-        if self._rung == "eager":
+        if self._mode == "eager":
             self._enqueue()
             return
         if self._graph is None:
@@ -43,4 +43,4 @@ class Chain:
 
     def _enqueue(self) -> None:
         for _ in range(self.length):
-            self._launch.run(dependent=self._rung == "pdl")
+            self._launch.run(dependent=self._mode == "pdl")

@@ -39,7 +39,8 @@ class Persistent:
         step = [launch for launches in operations for launch in launches if launch.enqueued]
         # Behind the step, every operation with all it needs when it runs alone.
         alone = [launch for launches in operations for launch in launches]
-        self._step = (0, len(step))
+        # Rows of the table behind which the step's operations end.
+        self._ends = [0, *itertools.accumulate(sum(one.enqueued for one in launches) for launches in operations)]
         ends = [len(step)]
         for launches in operations:
             ends.append(ends[-1] + len(launches))
@@ -61,9 +62,9 @@ class Persistent:
             }
         self.grid = 1 if not self._compiled else grid or 0
 
-    def step(self) -> None:
-        """Enqueue the whole step."""
-        self._run(*self._step)
+    def step(self, first: int, last: int) -> None:
+        """Enqueue operations [first, last) of the step."""
+        self._run(self._ends[first], self._ends[last])
 
     def operation(self, index: int) -> None:
         """Enqueue one operation, by the same kernel."""
@@ -81,7 +82,7 @@ class Persistent:
                 raise
             raise DeviceError(
                 f"{self.grid} programs of the persistent kernel are not resident at once: {error}.",
-                advice="Use the rung 'graph'.",
+                advice="Use --launch graph.",
             ) from None
 
     def _resident(self) -> int:

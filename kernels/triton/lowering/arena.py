@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from moegauge.errors import DeviceError
 from moegauge.formats import get_format
 from moegauge.kernels import codes, content
+from moegauge.kernels.backend import Arena
 from moegauge.kernels.program import ALIGNMENT, Place, Weight
 from moegauge.kernels.triton.lowering import layout
 
@@ -52,7 +53,7 @@ def _words_of(marked: NDArray[np.bool_], words: int) -> NDArray[np.bool_]:
     return np.asarray(packed != 0)
 
 
-class TritonArena:
+class TritonArena(Arena):
     """Pools on one device.
 
     Attributes:

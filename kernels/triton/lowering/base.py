@@ -148,9 +148,8 @@ class LoweringBase:
         if self._batch != 1 or not whole:
             return None
         for op in self._program.operations[self._index + 1 :]:
-            gain: ir.Vector | None = getattr(op, "gain", None)
-            if gain is not None and getattr(op, "x", None) == view:
-                return gain
+            if isinstance(op, ir.Product | ir.GatedProduct | ir.ExpertsUp) and op.gain is not None and op.x == view:
+                return op.gain
             if any(written.register == view.register for written in op.outputs()):
                 break
         return None

@@ -38,7 +38,7 @@ class Options:
     kind: str
     device: str = "auto"
     threads: int | None = None
-    rung: str = ""
+    launch_mode: str = ""
     out: Path | None = None
     export_csv: Path | None = None
     export_markdown: Path | None = None
@@ -78,12 +78,12 @@ class Session:
         self.stages: tuple[Stage, ...] = ()
         self.points, self.shapes = self._plan() if options.kind != "roof" else ([], {})
         self.device = resolve_device(options.device)
-        if options.rung and self.device != "cuda":
-            raise UsageError("--rung is for GPUs.", advice="On a CPU vary --threads.")
+        if options.launch_mode and self.device != "cuda":
+            raise UsageError("--launch is for GPUs.", advice="On a CPU vary --threads.")
         self._check_routing()
-        from moegauge.kernels.backend import get_backend
+        from moegauge.kernels.devices import get_backend
 
-        self.backend: Backend = get_backend(self.device, threads=options.threads, rung=options.rung)
+        self.backend: Backend = get_backend(self.device, threads=options.threads, launch_mode=options.launch_mode)
         self._check_formats()
         self.argv = ["moegauge", *public_argv(sys.argv[1:])]
         self.record = self._draft()
@@ -329,7 +329,7 @@ class Session:
             warn(f"{failure.point.label}: {failure.error}")
         raise DeviceError(
             f"{len(self.failures)} points gave no time."
-            if self.stages  # a ladder takes a point several times
+            if self.stages  # where launch modes are compared, a point is taken several times
             else f"{len(self.failures)} of {len(self.points)} points gave no time.",
             advice="Run again to try these.",
         )

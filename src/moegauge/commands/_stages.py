@@ -1,4 +1,4 @@
-"""A suite of stages: roof sweep, floors, steps, kernels, ladder, peers; each point is stored as soon as it is had."""
+"""A suite of stages: roof, floors, steps, kernels, launch modes, peers; each point is stored as soon as it is had."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from msgspec.structs import replace as replace_struct
@@ -83,8 +83,8 @@ class StageRun:
         for stage in self._session.stages:
             if stage.kind == "floors":
                 self._floors(stage)
-            elif stage.kind == "ladder":
-                failures += self._ladder(stage, meter)
+            elif stage.kind == "launch modes":
+                failures += self._launch_modes(stage, meter)
             elif stage.kind in ("decode", "kernel"):
                 failures += self._points(stage, meter, self._session.backend)
             elif stage.kind == "peers":
@@ -122,7 +122,7 @@ class StageRun:
     def _meter(self) -> RoofMeter:
         """The roof, by a sweep; where an earlier part of this run swept, by the pattern it found best."""
         backend, known = self._session.backend, self._record.roof
-        if known is not None and (meter := roof.known_roof(backend, known.pattern)):
+        if known is not None and (meter := roof.known_roof(backend, known.shape)):
             return meter
         with guarded():
             meter = roof.sweep_roof(backend, progress=lambda name: self._session.progress(f"roof: {name}"))
@@ -137,10 +137,10 @@ class StageRun:
             return
         backend = self._session.backend
         known = {floor.name for floor in self._record.floors}
-        if not boundaries.boundaries(backend):
+        if not backend.chains:
             lack = f"the {backend.name} backend cannot run empty operations"
             self._leave(stage.name, "all", Reason.UNAVAILABLE, lack)
-        for name in boundaries.boundaries(backend):
+        for name in backend.chains:
             if name in known:
                 continue
             if not self._clock.room_for(stage.name):
@@ -171,8 +171,8 @@ class StageRun:
             throttle=session.throttle(),
             on_skip=skip,
         )
-        rung = getattr(backend, "rung", "")
-        done = {key_of(case) for case in self._record.cases if case.rung == rung}
+        launched = backend.launch_mode
+        done = {key_of(case) for case in self._record.cases if case.launch_mode == launched}
 
         def finished(point: Point) -> bool:
             shape = point.cast(session.shapes)
@@ -220,11 +220,10 @@ class StageRun:
             with self._in_work(stage, point, mode):
                 yield point
 
-    def _ladder(self, stage: Stage, meter: RoofMeter) -> list[Failure]:
+    def _launch_modes(self, stage: Stage, meter: RoofMeter) -> list[Failure]:
         """Model by model, every way of launching the backend has; those measured already are passed over."""
-        backend: Any = self._session.backend
-        rungs: tuple[str, ...] = tuple(getattr(backend, "rungs", ()))
-        if len(rungs) < 2:
+        backend = self._session.backend
+        if len(backend.launch_modes) < 2:
             if not self._again:
                 lack = f"the {backend.name} backend launches in one way"
                 self._leave(stage.name, "all", Reason.UNAVAILABLE, lack)
@@ -233,8 +232,8 @@ class StageRun:
         for row in stage.rows:
             for model in row.models:
                 one = replace(stage, rows=(replace(row, models=(model,)),))
-                for rung in rungs:
-                    failures += self._points(one, meter, backend.on(rung), rung)
+                for mode in backend.launch_modes:
+                    failures += self._points(one, meter, backend.on(mode), mode)
         return failures
 
     def _peers(self, stage: Stage, meter: RoofMeter) -> None:

@@ -52,7 +52,9 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads; default: every core."),
             click.option(
-                "--rung",
+                "--launch",
+                "--rung",  # its name up to 0.1.0
+                "launch_mode",
                 default="",
                 help="GPU: how steps are launched, eager, graph, pdl or persistent; default: pdl, or graph.",
             ),

@@ -116,7 +116,7 @@ class Done:
 
     bytes: int = 4000
     parameters: int = 8000
-    rung: str = "threads"
+    launch_mode: str = "threads"
     kernels: int = 3
     errors: list[Any] = field(default_factory=lambda: [1e-3, 2e-3])
     closed: int = 0
@@ -234,7 +234,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
     shape.write_text(json.dumps(small().to_json()))
     backend = NumpyBackend("reference")
     backend.last_level_cache = 1 << 12
-    monkeypatch.setattr("moegauge.kernels.backend.get_backend", lambda *_, **__: backend)
+    monkeypatch.setattr("moegauge.kernels.devices.get_backend", lambda *_, **__: backend)
     monkeypatch.setattr(machine, "project", lambda: {"version": "0.1.0", "commit": "c" * 40, "dirty": False})
     monkeypatch.setattr(machine, "load_average", lambda: 0.0)
     monkeypatch.setattr(

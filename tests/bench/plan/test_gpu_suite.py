@@ -1,4 +1,4 @@
-"""A suite of stages on a made-up device: order, budget, resume, ladder, floors, what is left out."""
+"""A suite of stages on a made-up device: order, budget, resume, launch modes, floors, what is left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from moegauge.bench.plan.gpu_suite import Stage
 from moegauge.bench.plan.points import Row
 from moegauge.bench.step import build as step_module
 from moegauge.errors import NumericsError
-from moegauge.kernels import backend as backend_module
+from moegauge.kernels import devices
 from moegauge.record import load
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,7 +26,7 @@ SMALL = (
     Stage("floors", "floors", "floors"),
     Stage("whole steps", "decode", "steps", (Row(("gpt-oss-20b", "qwen3-30b-a3b")),)),
     Stage("kernels", "kernel", "kernels", (Row(("gpt-oss-20b",)),)),
-    Stage("ladder", "ladder", "ladder", (Row(("gpt-oss-20b",)),)),
+    Stage("launch modes", "launch modes", "launch modes", (Row(("gpt-oss-20b",)),)),
     Stage("batch curve", "decode", "batches", (Row(("gpt-oss-20b",), ("fp8",), (2, 4)),)),
     Stage("peers", "peers", "peers"),
 )
@@ -45,18 +45,18 @@ FLOORS_US = {"eager": 9.0, "graph": 3.0, "pdl": 1.5}
 
 @pytest.fixture
 def gpu(fakes: Any) -> Any:
-    """A backend with rungs, chains of a known cost per kernel, and a sweep whose best stream is not a usual one."""
+    """A backend with launch modes, chains of a known cost per kernel, and a sweep whose best stream is no usual one."""
 
     class Gpu(fakes.FakeBackend):
         name = "triton"
-        rung = "pdl"
-        rungs = ("eager", "graph", "pdl")
-        chains = rungs
+        launch_mode = "pdl"
+        launch_modes = ("eager", "graph", "pdl")
+        chains = launch_modes
         last_level_cache = 1000
 
-        def on(self, rung: str) -> Any:
+        def on(self, launch_mode: str) -> Any:
             other = Gpu(self.bandwidth)
-            other.clock, other.rung = self.clock, rung
+            other.clock, other.launch_mode = self.clock, launch_mode
             return other
 
         def chain(self, name: str, length: int) -> Any:
@@ -77,16 +77,16 @@ def gpu(fakes: Any) -> Any:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: Any, fakes: Any, gpu: Any, tmp_path: Path) -> Any:
     suite = suites.Suite(tuple(r for s in SMALL for r in s.rows), 1.0, "small", SMALL, budget_s=1e9, gate_rows=2)
     monkeypatch.setitem(suites.SUITES, "gpu", suite)
-    monkeypatch.setattr(backend_module, "get_backend", lambda name, threads=None, rung="": gpu)
+    monkeypatch.setattr(devices, "get_backend", lambda name, threads=None, launch_mode="": gpu)
     monkeypatch.setattr(machine, "project", lambda: {"version": "0.1.0", "commit": "c" * 40, "dirty": False})
     monkeypatch.setattr(machine, "load_average", lambda: 0.0)
     monkeypatch.chdir(tmp_path)
     built: list[Any] = []
 
     def build(shape: Any, backend: Any, *, batch: int, **options: Any) -> Any:
-        built.append((shape.name, options["format"], batch, backend.rung, options["gate_rows"]))
+        built.append((shape.name, options["format"], batch, backend.launch_mode, options["gate_rows"]))
         go.before(len(built))
-        return fakes.FakeStep(backend, shape.bytes_per_token * batch, floor=1e-6 * FLOORS_US[backend.rung])
+        return fakes.FakeStep(backend, shape.bytes_per_token * batch, floor=1e-6 * FLOORS_US[backend.launch_mode])
 
     def go(*more: str, out: str = "r.json") -> Any:
         argv = ["bench", "--suite", "gpu", "--device", "cpu", "--out", out, *more]
@@ -110,7 +110,7 @@ def told(record: Any) -> list[str]:
 
 
 def keys(record: Any) -> Any:
-    return [(c.model, c.format, c.batch, c.kernel, c.rung) for c in record.cases]
+    return [(c.model, c.format, c.batch, c.kernel, c.launch_mode) for c in record.cases]
 
 
 def test_stages_run_in_order_and_the_record_obeys_the_schema(run: Any, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_spent_budget_leaves_points_out_and_the_same_command_goes_on(
     assert code == 0
     assert keys(record) == POINTS[:4]  # 10, 20 (mean 10: the kernels stage starts at 20 < 25)
     assert not record.complete
-    assert "ladder eager: gpt-oss-20b native: no time left in the budget" in told(record)
+    assert "launch modes (eager): gpt-oss-20b native: no time left in the budget" in told(record)
     assert "batch curve: gpt-oss-20b fp8 batch 4: no time left in the budget" in told(record)
     _, record, built, _ = run("--budget", "1000")
     assert keys(record) == POINTS
@@ -200,7 +200,7 @@ def test_what_failed_is_tried_last_and_what_lost_its_process_twice_no_more(run: 
     run.before = wrong
     code, record, _, err = run()
     assert code == 1
-    assert sorted(map(str, keys(record))) == sorted(map(str, POINTS))  # the ladder has measured it
+    assert sorted(map(str, keys(record))) == sorted(map(str, POINTS))  # the comparison of launch modes has measured it
     assert told(record)[0] == "whole steps: gpt-oss-20b native: failed: gpt-oss-20b: wrong."
     assert "NumericsError: gpt-oss-20b: wrong." in err
 
@@ -263,12 +263,12 @@ def test_narrowing_options_narrow_every_stage(run: Any) -> None:
     assert keys(record) == [("qwen3-30b-a3b", "native", 1, None, "pdl")]
 
 
-def test_a_backend_without_chains_or_rungs_says_so(run: Any, gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_without_chains_or_launch_modes_says_so(run: Any, gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(gpu), "chains", ())
-    monkeypatch.setattr(type(gpu), "rungs", ("pdl",))
+    monkeypatch.setattr(type(gpu), "launch_modes", ("pdl",))
     _, record, _, _ = run()
     assert "floors: all: the triton backend cannot run empty operations" in told(record)
-    assert "ladder: all: the triton backend launches in one way" in told(record)
+    assert "launch modes: all: the triton backend launches in one way" in told(record)
     assert record.floors == []
 
 

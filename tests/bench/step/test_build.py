@@ -19,8 +19,9 @@ from moegauge.bench.step.build import DecodeStep, build_step, traffic
 from moegauge.bench.step.reuse import readings, reuse_distance
 from moegauge.errors import ColdError, DeviceError, NumericsError, ShapeError, UnknownNameError, UsageError
 from moegauge.formats import FORMATS
-from moegauge.kernels.backend import Backend, get_backend
+from moegauge.kernels.backend import Backend
 from moegauge.kernels.cpu.core import library
+from moegauge.kernels.devices import get_backend
 from moegauge.kernels.numpy_backend import NumpyBackend
 from moegauge.kernels.program import ExpertsUp, Place, Product, Program, View, Weight
 from moegauge.shape import Matrix, ModelShape

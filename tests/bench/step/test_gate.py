@@ -12,8 +12,8 @@ import pytest
 from moegauge.bench.step.build import DecodeStep, build_step
 from moegauge.errors import NumericsError
 from moegauge.formats import FORMATS
-from moegauge.kernels.backend import get_backend
 from moegauge.kernels.cpu.core import library
+from moegauge.kernels.devices import get_backend
 from moegauge.kernels.program import ExpertsDown, ExpertsUp, GatedProduct, Product, Route
 from moegauge.kernels.reference import Reference
 

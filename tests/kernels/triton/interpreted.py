@@ -5,7 +5,7 @@ process of its own, since TRITON_INTERPRET must be set before Triton is imported
     python interpreted.py step FORMAT KIND BATCH CONTEXT    a whole made-up model, every operation gated
     python interpreted.py alone FORMAT BATCH LABEL          one kind of kernel of that model, as it is timed alone
     python interpreted.py attention KIND CACHE HEADS BATCH CONTEXT SPLITS    one attention, cut over its context
-    python interpreted.py rungs FORMAT KIND BATCH CONTEXT   the same model, persistent and launch by launch
+    python interpreted.py modes FORMAT KIND BATCH CONTEXT   the same model, persistent and launch by launch
     python interpreted.py barrier                           programs counted in, in random order
     python interpreted.py shares                            chunks shared out, for many totals and grids
 
@@ -168,18 +168,18 @@ def registers_of(runnable) -> dict[str, np.ndarray]:
     return {name: runnable.read(name) for name in runnable.program.registers}
 
 
-def rungs(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner: int = 128, experts: int = 4) -> None:
-    """One step by the persistent kernel twice, by its launches one by one, and on the eager rung."""
+def modes(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner: int = 128, experts: int = 4) -> None:
+    """One step by the persistent kernel twice, by its launches one by one, and on the eager mode."""
     answers = []
-    for rung in ("eager", "persistent"):
+    for mode in ("eager", "persistent"):
         made = build_step(
-            shape(fmt, kind, hidden, inner, experts), TritonBackend("cpu", rung=rung), batch=batch, context=context,
-            arena_bytes=1 << 24, reuse=0.0,
+            shape(fmt, kind, hidden, inner, experts), TritonBackend("cpu", launch_mode=mode), batch=batch,
+            context=context, arena_bytes=1 << 24, reuse=0.0,
         )  # fmt: skip
         (runnable,) = made._laps
         runnable.run()
         answers.append(registers_of(runnable))
-        if rung == "persistent":
+        if mode == "persistent":
             kernels = runnable.kernels_per_step
             runnable.run()
             answers.append(registers_of(runnable))
@@ -192,7 +192,7 @@ def rungs(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner
     far = 0.0
     for name, value in eager.items():
         there = np.isfinite(value)
-        assert (there == np.isfinite(first[name])).all(), f"{name}: written on one rung only"
+        assert (there == np.isfinite(first[name])).all(), f"{name}: written on one mode only"
         if there.any():
             far = max(far, float(np.abs(value - first[name])[there].max() / np.abs(value[there]).max()))
 
@@ -267,11 +267,11 @@ if __name__ == "__main__":
     for job in " ".join(sys.argv[1:]).split(" , "):
         command, *words = job.split()
         if command == "persistent":
-            BACKEND = TritonBackend("cpu", rung="persistent")
+            BACKEND = TritonBackend("cpu", launch_mode="persistent")
             command, *words = words
         numbers = [int(w) if w.isdigit() else w for w in words]
         commands = {
-            "product": product, "step": step, "attention": attention, "rungs": rungs, "barrier": barrier,
+            "product": product, "step": step, "attention": attention, "modes": modes, "barrier": barrier,
             "alone": alone, "shares": shares,
         }  # fmt: skip
         commands[command](*numbers)

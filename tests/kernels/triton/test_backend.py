@@ -43,8 +43,8 @@ def interpreted(monkeypatch):
 
 
 def test_unknown_names_are_refused(interpreted):
-    with pytest.raises(UnknownNameError, match="rung 'grapf'"):
-        type(interpreted)("cpu", rung="grapf")
+    with pytest.raises(UnknownNameError, match="launch mode 'grapf'"):
+        type(interpreted)("cpu", launch_mode="grapf")
     with pytest.raises(UnknownNameError, match="configuration"):
         type(interpreted)("cpu", configuration="broad")
 

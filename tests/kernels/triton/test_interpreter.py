@@ -126,18 +126,18 @@ def test_the_persistent_kernel_multiplies_every_format_within_the_rounding_of_it
 
 def test_a_persistent_dense_step_is_the_eager_one_bit_for_bit():
     """At three tokens of context attention, too, adds in the same order; the operations are gated besides."""
-    got, gate = run("rungs mxfp4 gqa 1 3", "persistent step mxfp4 gqa 1 3")
+    got, gate = run("modes mxfp4 gqa 1 3", "persistent step mxfp4 gqa 1 3")
     assert got["eager"] and got["singly"] and got["again"]  # noqa: PT018
     assert gate["worst"] < 0.05
 
 
 @pytest.mark.slow
 def test_a_persistent_expert_step_is_its_launches_one_by_one_bit_for_bit():
-    """Two tokens, shared experts, latent attention over an odd context, whose sums the eager rung adds otherwise."""
-    got, alone, gate = run("rungs fp8 mla 2 40", "rungs fp8 mla 1 40 64 128 16", "persistent step fp8 mla 2 41")
-    for rungs in (got, alone):
-        assert rungs["singly"] and rungs["again"]  # noqa: PT018
-        assert rungs["far"] < 0.02
+    """Two tokens, shared experts, latent attention over an odd context, whose sums the eager mode adds otherwise."""
+    got, alone, gate = run("modes fp8 mla 2 40", "modes fp8 mla 1 40 64 128 16", "persistent step fp8 mla 2 41")
+    for modes in (got, alone):
+        assert modes["singly"] and modes["again"]  # noqa: PT018
+        assert modes["far"] < 0.02
     assert gate["worst"] < 0.05
 
 
