@@ -155,3 +155,46 @@ def test_no_branch_on_the_name_of_a_family() -> None:
             assert not any(isinstance(a, ast.Attribute) and a.attr == "family" for a in asked), (
                 f"{room}/{path.name}:{node.lineno}"
             )
+
+
+def modules() -> dict[str, Path]:
+    """Import name -> file, of every module of the package."""
+    found = {}
+    for room, folder in ROOMS.items():
+        base = folder if room == "root" else folder.parent
+        for path in sorted(folder.rglob("*.py")):
+            parts = ["moegauge", *path.relative_to(base).with_suffix("").parts]
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules each of which imports, by way of others, every other of its group."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            for name in edges[todo.pop()] - seen:
+                seen.add(name)
+                todo.append(name)
+        return seen
+
+    far = {name: reached(name) for name in edges}
+    groups = {frozenset({name, *(other for other in far[name] if name in far[other])}) for name in edges}
+    return sorted(sorted(group) for group in groups if len(group) > 1)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """An import inside a function or under TYPE_CHECKING is one too: two files that need each other are one file."""
+    known = modules()
+    edges: dict[str, set[str]] = {name: set() for name in known}
+    for name, path in known.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                edges[name] |= {alias.name for alias in node.names if alias.name in known}
+            elif isinstance(node, ast.ImportFrom):
+                whole = {f"{node.module}.{alias.name}" for alias in node.names} & known.keys()
+                edges[name] |= whole or ({node.module} & known.keys())
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles({name: found - {name} for name, found in edges.items()}) == []

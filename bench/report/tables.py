@@ -12,7 +12,19 @@ from moegauge.record import Case, Pattern, Record
 
 # Columns of the CSV: name -> how it is read off a case.
 _COLUMNS = (
-    *("kind", "backend", "model", "kernel", "format", "batch", "context", "kv_format", "routing", "launch_mode", "threads"),
+    *(
+        "kind",
+        "backend",
+        "model",
+        "kernel",
+        "format",
+        "batch",
+        "context",
+        "kv_format",
+        "routing",
+        "launch_mode",
+        "threads",
+    ),
     *("layers", "kernels_per_step", "distinct_experts", "median_ms", "mad_ms", "tokens_per_s", "gb_per_s"),
     *("roof_fraction", "max_relative_error"),
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from moegauge.bench.step.emitter import Emitter
 from moegauge.bench.step.mixers import compose_attention
 from moegauge.bench.step.rings import Layout
 from moegauge.bench.step.routing import Routing
@@ -15,7 +16,6 @@ from moegauge.kernels.program import (
     ExpertsDown,
     ExpertsUp,
     GatedProduct,
-    Operation,
     Product,
     Program,
     Route,
@@ -28,14 +28,11 @@ from moegauge.shape import Experts, Layer, Matrix, ModelShape, Vectors
 SLOT_STRIDE = 2  # slots per chosen expert: the low bit of its id picks one, so the address waits for the router
 
 
-class Composer:
+class Composer(Emitter):
     """Builds one step's program.
 
     Args:
-        shape: the model.
-        layout: where places come from.
-        batch, context: B and T.
-        kv_format: `bf16` or `fp8`.
+        shape, layout, batch, context, kv_format: as `Emitter`.
         routing: the routing law.
         rng: drawn from for the routing priors alone.
     """
@@ -51,26 +48,8 @@ class Composer:
         routing: Routing,
         rng: np.random.Generator,
     ) -> None:
-        self.shape, self.layout, self.batch, self.context, self.kv_format = shape, layout, batch, context, kv_format
+        super().__init__(shape, layout, batch=batch, context=context, kv_format=kv_format)
         self._routing, self._rng = routing, rng
-        self.operations: list[Operation] = []
-        self.registers: dict[str, int] = {}
-        self.where = ""
-        self.layer_index = 0
-        self.residual = self.register("residual", shape.hidden)
-
-    def register(self, name: str, width: int) -> View:
-        """The first `width` columns of a register, made at least that wide."""
-        self.registers[name] = max(self.registers.get(name, 0), width)
-        return View(name, 0, width)
-
-    def emit(self, operation: Operation) -> None:
-        """Append an operation."""
-        self.operations.append(operation)
-
-    def label(self, what: str) -> str:
-        """An operation's label in the current layer."""
-        return f"{self.where}: {what}"
 
     def build(self) -> Program:
         """The whole step."""
@@ -111,12 +90,6 @@ class Composer:
         gains += gains[-1:] * (norms - len(gains))
         biases = tuple(self.layout.vector("biases", n, dtype, "bias") for dtype, n in left.items() if n)
         return gains, biases
-
-    def source(self, columns: int, gain: Vector) -> tuple[View, Vector | None]:
-        """What a matrix of so many columns reads: the normed residual, or (latent projections) the scratch register."""
-        if columns == self.shape.hidden:
-            return self.residual, gain
-        return self.register("scratch", columns), None
 
     def _feed_forward(self, layer: Layer, gain: Vector) -> None:
         routers = [m for m in layer.matrices if m.role == "router"]

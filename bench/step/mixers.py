@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from moegauge.bench.step.emitter import Emitter
 from moegauge.errors import ShapeError
 from moegauge.formats import get_format
 from moegauge.kernels.program import Attention, Place, Product, State, Vector, View
 from moegauge.shape import Attention as AttentionShape
 from moegauge.shape import Matrix
 
-if TYPE_CHECKING:
-    from moegauge.bench.step.compose import Composer
 
-
-def compose_attention(c: Composer, shape: AttentionShape, gain: Vector, biases: tuple[Vector, ...]) -> None:
+def compose_attention(c: Emitter, shape: AttentionShape, gain: Vector, biases: tuple[Vector, ...]) -> None:
     """Emit one layer's token mixer, from the normed residual back into it.
 
     Raises:
@@ -25,7 +21,7 @@ def compose_attention(c: Composer, shape: AttentionShape, gain: Vector, biases: 
     {"gqa": _grouped, "mla": _latent}.get(shape.kind, _linear)(c, shape, gain, biases)
 
 
-def _cache(c: Composer, per_token: int, length: int) -> Place | None:
+def _cache(c: Emitter, per_token: int, length: int) -> Place | None:
     """A cache of `length` tokens for every sequence."""
     if not per_token * length * c.batch:
         return None
@@ -33,7 +29,7 @@ def _cache(c: Composer, per_token: int, length: int) -> Place | None:
     return c.layout.place(f"kv.{c.kv_format}", c.batch * length * per_token * size)
 
 
-def _inputs_and_output(c: Composer, shape: AttentionShape) -> tuple[list[Matrix], list[Matrix], Matrix]:
+def _inputs_and_output(c: Emitter, shape: AttentionShape) -> tuple[list[Matrix], list[Matrix], Matrix]:
     """(projections of the residual, projections of anything else but the last, the output projection)."""
     *rest, last = shape.matrices
     if last.rows != c.shape.hidden:
@@ -46,13 +42,13 @@ def _inputs_and_output(c: Composer, shape: AttentionShape) -> tuple[list[Matrix]
     return first, [m for m in rest if m.columns != c.shape.hidden], last
 
 
-def _output(c: Composer, matrix: Matrix) -> None:
+def _output(c: Emitter, matrix: Matrix) -> None:
     """The output projection, from the mix register into the residual."""
     x = c.register("mix", matrix.columns)
     c.emit(Product(c.label(matrix.name), x, c.residual, (c.layout.weight(matrix),), accumulate=True))
 
 
-def _grouped(c: Composer, shape: AttentionShape, gain: Vector, biases: tuple[Vector, ...]) -> None:
+def _grouped(c: Emitter, shape: AttentionShape, gain: Vector, biases: tuple[Vector, ...]) -> None:
     first, others, last = _inputs_and_output(c, shape)
     widths = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.kv_heads * shape.value_dim)
     rows = sum(m.rows for m in first)
@@ -93,7 +89,7 @@ def _grouped(c: Composer, shape: AttentionShape, gain: Vector, biases: tuple[Vec
     _output(c, last)
 
 
-def _latent(c: Composer, shape: AttentionShape, gain: Vector, biases: tuple[Vector, ...]) -> None:
+def _latent(c: Emitter, shape: AttentionShape, gain: Vector, biases: tuple[Vector, ...]) -> None:
     """Absorbed MLA (DeepSeek-V2, arXiv 2405.04434, section 2.1.3): kv_b is read as two block-diagonal products, one
     from the queries into latent space and one from the mixed latents to the values; its bytes are the same."""
     first, others, last = _inputs_and_output(c, shape)
@@ -159,7 +155,7 @@ def _latent(c: Composer, shape: AttentionShape, gain: Vector, biases: tuple[Vect
     _output(c, last)
 
 
-def _linear(c: Composer, shape: AttentionShape, gain: Vector, biases: tuple[Vector, ...]) -> None:
+def _linear(c: Emitter, shape: AttentionShape, gain: Vector, biases: tuple[Vector, ...]) -> None:
     """A recurrent mixer by its bytes: its projections, and its state read and rewritten once."""
     first, others, last = _inputs_and_output(c, shape)
     rows = sum(m.rows for m in first)

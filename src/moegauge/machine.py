@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +313,10 @@ def _output(*command: str) -> str | None:
 def _first_line(*command: str) -> str | None:
     text = (_output(*command) or "").strip()
     return text.splitlines()[0] if text else None
+
+
+def resolve_device(name: str) -> str:
+    """`auto` -> `cuda` where an NVIDIA GPU answers and torch is installed, else `cpu`; other names as they are."""
+    if name != "auto":
+        return name
+    return "cuda" if nvml.first_gpu() is not None and find_spec("torch") else "cpu"

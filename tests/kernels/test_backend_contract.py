@@ -8,9 +8,11 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import made_up
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -23,7 +25,6 @@ from moegauge.kernels import devices
 from moegauge.kernels.cpu.backend import CpuBackend
 from moegauge.kernels.numpy_backend import NumpyArena, NumpyBackend, NumpyRunnable
 from moegauge.kernels.program import Choice, Program, Weight
-from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vectors
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a third backend writes; everything else has a meaning when it is not written.
@@ -150,26 +151,13 @@ class ThirdBackend(contract.Backend):
         return time.perf_counter() - start
 
 
-def shape() -> ModelShape:
-    attention = Attention("gqa", 2, 1, 32, 32, 64, matrices=(
-        *(Matrix(n, "attention", rows, 64, "bf16") for n, rows in (("q_proj", 64), ("k_proj", 32), ("v_proj", 32))),
-        Matrix("o_proj", "attention", 64, 64, "bf16"),
-    ))  # fmt: skip
-    experts = Experts(
-        4, 2, tuple(Matrix(n, "routed_expert", 64, 64, "fp8") for n in ("gate_proj", "up_proj", "down_proj"))
-    )
-    layer = Layer(attention, (Matrix("router", "router", 4, 64, "f32"),), (experts,), Vectors(64, 128))
-    embed, head = Matrix("embed", "embedding", 100, 64, "bf16"), Matrix("lm_head", "lm_head", 100, 64, "bf16")
-    return ModelShape("mine", "made-up", 64, embed, head, (layer,) * 2)
-
-
 @pytest.fixture
 def third(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """Runs a command on the third device; its JSON document."""
     from moegauge.bench.plan import gpu_suite, points, suites
     from moegauge.bench.step import build
 
-    shape().save(tmp_path / "mine.json")
+    replace(made_up.decoder(), name="mine").save(tmp_path / "mine.json")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(devices, "get_backend", lambda *_, **__: ThirdBackend())
     monkeypatch.setattr(build, "MINIMUM_ARENA", 1 << 16)
@@ -221,7 +209,7 @@ def test_ranges_that_follow_each_other_give_what_a_whole_run_gives(backend: Any)
 
     if backend is CpuBackend and library() is None:
         pytest.skip("no compiled core")
-    step = build_step(shape(), backend(), arena_bytes=1 << 24, reuse=0.0)
+    step = build_step(made_up.decoder(), backend(), arena_bytes=1 << 24, reuse=0.0)
     (lap, *_) = step._laps
     before = {name: lap.read(name) for name in lap.program.registers}
     lap.run()
@@ -243,7 +231,8 @@ FOREIGN = {
     ("torch_cuda.py", "function"), ("llama_cpp.py", "load_mode"), ("cpu/backend.py", "MADV_HUGEPAGE"),
     ("triton/backend.py", "shared_memory_per_multiprocessor"), ("launch.py", "__name__"), ("profile.py", "__name__"),
     ("signature.py", "dtype"), ("precompile.py", "data_ptr"), ("assembly.py", "data_ptr"),
-    ("gpu_session.py", "stderr"), ("make_packed_headers.py", "shape"), ("make_family_headers.py", "f'MODEL_FOR_{name}_MAPPING'"),
+    ("gpu_session.py", "stderr"), ("make_packed_headers.py", "shape"),
+    ("make_family_headers.py", "f'MODEL_FOR_{name}_MAPPING'"),
 }  # fmt: skip
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from moegauge.commands._measure import Options, Session
+from moegauge.commands import _run
 from moegauge.commands._output import json_option, print_json, print_table
 from moegauge.errors import UsageError
 from moegauge.record import Record
+
+if TYPE_CHECKING:
+    from moegauge.bench.run.session import Session
 
 _EPILOG = """Examples:
 
@@ -166,17 +170,20 @@ def peers(as_json: bool, kind: str, **options: Any) -> None:
 
     Each peer packs its own weights in the nearest format it has and is checked before it is timed. Peers that are not
     installed are named with the reason."""
-    from moegauge.commands._peers import PeerOptions, PeerSession
+    from moegauge.bench.peers.session import PeerOptions, PeerSession
+    from moegauge.commands._peers import show_peers
 
-    with PeerSession(PeerOptions(kind=kind, **options)) as session:
+    files = {name: options.pop(name) for name in ("export_csv", "export_markdown")}
+    session = PeerSession(PeerOptions(kind=kind, **options), _run.argv(), _run.tell())
+    with _run.resumable(session, _run.argv()):
         record = session.measure()
-    _print(session, record, as_json)
+    _print(session, record, as_json, show_peers, files)
 
 
 def _schedule(options: dict[str, Any]) -> None:
     """Print the stages of a suite; no device is touched."""
     from moegauge.bench.plan.suites import get_suite
-    from moegauge.commands._stages import schedule
+    from moegauge.bench.run.staged_run import schedule
 
     suite = get_suite(options["suite"]) if options["suite"] else None
     if suite is None or not suite.stages:
@@ -189,16 +196,26 @@ def _schedule(options: dict[str, Any]) -> None:
 
 def _measure(kind: str, as_json: bool, options: dict[str, Any]) -> None:
     """Measure, then print the record or its table; nothing is printed where every point failed."""
-    with Session(Options(kind=kind, **options)) as session:
-        record = session.measure()
-    _print(session, record, as_json)
+    from moegauge.bench.run.session import Options, Session
+    from moegauge.bench.run.staged_run import measure
+    from moegauge.commands._tables import show_record
+
+    files = {name: options.pop(name) for name in ("export_csv", "export_markdown")}
+    session = Session(Options(kind=kind, **options), _run.argv(), _run.tell())
+    with _run.resumable(session, _run.argv()):
+        record = measure(session)
+    _print(session, record, as_json, show_record, files)
 
 
-def _print(session: Session, record: Record, as_json: bool) -> None:
+def _print(
+    session: Session, record: Record, as_json: bool, show: Callable[[Record], None], files: dict[str, Path | None]
+) -> None:
     if record.cases or session.options.kind == "roof":
         if as_json:
-            print_json(session.document(record))
+            print_json(msgspec.to_builtins(record))
         else:
-            session.show(record)
-    session.export()  # after the data are out: a table that cannot be written costs nothing measured
-    session.raise_failures()
+            show(record)
+            _run.say_where(session.options.out)
+    # After the data are out: a table that cannot be written costs nothing measured.
+    _run.export(record, files["export_csv"], files["export_markdown"])
+    _run.raise_failures(session)

@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from moegauge import machine
-from moegauge.commands._measure import resolve_device
 from moegauge.commands._output import json_option, print_json
 from moegauge.commands._tables import machine_line
 from moegauge.units import human_bytes
@@ -19,7 +18,7 @@ from moegauge.units import human_bytes
 @json_option
 def command(device: str, only_id: bool, as_json: bool) -> None:
     """What machine and software this is, as records name it. No host or user names."""
-    description = machine.describe(resolve_device(device))
+    description = machine.describe(machine.resolve_device(device))
     if only_id:
         click.echo(description["id"])
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moegauge import machine, models
-from moegauge.commands._measure import Options, Session, resolve_device
+from moegauge.commands import _run
 from moegauge.commands._output import json_option, print_json, warn
 from moegauge.commands._tables import machine_line, roof_line, show_record
 from moegauge.errors import DeviceError, NumericsError
@@ -20,6 +19,7 @@ from moegauge.recordfile import write_text
 from moegauge.units import human_bytes
 
 if TYPE_CHECKING:
+    from moegauge.bench.run.session import Session
     from moegauge.estimator.predict import Forecast
 
 # Models worth predicting from the record though they were not measured.
@@ -47,7 +47,7 @@ def command(quick: bool, device: str, threads: int | None, out: Path | None, as_
     from moegauge.commands.compare import show_comparison
 
     start = time.monotonic()
-    device = resolve_device(device)
+    device = machine.resolve_device(device)
     here = machine.describe(device)
     folder = out or Path("report") / f"{here['id']}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     say = _Teller(silent=as_json)
@@ -58,7 +58,8 @@ def command(quick: bool, device: str, threads: int | None, out: Path | None, as_
         say(line)
     say.head("measure", machine_line(here))
     session = _session(quick, device, threads, folder / "record.json")
-    with session:
+    again = [*_run.argv(), *([] if "--out" in _run.argv() else ["--out", str(folder)])]
+    with _run.resumable(session, again):
         record = session.measure()
     if not record.cases:
         raise session.failures[0].error if session.failures else DeviceError("nothing could be measured.")
@@ -118,6 +119,7 @@ class _Teller:
 
 def _session(quick: bool, device: str, threads: int | None, record: Path) -> Session:
     from moegauge.bench.plan import validation
+    from moegauge.bench.run.session import Options, Session
 
     return Session(
         Options(
@@ -130,8 +132,9 @@ def _session(quick: bool, device: str, threads: int | None, record: Path) -> Ses
             budget_s=validation.QUICK_BUDGET_S if quick else validation.FULL_BUDGET_S,
             min_samples=5,
             arena_bytes=validation.ARENA_BYTES,
-            resume=[*sys.argv[1:], *([] if "--out" in sys.argv else ["--out", str(record.parent)])],
-        )
+        ),
+        _run.argv(),
+        _run.tell(),
     )
 
 

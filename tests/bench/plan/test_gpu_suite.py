@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from moegauge import cli, machine
+from moegauge import cli, machine, models
 from moegauge.bench.clock import boundaries
 from moegauge.bench.plan import gpu_suite, suites
 from moegauge.bench.plan.budget import Clock
@@ -84,7 +84,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: Any, fakes: Any, gpu: Any, tmp_
     built: list[Any] = []
 
     def build(shape: Any, backend: Any, *, batch: int, **options: Any) -> Any:
-        built.append((shape.name, options["format"], batch, backend.launch_mode, options["gate_rows"]))
+        cast = next(name for name in ("native", "fp8") if models.load(shape.name).cast(name) == shape)
+        built.append((shape.name, cast, batch, backend.launch_mode, options["gate_rows"]))
         go.before(len(built))
         return fakes.FakeStep(backend, shape.bytes_per_token * batch, floor=1e-6 * FLOORS_US[backend.launch_mode])
 
@@ -114,8 +115,8 @@ def keys(record: Any) -> Any:
 
 
 def test_stages_run_in_order_and_the_record_obeys_the_schema(run: Any, tmp_path: Path) -> None:
-    code, record, built, _ = run()
-    assert code == 0
+    code, record, built, err = run()
+    assert code == 0, err
     assert keys(record) == POINTS
     assert record.complete
     assert {entry[-1] for entry in built} == {2}  # the suite's own number of gate rows
@@ -282,7 +283,6 @@ def test_a_dry_run_prints_every_stage_and_measures_nothing(capsys: Any, tmp_path
 
 
 def test_the_gpu_suite_fits_its_budget_by_estimate_and_leads_with_the_released_models() -> None:
-    from moegauge import models
     from moegauge.bench.plan.budget import stage_seconds
 
     total = 0.0

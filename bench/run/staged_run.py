@@ -7,28 +7,25 @@ import gc
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
-import click
 from msgspec.structs import replace as replace_struct
 
 from moegauge import models
 from moegauge.bench.clock import boundaries, roof
+from moegauge.bench.clock.roof import RoofMeter
+from moegauge.bench.peers.point import Versus
+from moegauge.bench.peers.registry import present
+from moegauge.bench.peers.work import kernel_work
 from moegauge.bench.plan.budget import Clock, stage_seconds
-from moegauge.bench.run.sweep import Bench, guarded, key_of, run_sweep
+from moegauge.bench.plan.gpu_suite import Stage
+from moegauge.bench.plan.points import Point
+from moegauge.bench.plan.suites import Suite, get_suite
+from moegauge.bench.run.session import Session
+from moegauge.bench.run.sweep import Bench, Failure, guarded, key_of, run_sweep
 from moegauge.bench.step.build import step_kinds
-from moegauge.commands._output import printable
 from moegauge.errors import MoegaugeError
-from moegauge.record import LeftOut, Place, Reason
-
-if TYPE_CHECKING:
-    from moegauge.bench.clock.roof import RoofMeter
-    from moegauge.bench.plan.gpu_suite import Stage
-    from moegauge.bench.plan.points import Point
-    from moegauge.bench.plan.suites import Suite
-    from moegauge.bench.run.sweep import Failure
-    from moegauge.commands._measure import Session
-    from moegauge.kernels.backend import Backend
+from moegauge.kernels.backend import Backend
+from moegauge.record import UNTRIED, LeftOut, Place, Reason, Record
 
 # (stage, launch mode, point or what): what is tried again, or no more. Without the last: all of a launch mode.
 Turn = tuple[str, str, object]
@@ -42,6 +39,21 @@ def turn_of(one: LeftOut) -> Turn:
 def place_of(point: Point) -> Place:
     """A point of a plan as a record names it."""
     return Place(model=point.model, format=point.format, batch=point.batch, context=point.context)
+
+
+def measure(session: Session) -> Record:
+    """Measure what is not in a session's record yet: the stages of its suite within the budget, or every point."""
+    if not session.stages or session.options.suite is None:
+        return session.measure()
+    session.warn_if_busy()
+    budget = session.options.budget_s or get_suite(session.options.suite).budget_s
+    session.failures = StageRun(session, Clock(budget)).run()
+    record = session.record
+    # What this machine cannot do is no reason to run again; what there was no time for is.
+    record.complete = not session.failures and not any(one.reason in UNTRIED for one in record.left_out)
+    session.save()
+    session.tell.progress("")
+    return record
 
 
 class StageRun:
@@ -125,7 +137,7 @@ class StageRun:
         if known is not None and (meter := roof.known_roof(backend, known.shape)):
             return meter
         with guarded():
-            meter = roof.sweep_roof(backend, progress=lambda name: self._session.progress(f"roof: {name}"))
+            meter = roof.sweep_roof(backend, progress=lambda name: self._session.tell.progress(f"roof: {name}"))
             self._record.roof = meter.measure(datasheet_gb_per_s=self._record.machine.get("datasheet_gb_per_s"))
         for pattern, why in meter.failed.items():
             self._leave("roof sweep", pattern, Reason.FAILED, why)
@@ -146,7 +158,7 @@ class StageRun:
             if not self._clock.room_for(stage.name):
                 self._leave(stage.name, name, Reason.NO_TIME)
                 continue
-            self._session.progress(f"{stage.name}: {name}")
+            self._session.tell.progress(f"{stage.name}: {name}")
             try:
                 with self._in_work(stage.name, name), guarded():
                     self._record.floors.append(boundaries.measure_floor(backend, name))
@@ -192,13 +204,13 @@ class StageRun:
                 bench.kernels if stage.kind == "kernel" else bench.decode,
                 done=done,
                 on_case=session.store,
-                on_start=lambda p: session.progress(f"{self._clock.elapsed:.0f} s, {name}: {p.label}"),
+                on_start=lambda p: session.tell.progress(f"{self._clock.elapsed:.0f} s, {name}: {p.label}"),
             )
         for failure in failures:
             self._leave(stage.name, failure.point, Reason.FAILED, first_line(failure.error), mode=mode)
-            click.echo(f"{name}: {failure.point.label}", err=True)
+            session.tell.trace(f"{name}: {failure.point.label}")
             for line in failure.trace.splitlines():
-                click.echo(printable(line), err=True)
+                session.tell.trace(line)
         if failures:
             gc.collect()
         session.save()
@@ -238,10 +250,6 @@ class StageRun:
 
     def _peers(self, stage: Stage, meter: RoofMeter) -> None:
         """Other projects' expert kernels on the same matrices in the same rounds, those that are installed."""
-        from moegauge.bench.peers.point import Versus
-        from moegauge.bench.peers.registry import present
-        from moegauge.bench.peers.work import kernel_work
-
         session, kernel = self._session, "experts"
         if self._again and not any(name == stage.name for name, _, _ in self._bad):
             return
@@ -262,7 +270,7 @@ class StageRun:
         timely = self._clock.within(stage.name, due, late, finished)
         with contextlib.closing(self._alive(stage.name, timely, session.backend)) as points:
             for point in points:
-                session.progress(f"{self._clock.elapsed:.0f} s, {stage.name}: {point.label}")
+                session.tell.progress(f"{self._clock.elapsed:.0f} s, {stage.name}: {point.label}")
                 try:
                     with guarded():
                         work = kernel_work(point, point.cast(session.shapes), kernel, cache, session.options.seed)

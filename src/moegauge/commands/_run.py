@@ -1,0 +1,93 @@
+"""What `bench`, `bench peers` and `validate` share: a run's progress on a terminal, its tables, how to resume it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from moegauge.commands._output import printable, progress_wanted, warn
+from moegauge.errors import DeviceError
+from moegauge.record import Record
+
+if TYPE_CHECKING:
+    from moegauge.bench.run.session import Session, Tell
+
+
+def tell() -> Tell:
+    """A run's voice: progress on a terminal only, the rest on stderr."""
+    from moegauge.bench.run.session import Tell
+
+    return Tell(progress=_progress, warn=warn, trace=lambda line: click.echo(printable(line), err=True))
+
+
+def _progress(text: str) -> None:
+    if progress_wanted():
+        click.echo(f"\r\x1b[2K{printable(text)}", err=True, nl=False)
+
+
+@contextmanager
+def resumable(session: Session, again: Sequence[str]) -> Iterator[None]:
+    """Hold a session's record open; an interrupt says how to go on with it, by the words `again`."""
+    try:
+        with session:
+            yield
+    except KeyboardInterrupt:
+        done, planned, out = len(session.record.cases), len(session.points), session.options.out
+        if out is None:
+            click.echo(f"\nStopped after {done} of {planned} points; nothing was stored (no --out).", err=True)
+        else:
+            command = printable(shlex.join(["moegauge", *again]))
+            click.echo(f"\nStopped after {done} of {planned} points; {out} is valid. Resume: {command}", err=True)
+        raise
+
+
+def argv() -> list[str]:
+    """The words behind `moegauge`, as they were typed."""
+    return sys.argv[1:]
+
+
+def export(record: Record, csv: Path | None, markdown: Path | None) -> None:
+    """Write the tables asked for.
+
+    Raises:
+        RecordError: one cannot be written.
+    """
+    from moegauge.bench.report import tables
+    from moegauge.recordfile import write_text
+
+    if csv:
+        write_text(csv, tables.csv_text(record))
+    if markdown:
+        write_text(markdown, tables.markdown(record))
+
+
+def say_where(out: Path | None) -> None:
+    """Where the record is, on stderr."""
+    click.echo(f"Record: {out}" if out else "Not stored: give --out FILE to keep the record.", err=True)
+
+
+def raise_failures(session: Session) -> None:
+    """Exit 1 when a point gave no time; each is named on stderr.
+
+    Raises:
+        DeviceError: at least one point failed.
+    """
+    failures, points = session.failures, session.points
+    if not failures:
+        return
+    if len(failures) == 1 and len(points) == 1:
+        raise failures[0].error
+    for failure in failures:
+        warn(f"{failure.point.label}: {failure.error}")
+    raise DeviceError(
+        f"{len(failures)} points gave no time."
+        if session.stages  # where launch modes are compared, a point is taken several times
+        else f"{len(failures)} of {len(points)} points gave no time.",
+        advice="Run again to try these.",
+    )
