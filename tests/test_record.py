@@ -16,8 +16,9 @@ import pytest
 
 from moegauge import record as records
 from moegauge.errors import RecordError
+from moegauge.outfile import write as write_text
 from moegauge.record import Case, CaseBytes, Project, Record, Roof
-from moegauge.recordfile import RecordFile, same_run, write_text
+from moegauge.recordfile import RecordFile, same_run
 
 ROOT = Path(__file__).resolve().parent.parent
 # Exactly the fields the command contract names, as another tool might write them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 from moegauge.bench.judge.compare import Comparison, Summary
 from moegauge.bench.judge.two_records import Verdict
@@ -29,6 +30,7 @@ _COLUMNS = (
     *("roof_fraction", "max_relative_error"),
 )
 _BEFORE = ("created", "machine", "commit", "roof_gb_per_s")
+_MARKDOWN_BEGINS = "Machine `"
 _AFTER = ("weights", "scales", "kv", "bytes", "low_ms", "high_ms", "samples")
 
 
@@ -36,22 +38,7 @@ def csv_text(record: Record) -> str:
     """One row per point, machine and roof repeated on each, so that files can be concatenated."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [
-            "created",
-            "machine",
-            "commit",
-            "roof_gb_per_s",
-            *_COLUMNS,
-            "weights",
-            "scales",
-            "kv",
-            "bytes",
-            "low_ms",
-            "high_ms",
-            "samples",
-        ]
-    )
+    writer.writerow((*_BEFORE, *_COLUMNS, *_AFTER))
     for case in record.cases:
         low, high = case.interval_ms or ("", "")
         writer.writerow(
@@ -73,10 +60,25 @@ def csv_text(record: Record) -> str:
     return out.getvalue()
 
 
+def is_csv(path: Path) -> bool:
+    """Whether a file is a table of `csv_text`, which a later one may replace."""
+    return _begins_with(path, ",".join((*_BEFORE, *_COLUMNS, *_AFTER)) + "\n")
+
+
+def is_markdown(path: Path) -> bool:
+    """Whether a file is a page of `markdown`, which a later one may replace."""
+    return _begins_with(path, _MARKDOWN_BEGINS)
+
+
+def _begins_with(path: Path, text: str) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(text)) == text.encode()
+
+
 def markdown(record: Record) -> str:
     """The points as a Markdown table, the machine and roof in one line above it."""
     roof = f", read roof {record.roof.gb_per_s:.2f} GB/s" if record.roof else ""
-    lines = [f"Machine `{record.machine_id}`{roof}.", ""]
+    lines = [f"{_MARKDOWN_BEGINS}{record.machine_id}`{roof}.", ""]
     lines.append("| model | format | batch | context | GB per step | ms | tokens/s | GB/s | of roof |")
     lines.append("|---|---|--:|--:|--:|--:|--:|--:|--:|")
     lines += [_row(case) for case in record.cases]

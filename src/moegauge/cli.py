@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -76,6 +77,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     debug = os.environ.get("MOEGAUGE_DEBUG", "") not in ("", "0")
     try:
         code = group.main(args=argv, prog_name="moegauge", standalone_mode=False)
+        sys.stdout.flush()  # a full disk behind stdout is an error here, and only noise at exit
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.Abort:
@@ -92,6 +94,14 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         # The reader of our stdout went away (`| head`): no message, and no second failure when Python flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        click.echo(f"moegauge: {where}the system refuses: {error.strerror or error}.", err=True)
+        with contextlib.suppress(OSError):  # what is left in the buffer cannot be written either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         if debug:

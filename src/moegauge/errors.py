@@ -59,6 +59,10 @@ class RecordError(MoegaugeError):
     """A measurement record that cannot be read, written or combined."""
 
 
+class OutputError(RecordError):
+    """A file that cannot be written, or must not be: another's work, another's turn, no space, no permission."""
+
+
 class DeviceError(MoegaugeError):
     """A device that is absent, too small, or stopped answering."""
 

@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from moegauge import outfile
 from moegauge.errors import ShapeError
 from moegauge.formats import FORMATS, get_format
 
@@ -328,7 +329,7 @@ class ModelShape:
 
     def save(self, path: Path) -> None:
         """Write the JSON document, indented, one trailing newline."""
-        path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        outfile.write(path, json.dumps(self.to_json(), indent=1) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -52,19 +52,37 @@ def argv() -> list[str]:
     return sys.argv[1:]
 
 
+def take_exports(options: dict[str, Any]) -> tuple[Path | None, Path | None]:
+    """(--export-csv, --export-markdown), taken out of the options of a measurement.
+
+    Raises:
+        OutputError: two outputs are one file, or a table would replace what is no earlier table.
+    """
+    from moegauge import outfile
+    from moegauge.bench.report import tables
+
+    csv, markdown = options.pop("export_csv"), options.pop("export_markdown")
+    outfile.check_apart(out=options["out"], export_csv=csv, export_markdown=markdown)
+    if csv:
+        outfile.check_free(csv, "--export-csv", replaces=tables.is_csv)
+    if markdown:
+        outfile.check_free(markdown, "--export-markdown", replaces=tables.is_markdown)
+    return csv, markdown
+
+
 def export(record: Record, csv: Path | None, markdown: Path | None) -> None:
     """Write the tables asked for.
 
     Raises:
         RecordError: one cannot be written.
     """
+    from moegauge import outfile
     from moegauge.bench.report import tables
-    from moegauge.recordfile import write_text
 
     if csv:
-        write_text(csv, tables.csv_text(record))
+        outfile.write(csv, tables.csv_text(record), replaces=tables.is_csv)
     if markdown:
-        write_text(markdown, tables.markdown(record))
+        outfile.write(markdown, tables.markdown(record), replaces=tables.is_markdown)
 
 
 def say_where(out: Path | None) -> None:

@@ -173,7 +173,7 @@ def peers(as_json: bool, kind: str, **options: Any) -> None:
     from moegauge.bench.peers.session import PeerOptions, PeerSession
     from moegauge.commands._peers import show_peers
 
-    files = {name: options.pop(name) for name in ("export_csv", "export_markdown")}
+    files = _run.take_exports(options)
     session = PeerSession(PeerOptions(kind=kind, **options), _run.argv(), _run.tell())
     with _run.resumable(session, _run.argv()):
         record = session.measure()
@@ -200,7 +200,7 @@ def _measure(kind: str, as_json: bool, options: dict[str, Any]) -> None:
     from moegauge.bench.run.staged_run import measure
     from moegauge.commands._tables import show_record
 
-    files = {name: options.pop(name) for name in ("export_csv", "export_markdown")}
+    files = _run.take_exports(options)
     session = Session(Options(kind=kind, **options), _run.argv(), _run.tell())
     with _run.resumable(session, _run.argv()):
         record = measure(session)
@@ -208,7 +208,11 @@ def _measure(kind: str, as_json: bool, options: dict[str, Any]) -> None:
 
 
 def _print(
-    session: Session, record: Record, as_json: bool, show: Callable[[Record], None], files: dict[str, Path | None]
+    session: Session,
+    record: Record,
+    as_json: bool,
+    show: Callable[[Record], None],
+    files: tuple[Path | None, Path | None],
 ) -> None:
     if record.cases or session.options.kind == "roof":
         if as_json:
@@ -217,5 +221,5 @@ def _print(
             show(record)
             _run.say_where(session.options.out)
     # After the data are out: a table that cannot be written costs nothing measured.
-    _run.export(record, files["export_csv"], files["export_markdown"])
+    _run.export(record, *files)
     _run.raise_failures(session)

@@ -47,11 +47,11 @@ def command(
 def _write_page(document: dict[str, Any], target: Path) -> None:
     if target.exists() and b'content="moegauge ' not in target.read_bytes()[:2000]:
         raise UsageError(f"{target}: exists and is no page of ours.", advice="Give another --html.")
+    from moegauge import outfile
     from moegauge.bench.report.estimate_page import page
     from moegauge.estimator.closed.backtest import run
-    from moegauge.recordfile import write_text
 
-    write_text(target, page(document, run()))
+    outfile.write(target, page(document, run()))
 
 
 def _span(values: list[float], unit: float, digits: int) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from moegauge import outfile
 from moegauge.commands._output import json_option, print_json
 from moegauge.errors import UsageError
 from moegauge.record import json_schema, load, pool
-from moegauge.recordfile import write_text
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 _EPILOG = """Examples:
@@ -49,7 +49,7 @@ def command(records: tuple[Path, ...], out: Path | None, markdown: bool, schema:
         raise UsageError(f"{target}: exists and is no report of ours.", advice="Give another --out.")
     from moegauge.bench.report.page import page
 
-    write_text(target, page(loaded, names))
+    outfile.write(target, page(loaded, names))
     if as_json:
         print_json({"schema": "moegauge.report/1", "report": str(target), "records": names})
     else:

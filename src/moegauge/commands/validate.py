@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moegauge import machine, models
+from moegauge import machine, models, outfile
 from moegauge.commands import _run
 from moegauge.commands._output import json_option, print_json, warn
 from moegauge.commands._tables import machine_line, roof_line, show_record
 from moegauge.errors import DeviceError, NumericsError
 from moegauge.record import pool
-from moegauge.recordfile import write_text
 from moegauge.units import human_bytes
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def command(quick: bool, device: str, threads: int | None, out: Path | None, as_
     found = compare(pool([record], ["record.json"]))
     if not as_json:
         show_comparison(found)
-    write_text(folder / "report.html", page([record], ["record.json"]))
+    outfile.write(folder / "report.html", page([record], ["record.json"]))
     say.head("report", f"after {time.monotonic() - start:.0f} s")
     say(f"record  {folder / 'record.json'}")
     say(f"report  {folder / 'report.html'}")
