@@ -10,21 +10,34 @@ import gc
 import json
 import os
 import re
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import count as count_from
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
+from moegauge import outfile
 from moegauge.counting.errors import shown
+from moegauge.counting.sources import transfer
+from moegauge.counting.sources.regular import open_regular
 from moegauge.errors import MoegaugeError, UsageError
 
 AHEAD = 4  # targets started ahead of the one that is written next, per job
+AHEAD_LINES = 10_000  # the same in all, while that one takes its time; a line takes about 5 kB
+LOOK_S = 0.2  # how often to see whether it still does
+LINE_LIMIT_BYTES = 500_000_000
+NAME_LIMIT = 200  # characters of a file's name its journal shares
+_BEGINS = b'{"target"'
 COLLECT_EVERY = 64  # targets; the collector is off while headers are read, which here is always
 # Failures of the network or the moment; --retry-failed asks for these again.
-PASSING = frozenset({"HubUnreachableError", "RateLimitedError", "HubStatusError", "TransferError", "OfflineError"})
+PASSING = frozenset(
+    {"HubUnreachableError", "RateLimitedError", "HubStatusError", "TransferError", "OfflineError", "DeadlineError"}
+)
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
+Key = tuple[str, str | None]
 Line = dict[str, Any]
 Count = Callable[[str, str | None], dict[str, Any]]
 
@@ -37,7 +50,7 @@ class Target:
     revision: str | None = None
 
     @property
-    def key(self) -> tuple[str, str | None]:
+    def key(self) -> Key:
         """What makes two targets the same."""
         return self.name, self.revision
 
@@ -65,22 +78,52 @@ def read_targets(lines: Iterable[str], shard: str = "1/1") -> list[Target]:
 
 
 def read_lines(file: Path) -> Iterator[Line]:
-    """The whole lines of a results file; one cut short by a crash is skipped.
+    """The lines of a results file; one cut short by a crash is skipped.
 
     Raises:
-        UsageError: the file holds something else.
+        UsageError: the file cannot be read, or holds something else.
     """
-    with file.open(encoding="utf-8") as stream:
-        for number, text in enumerate(stream, 1):
-            try:
-                line = json.loads(text)
-            except (ValueError, RecursionError):
-                if text.endswith("\n"):
-                    raise _foreign(file, number) from None
-                return
-            if not isinstance(line, dict) or not {"target", "revision", "error", "count"} <= line.keys():
-                raise _foreign(file, number)
-            yield line
+    return (line for _, _, line in _places(file))
+
+
+def _places(file: Path) -> Iterator[tuple[int, int, Line]]:
+    """(first byte, bytes without the newline, line) of every line of a results file."""
+    try:
+        descriptor, _ = open_regular(str(file))
+        with os.fdopen(descriptor, "rb") as stream:
+            begin = 0
+            for number in count_from(1):
+                text = stream.readline(LINE_LIMIT_BYTES)
+                if not text:
+                    return
+                line = _line_of(text)
+                if line is None:
+                    if text.endswith(b"\n") or not _is_torn(text):
+                        raise _foreign(file, number)
+                    return
+                yield begin, len(text.rstrip(b"\n")), line
+                begin += len(text)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"{shown(str(file))}: cannot be read: {reason}.", advice="Name another file.") from None
+
+
+def _line_of(text: bytes) -> Line | None:
+    """A line of ours, None when it is none."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not {"target", "revision", "error", "count"} <= line.keys():
+        return None
+    fine = isinstance(line["target"], str) and all(isinstance(line[key], str | None) for key in ("revision", "error"))
+    return line if fine and isinstance(line["count"], dict) != isinstance(line["error"], str) else None
+
+
+def _is_torn(tail: bytes) -> bool:
+    """Whether bytes without a newline are what a crash left of a line: its beginning, or a hole a file system kept."""
+    tail = tail.rstrip(b"\0")
+    return tail.startswith(_BEGINS) or _BEGINS.startswith(tail)
 
 
 def _foreign(file: Path, number: int) -> UsageError:
@@ -88,11 +131,82 @@ def _foreign(file: Path, number: int) -> UsageError:
     return UsageError(problem, advice="Name another file for --out; nothing was changed.")
 
 
+class _Held(NamedTuple):
+    """Where a line lies, and what decides whether it is asked for again."""
+
+    file: Path
+    begin: int
+    size: int
+    error: str | None
+
+
+class _Results:
+    """What `out` and its journal hold: `out` is complete and in order, `<out>.part` is what came since, only ever
+    appended to. Both are merged into a new `out` in one step; nothing is ever taken out of a file but a torn end."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = Path(os.path.realpath(out))
+        self.part = self.out.with_name(f"{self.out.name[:NAME_LIMIT]}.part")
+        self.held: dict[Key, _Held] = {}
+        self.order: list[Key] = []  # of `out`
+        for file in (self.out, self.part):
+            for begin, size, line in _places(file) if file.exists() else ():
+                key = line["target"], line["revision"]
+                self.held[key] = _Held(file, begin, size, line["error"])
+                if file is self.out:
+                    self.order.append(key)
+
+    def continues(self, order: Sequence[Key]) -> bool:
+        """Whether lines of `order` can be appended to `out` and stand in their order."""
+        wanted = set(order)
+        own = [key for key in self.order if key in wanted]
+        return not self.part.exists() and len(self.held) == len(self.order) and own == list(order[: len(own)])
+
+    def merge(self, order: Sequence[Key]) -> None:
+        """Put `out` and its journal together: lines of other lists as they stood, then those of `order`."""
+        wanted = set(order)
+        keys = [key for key in self.held if key not in wanted] + [key for key in order if key in self.held]
+
+        def fill(stream: IO[bytes]) -> None:
+            files = {file: file.open("rb") for file in {self.held[key].file for key in keys}}
+            try:
+                for key in keys:
+                    held = self.held[key]
+                    files[held.file].seek(held.begin)
+                    stream.write(files[held.file].read(held.size) + b"\n")
+            finally:
+                for file in files.values():
+                    file.close()
+
+        outfile.write_with(self.out, fill)
+        self.part.unlink(missing_ok=True)
+
+
+def _opened(file: Path) -> IO[bytes]:
+    """A results file to append to: a torn last line is cut off, a whole one without its newline gets it."""
+    end = 0
+    for begin, size, _ in _places(file) if file.exists() else ():
+        end = begin + size
+    stream = file.open("ab")
+    if stream.tell() > end:
+        with file.open("rb") as whole:
+            whole.seek(end)
+            newline = whole.read(1) == b"\n"
+        stream.truncate(end + newline)
+        if newline:
+            return stream
+    if end:
+        stream.write(b"\n")
+        stream.flush()
+    return stream
+
+
 def run(targets: list[Target], out: Path, count: Count, *, jobs: int, retry_failed: bool = False) -> Iterator[Line]:
     """Count what `out` does not hold yet, write each line as it comes, and yield it; whole lines only, in order.
 
-    An interrupted run is resumed by the same call. When `out` holds other targets or another order, or failures are
-    to be retried, the file is written anew beside it and put in its place at the end.
+    An interrupted run is resumed by the same call. Lines of targets that are not in the list stay, so shards and lists
+    that follow one another may share a file. When lines would not be in the order of the list, or failures are to be
+    retried, new ones go to `<out>.part` and both files are put together in one step at the end.
 
     Args:
         targets: what to count.
@@ -102,76 +216,98 @@ def run(targets: list[Target], out: Path, count: Count, *, jobs: int, retry_fail
         retry_failed: count the failures of the network again.
     Raises:
         UsageError: `out` holds something else.
+        OutputError: another process writes it, or it cannot be written.
     """
-    part = out.with_name(out.name + ".part")
-    held = [line for file in (out, part) if file.exists() for line in read_lines(file)]
-    kept = {(line["target"], line["revision"]): line for line in held}
-    if retry_failed:
-        kept = {key: line for key, line in kept.items() if line["error"] not in PASSING}
     order = [target.key for target in targets]
-    if not part.exists() and list(kept) == order[: len(kept)] and len(kept) == len(held):
-        _cut(out)
-        with out.open("a", encoding="utf-8") as stream:
-            yield from _written(targets[len(kept) :], {}, stream, count, jobs)
-        return
-    with part.with_suffix(".new").open("w", encoding="utf-8") as stream:
-        try:
-            yield from _written(targets, kept, stream, count, jobs)
-        except BaseException:
-            stream.flush()
-            os.replace(stream.name, part)  # noqa: PTH105
-            raise
-    Path(stream.name).replace(out)
-    part.unlink(missing_ok=True)
+    with outfile.Lock(out):
+        results = _Results(out)
+        again = {key for key, held in results.held.items() if retry_failed and held.error in PASSING}
+        missing = [target for target in targets if target.key not in results.held or target.key in again]
+        straight = results.continues(order) and not again.intersection(order)
+        if straight:
+            yield from _appended(missing, results.out, results.part, count, jobs)
+        elif missing:
+            yield from _appended(missing, results.part, results.part, count, jobs)
+        if not straight or results.part.exists():
+            with outfile.reporting(out):
+                _Results(out).merge(order)  # read again: the journal has grown
 
 
-def _cut(out: Path) -> None:
-    """Drop a last line that a crash cut short."""
-    if out.exists() and (data := out.read_bytes()) and not data.endswith(b"\n"):
-        with out.open("r+b") as stream:
-            stream.truncate(data.rfind(b"\n") + 1)
+def _appended(targets: list[Target], file: Path, journal: Path, count: Count, jobs: int) -> Iterator[Line]:
+    """Count `targets` into `file`, one line each, in order; what was counted ahead of an interruption goes to the
+    journal."""
+    ahead: list[str] = []
+    try:
+        with outfile.reporting(file), _opened(file) as stream:
+            for text in _in_order(targets, count, jobs, ahead):
+                stream.write(text.encode())
+                stream.flush()
+                yield json.loads(text)
+            os.fsync(stream.fileno())
+    finally:
+        if len(ahead) > jobs * AHEAD:  # fewer are soon counted again
+            with outfile.reporting(journal), _opened(journal) as stream:
+                stream.write("".join(ahead).encode())
 
 
-def _written(
-    targets: list[Target], kept: dict[tuple[str, str | None], Line], stream: IO[str], count: Count, jobs: int
-) -> Iterator[Line]:
-    """Every target's line, written and flushed; those not in `kept` are yielded too."""
-    for line, fresh in _in_order(targets, kept, count, jobs):
-        stream.write(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
-        stream.flush()
-        if fresh:
-            yield line
+def _in_order(targets: list[Target], count: Count, jobs: int, ahead: list[str]) -> Iterator[str]:
+    """The lines of `targets` as text, in order; `ahead` gets those that were done when the caller stopped early.
 
-
-def _in_order(
-    targets: list[Target], kept: dict[tuple[str, str | None], Line], count: Count, jobs: int
-) -> Iterator[tuple[Line, bool]]:
-    waiting: deque[Line | Future[Line]] = deque()
+    A target that takes its whole deadline holds up nobody: the others go on, up to AHEAD_LINES past it.
+    """
+    waiting: deque[Future[str | None]] = deque()
     rest = iter(targets)
+    stop = threading.Event()
     pool = ThreadPoolExecutor(jobs)
+    free = threading.Semaphore(jobs * AHEAD)
     try:
         done = 0
         while True:
-            while len(waiting) < jobs * AHEAD and (target := next(rest, None)) is not None:
-                waiting.append(kept[target.key] if target.key in kept else pool.submit(_line, target, count))
+            while len(waiting) < jobs * AHEAD or (not waiting[0].done() and len(waiting) < AHEAD_LINES):
+                if not free.acquire(blocking=not waiting):
+                    break
+                if (target := next(rest, None)) is None:
+                    free.release()
+                    break
+                waiting.append(pool.submit(_line, target, count, stop))
+                waiting[-1].add_done_callback(lambda _: free.release())
             if not waiting:
                 return
-            head = waiting.popleft()
-            yield (head, False) if isinstance(head, dict) else (head.result(), True)
+            if not wait([waiting[0]], LOOK_S).done:
+                continue
+            text = waiting.popleft().result()
+            assert text is not None  # only a run that stops has such
+            yield text
             done += 1
             if done % COLLECT_EVERY == 0:
                 gc.collect()
     finally:
+        stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
+        ahead += [text for each in waiting if not each.cancelled() and (text := each.result()) is not None]
 
 
-def _line(target: Target, count: Count) -> Line:
-    """The line of one target. Nothing a repo holds may end the run, so a fault of ours becomes a line too."""
+def _line(target: Target, count: Count, stop: threading.Event) -> str | None:
+    """The line of one target, None when the run stopped meanwhile. Nothing a repo holds may end the run, so a fault of
+    ours becomes a line too."""
     line: Line = {"target": target.name, "revision": target.revision, "error": None, "message": None, "count": None}
-    try:
-        line["count"] = count(target.name, target.revision)
-    except MoegaugeError as error:
-        line["error"], line["message"] = type(error).__name__, str(error)
-    except Exception as error:
-        line["error"], line["message"] = type(error).__name__, f"unexpected: {shown(str(error))}"
-    return line
+    with transfer.stoppable(stop):
+        try:
+            line["count"] = count(target.name, target.revision)
+            return _text(line)
+        except MoegaugeError as error:
+            line["error"], line["message"] = type(error).__name__, str(error)
+        except Exception as error:
+            line["error"], line["message"] = type(error).__name__, f"unexpected: {shown(str(error))}"
+    line["count"] = None
+    return None if stop.is_set() else _text(line)
+
+
+def _text(line: Line) -> str:
+    return json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def failures(targets: Iterable[Target], out: Path) -> list[Line]:
+    """The lines of `out` that are failures of `targets`, in the order of the file."""
+    wanted = {target.key for target in targets}
+    return [line for line in read_lines(out) if line["error"] and (line["target"], line["revision"]) in wanted]

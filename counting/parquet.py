@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from moegauge import outfile
 from moegauge.counting.difference import flat
 from moegauge.counting.many import Line
 from moegauge.errors import MissingExtraError
 
 # Sections whose keys are data (names of formats, roles, layers): kept as JSON text in one column each.
 AS_JSON = ("formats", "format_rules", "roles", "unclassified", "warnings", "per_layer")
+
+_MARK, SCHEMA = b"moegauge", b"moegauge.count/1"  # in the metadata of a table of ours
 
 
 def check_available() -> None:
@@ -38,6 +41,7 @@ def write(lines: Iterable[Line], file: Path) -> int:
 
     Raises:
         MissingExtraError: pyarrow is not installed.
+        OutputError: the file is there and is no table of ours, or cannot be written.
     """
     check_available()
     import pyarrow as pa
@@ -45,8 +49,26 @@ def write(lines: Iterable[Line], file: Path) -> int:
 
     rows = [row(line) for line in lines]
     names = list(dict.fromkeys(name for each in rows for name in each))
-    table = pa.table({name: [each.get(name) for each in rows] for name in names})
-    scratch = file.with_name(f".{file.name}.part")
-    pq.write_table(table, scratch)
-    scratch.replace(file)
+    columns = {name: _column(pa, [each.get(name) for each in rows]) for name in names}
+    table = pa.table(columns).replace_schema_metadata({_MARK: SCHEMA})
+    outfile.write_with(file, lambda stream: pq.write_table(table, stream), replaces=is_ours)
     return len(rows)
+
+
+def _column(pa: Any, values: list[Any]) -> Any:
+    """One column; text where a repo's numbers fit no type: past 64 bits, or a number here and a word there."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        return pa.array([None if value is None else json.dumps(value) for value in values])
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a file is a table of `write`, which a later one may replace."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return _MARK in (pq.read_schema(file).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False

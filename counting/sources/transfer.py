@@ -6,12 +6,14 @@ memory or time than that.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -44,18 +46,33 @@ class _PassingError(Exception):
         self.wait_s = wait_s
 
 
+_STOP: ContextVar[threading.Event | None] = ContextVar("_STOP", default=None)
+
+
+@contextlib.contextmanager
+def stoppable(event: threading.Event) -> Iterator[None]:
+    """Requests of transfers made inside fail soon after `event` is set, so that a run that stops need not wait for the
+    slowest server."""
+    token = _STOP.set(event)
+    try:
+        yield
+    finally:
+        _STOP.reset(token)
+
+
 class _SecondsLeft:
     """A socket timeout that shrinks as a deadline nears. Python's sockets take any integer and ask `__index__` for its
     value, httpcore sets the timeout anew before every read: so a byte a second, headers or 1xx answers without end,
     and gzip that never yields a byte all stop at the deadline, as silence does."""
 
-    def __init__(self, most_s: float, deadline: float) -> None:
+    def __init__(self, most_s: float, deadline: float, stop: threading.Event) -> None:
         self.most_s = most_s
         self.deadline = deadline
+        self.stop = stop
 
     def __index__(self) -> int:
         left = self.deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 or self.stop.is_set():
             raise TimeoutError("the deadline has passed")
         return max(1, math.ceil(min(self.most_s, left)))
 
@@ -94,6 +111,7 @@ class Transfer:
         self.timeout_s = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
         self.deadline_s = REPO * self.timeout_s if deadline_s is None else deadline_s
         self._deadline = time.monotonic() + self.deadline_s
+        self._stop = _STOP.get() or threading.Event()
         self._lock = threading.Lock()
         # httpx in huggingface_hub 1, httpx2 in 2.4: whichever made the session.
         self._http: Any = importlib.import_module(type(self._utils.get_session()).__module__.partition(".")[0])
@@ -135,7 +153,8 @@ class Transfer:
                 tries += 1
                 if tries > retries or wait_s >= left_s or (optional and wait_s > LONGEST_WAIT_S):
                     raise self._explained(fault, where) from None
-            time.sleep(wait_s)
+            if self._stop.wait(wait_s):
+                raise errors.DeadlineError("stopped.", file=where)
 
     def _attempt(self, url: str, headers: dict[str, str], where: str, read: Callable[[Any], T], optional: bool) -> T:
         """One request, its redirects followed by hand: a client that follows them reads their bodies whole."""
@@ -143,7 +162,7 @@ class Transfer:
 
         most_s = min((OPTIONAL_ATTEMPT if optional else ATTEMPT) * self.timeout_s, self.deadline_s)
         deadline = min(self._deadline, time.monotonic() + most_s)
-        left = _SecondsLeft(self.timeout_s, deadline)
+        left = _SecondsLeft(self.timeout_s, deadline, self._stop)
         extensions = {"timeout": {"connect": left, "read": left, "write": left, "pool": self.timeout_s}}
         with self._lock:
             self.requests += 1

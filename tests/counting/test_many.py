@@ -14,7 +14,7 @@ from moegauge.cli import group
 from moegauge.counting import difference, many
 from moegauge.counting.errors import HubUnreachableError, RepoNotFoundError
 from moegauge.counting.sources import release_layout
-from moegauge.errors import MoegaugeError, UsageError
+from moegauge.errors import MoegaugeError, OutputError, UsageError
 
 TARGETS = [many.Target(f"org/m{i}") for i in range(20)]
 
@@ -113,6 +113,111 @@ def test_rewriting_is_resumed_too(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["counts.jsonl"]
 
 
+@pytest.mark.parametrize("first", [1, 2])
+def test_shards_share_a_file(tmp_path: Path, first: int) -> None:
+    out = tmp_path / "counts.jsonl"
+    text = [target.name for target in TARGETS]
+    for shard in (f"{first}/2", f"{3 - first}/2"):
+        list(many.run(many.read_targets(text, shard), out, Counter(), jobs=2))
+    assert sorted(names(out)) == sorted(text)
+    counter = Counter()
+    list(many.run(TARGETS, out, counter, jobs=2))
+    assert (names(out), counter.calls) == (text, [])
+
+
+def test_shorter_list_keeps_what_is_not_in_it(tmp_path: Path) -> None:
+    out = tmp_path / "counts.jsonl"
+    list(many.run(TARGETS, out, Counter(), jobs=2))
+    before = out.read_bytes()
+    for part in (TARGETS[:3], TARGETS[5:7]):
+        assert list(many.run(part, out, Counter(), jobs=2)) == []
+        assert out.read_bytes() == before
+    list(many.run([TARGETS[9], TARGETS[2]], out, Counter(), jobs=2))  # another order of the two
+    assert sorted(names(out)) == sorted(target.name for target in TARGETS)
+    assert names(out)[-2:] == ["org/m9", "org/m2"]
+
+
+@pytest.mark.parametrize("order", [TARGETS, TARGETS[::-1]], ids=["appended", "put together"])
+def test_resumes_from_any_cut_byte(tmp_path: Path, order: list[many.Target]) -> None:
+    """What a crash leaves of the file, or of its journal, is any beginning of it."""
+    out, part = tmp_path / "counts.jsonl", tmp_path / "counts.jsonl.part"
+    whole = {target.name for target in TARGETS[:4]}
+    list(many.run(TARGETS[:2], out, Counter(), jobs=1))
+    start = out.read_bytes()
+    list(many.run(TARGETS[:4], out, Counter(), jobs=1))
+    rest = out.read_bytes()[len(start) :]
+    wanted = [target for target in order if target in TARGETS[:4]]
+    for cut in range(len(rest) + 1):
+        if order is TARGETS:
+            out.write_bytes(start + rest[:cut])
+        else:
+            out.write_bytes(start)
+            part.write_bytes(rest[:cut])
+        counter = Counter()
+        list(many.run(wanted, out, counter, jobs=1))
+        assert names(out) == [target.name for target in wanted]
+        there = rest[:cut].count(b"\n") + (cut in (len(rest) - 1, rest.index(b"\n")))
+        assert len(counter.calls) == len(whole) - 2 - there
+        assert not part.exists()
+
+
+def test_last_line_without_its_newline_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "counts.jsonl"
+    list(many.run(TARGETS[:3], out, Counter(), jobs=1))
+    out.write_bytes(out.read_bytes()[:-1])
+    counter = Counter()
+    list(many.run(TARGETS[:5], out, counter, jobs=1))
+    assert counter.calls == ["org/m3", "org/m4"]
+    assert names(out) == [target.name for target in TARGETS[:5]]
+
+
+def test_hole_a_file_system_left_is_cut_off(tmp_path: Path) -> None:
+    out = tmp_path / "counts.jsonl"
+    list(many.run(TARGETS[:3], out, Counter(), jobs=1))
+    for tail in (bytes(100), b'{"target":"org/m3"' + bytes(100)):
+        out.write_bytes(out.read_bytes() + tail)
+        list(many.run(TARGETS[:3], out, Counter(), jobs=1))
+        list(many.run(TARGETS[:4], out, Counter(), jobs=1))
+        assert names(out) == [target.name for target in TARGETS[:4]]
+
+
+def test_second_process_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "counts.jsonl"
+    first = many.run(TARGETS, out, Counter(), jobs=1)
+    next(first)
+    with pytest.raises(OutputError, match="another moegauge"):
+        next(many.run(TARGETS, out, Counter(), jobs=1))
+    list(first)
+    assert names(out) == [target.name for target in TARGETS]
+    assert list(many.run(TARGETS, out, Counter(), jobs=1)) == []
+
+
+def test_slow_target_holds_up_nobody(tmp_path: Path) -> None:
+    """One that takes its whole deadline costs a job, not the others their turn; what they brought outlives a stop."""
+    out = tmp_path / "counts.jsonl"
+    others = threading.Event()
+
+    def slow(target: str, revision: str | None) -> dict[str, Any]:
+        if target == "org/m0":
+            assert others.wait(30)
+        elif target == "org/m19":
+            others.set()
+        return {"total": 1}
+
+    list(many.run(TARGETS, out, slow, jobs=2))
+    assert names(out) == [target.name for target in TARGETS]
+    out.unlink()
+    others.clear()
+    stopped = many.run(TARGETS, out, slow, jobs=2)
+    next(stopped)
+    stopped.close()
+    assert names(out) == ["org/m0"]
+    counter = Counter()
+    list(many.run(TARGETS, out, counter, jobs=1))
+    assert counter.calls == []
+    assert names(out) == [target.name for target in TARGETS]
+
+
 def test_failures_of_the_network_are_retried_when_asked(tmp_path: Path) -> None:
     out = tmp_path / "counts.jsonl"
     gone = HubUnreachableError("no answer.", file="org/m2")
@@ -124,7 +229,13 @@ def test_failures_of_the_network_are_retried_when_asked(tmp_path: Path) -> None:
     assert [line["error"] for line in lines(out)] == [None, None, None, "RepoNotFoundError", None]
 
 
-@pytest.mark.parametrize("text", ["precious data\n", '{"schema": 1}\n', "[]\n"])
+LINE = '{"target":"org/a","revision":null,"error":null,"message":null,"count":{}}\n'
+FOREIGN = ["precious data\n", '{"schema": 1}\n', "[]\n", "precious data", "[", "\n", "null\n", "1", "x" * 100_000]
+FOREIGN += [LINE.replace('"org/a"', "5"), LINE.replace("{}", "5"), LINE.replace("{}", "null"), LINE[:-1] + "x\n"]
+FOREIGN += [LINE.replace("null", "5"), LINE.encode("utf-16").decode("latin-1"), "[" * 100_000 + "\n"]
+
+
+@pytest.mark.parametrize("text", FOREIGN, ids=lambda text: ascii(text)[:30])
 def test_foreign_file_is_left_alone(tmp_path: Path, text: str) -> None:
     out = tmp_path / "counts.jsonl"
     out.write_text(text)
@@ -163,7 +274,7 @@ def invoke(*arguments: str, stdin: str | None = None) -> Result:
 def test_command_counts_a_list(checkpoints: tuple[str, str], tmp_path: Path) -> None:
     out = tmp_path / "counts.jsonl"
     result = invoke("--from", "-", "--out", str(out), stdin="\n".join([*checkpoints, str(tmp_path / "nowhere")]))
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, result.output
     assert result.stdout == ""
     found = lines(out)
     assert [line["target"] for line in found] == [*checkpoints, str(tmp_path / "nowhere")]
@@ -171,6 +282,21 @@ def test_command_counts_a_list(checkpoints: tuple[str, str], tmp_path: Path) -> 
     assert found[2]["error"] == "TargetNotFoundError"
     assert "3 targets" in result.stderr
     assert "1 failed with TargetNotFoundError" in result.stderr
+    (row,) = [line for line in result.stderr.splitlines() if line.startswith(str(tmp_path / "nowhere"))]
+    assert "TargetNotFoundError" in row
+    assert "no such file or folder" in row
+
+
+def test_command_says_failures_again_when_nothing_is_left_to_count(tmp_path: Path) -> None:
+    arguments = ("--from", "-", "--out", str(tmp_path / "c.jsonl"))
+    assert invoke(*arguments, stdin="./nowhere").exit_code == 1
+    again = invoke(*arguments, "--json", stdin="./nowhere")
+    assert again.exit_code == 1
+    assert "0 counted now" in again.stderr
+    document = json.loads(again.stdout)
+    assert (document["targets"], document["counted_now"]) == (1, 0)
+    assert [(line["target"], line["error"]) for line in document["failed"]] == [("./nowhere", "TargetNotFoundError")]
+    assert invoke(*arguments, "--keep-going", stdin="./nowhere").exit_code == 0
 
 
 def test_interrupted_command_says_how_to_go_on(checkpoints: tuple[str, str], tmp_path: Path, monkeypatch: Any) -> None:
@@ -202,7 +328,7 @@ def test_command_writes_parquet(checkpoints: tuple[str, str], tmp_path: Path) ->
         "--parquet",
         str(tmp_path / "c.parquet"),
     )
-    assert invoke(*files).exit_code == 0
+    assert invoke(*files, "--keep-going").exit_code == 0
     table = pq.read_table(tmp_path / "c.parquet").to_pydict()
     assert table["parameters.total"] == [46_702_792_704, None]
     assert table["error"] == [None, "TargetNotFoundError"]

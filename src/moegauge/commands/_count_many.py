@@ -12,32 +12,47 @@ from typing import Any
 
 import click
 
-from moegauge.commands._output import print_json, printable, progress_wanted, warn
+from moegauge import outfile
+from moegauge.commands._output import print_json, print_table, printable, progress_wanted, warn
 from moegauge.counting import difference, many, parquet
 from moegauge.errors import UsageError
 
+SHOWN_FAILURES = 50
+REASON_CHARACTERS = 160
 Count = Callable[[str, str | None], dict[str, Any]]
 
 
 def count_many(
-    source: str, out: Path, count: Count, *, jobs: int, shard: str, parquet_file: Path | None, retry_failed: bool
+    source: str,
+    out: Path,
+    count: Count,
+    *,
+    jobs: int,
+    shard: str,
+    parquet_file: Path | None,
+    retry_failed: bool,
+    keep_going: bool,
+    as_json: bool,
 ) -> None:
-    """Count every target of the list `source` ('-' is stdin) into `out`; a summary goes to stderr.
+    """Count every target of the list `source` ('-' is stdin) into `out`; a summary goes to stderr, failures as a table.
 
     Raises:
         UsageError: no list, an empty one, or an `--out` this command did not write.
+        OutputError: a file is another's, two are one, or the system refuses to write.
+        Exit: 1 when a target failed, unless `keep_going`.
     """
+    listed = None if source == "-" else Path(source)
+    outfile.check_apart(out=out, parquet=parquet_file, **{"from": listed})
     if parquet_file is not None:
         parquet.check_available()
+        outfile.check_free(parquet_file, "--parquet", replaces=parquet.is_ours)
     targets = many.read_targets(_lines(source), shard)
     if not targets:
         raise UsageError(f"{source}: no targets.", advice="Write one org/name per line.")
-    start, fresh, failed = time.perf_counter(), 0, Counter[str]()
+    start, fresh = time.perf_counter(), 0
     try:
         for line in many.run(targets, out, count, jobs=jobs, retry_failed=retry_failed):
             fresh += 1
-            if line["error"]:
-                failed[line["error"]] += 1
             if progress_wanted():
                 click.echo(f"\r{fresh:,} counted now, {printable(line['target'])[:60]:60}", err=True, nl=False)
     except KeyboardInterrupt:
@@ -48,11 +63,37 @@ def count_many(
         click.echo(err=True)
     rate = f", {fresh / seconds:.1f} per second" if fresh else ""
     click.echo(f"{len(targets):,} targets, {fresh:,} counted now in {seconds:.1f} s{rate}; wrote {out}", err=True)
-    for name, number in failed.most_common():
-        warn(f"{number:,} failed with {name}")
     if parquet_file is not None:
         rows = parquet.write(many.read_lines(out), parquet_file)
         click.echo(f"wrote {rows:,} rows to {parquet_file}", err=True)
+    failed = many.failures(targets, out)
+    _show_failures(failed, out)
+    if as_json:
+        rows_of = [{key: line.get(key) for key in ("target", "revision", "error", "message")} for line in failed]
+        document = {"targets": len(targets), "counted_now": fresh, "out": str(out), "failed": rows_of}
+        print_json({"schema": "moegauge.count_many/1", **document})
+    if failed and not keep_going:
+        raise click.exceptions.Exit(1)
+
+
+def _show_failures(failed: list[many.Line], out: Path) -> None:
+    """A table of failures on stderr, and how many there are of each kind."""
+    if not failed:
+        return
+    rows = [(_named(line), line["error"], _cut(str(line.get("message")), REASON_CHARACTERS)) for line in failed]
+    print_table(("target", "error", "reason"), rows[:SHOWN_FAILURES], 3, err=True)
+    if len(rows) > SHOWN_FAILURES:
+        click.echo(f'and {len(rows) - SHOWN_FAILURES:,} more: the lines of {out} whose "error" is not null', err=True)
+    for name, number in Counter(line["error"] for line in failed).most_common():
+        warn(f"{number:,} failed with {name}")
+
+
+def _named(line: many.Line) -> str:
+    return _cut(f"{line['target']}@{line['revision']}" if line["revision"] else line["target"], REASON_CHARACTERS)
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[: characters - 3]}..."
 
 
 def _lines(source: str) -> list[str]:

@@ -37,9 +37,11 @@ def printable(text: str) -> str:
     )
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1, *, note: bool = False) -> None:
-    """A table on stdout. Its first `words` columns are text, and with `note` the last one; the rest are numbers. Never
-    wrapped or cut, so that it can be piped."""
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1, *, note: bool = False, err: bool = False
+) -> None:
+    """A table on stdout, or with `err` on stderr. Its first `words` columns are text, and with `note` the last one; the
+    rest are numbers. Never wrapped or cut, so that it can be piped."""
     from rich.console import Console
     from rich.table import Table
 
@@ -53,7 +55,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: i
     with console.capture() as printed:
         console.print(table)
     for line in printed.get().splitlines():
-        click.echo(line.rstrip())
+        click.echo(line.rstrip(), err=err)
 
 
 def progress_wanted() -> bool:

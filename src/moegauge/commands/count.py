@@ -40,6 +40,14 @@ SHOWN_NAMES = 5
     type=click.Path(path_type=Path, dir_okay=False),
     help="With --from: also a Parquet table.",
 )
+@click.option("--keep-going", is_flag=True, help="With --from: exit 0 even where targets failed.")
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="What the requests about one Hub repo may take together.  [default: 60 times HF_HUB_DOWNLOAD_TIMEOUT]",
+)
 @json_option
 def command(
     targets: tuple[str, ...],
@@ -59,6 +67,8 @@ def command(
     shard: str,
     retry_failed: bool,
     parquet_file: Path | None,
+    keep_going: bool,
+    deadline_s: float | None,
     as_json: bool,
 ) -> None:
     """Count dense and routed parameters of TARGET exactly: a folder, a .safetensors file, or org/name on the Hub.
@@ -68,11 +78,13 @@ def command(
     if shape_file is not None and shape_file.exists():
         raise UsageError(f"{shape_file}: already exists.", advice="Name a new file for --shape.")
     _check_targets(targets, diff=diff, source=source, out=out)
+    if shape_file is not None and (diff or source is not None):
+        raise UsageError("--shape goes with one TARGET.", advice="Leave it out, or count that one alone.")
 
     def counted(target: str, revision: str | None) -> Census:
         from moegauge.counting import count
 
-        census = count(target, revision, weights=weights, top_k=top_k, thorough=thorough)
+        census = count(target, revision, weights=weights, top_k=top_k, thorough=thorough, deadline_s=deadline_s)
         if strict:
             _refuse_inferred(census)
         if not allow_unclassified:
@@ -85,7 +97,17 @@ def command(
     if source is not None and out is not None:
         from moegauge.commands._count_many import count_many
 
-        count_many(source, out, document, jobs=jobs, shard=shard, parquet_file=parquet_file, retry_failed=retry_failed)
+        count_many(
+            source,
+            out,
+            document,
+            jobs=jobs,
+            shard=shard,
+            parquet_file=parquet_file,
+            retry_failed=retry_failed,
+            keep_going=keep_going,
+            as_json=as_json,
+        )
         return
     if diff:
         from moegauge.commands._count_many import print_difference
