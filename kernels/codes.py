@@ -5,15 +5,15 @@ Definitions: OCP 8-bit Floating Point Specification 1.0 (e4m3), OCP Microscaling
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
-E4M3_MAX = 448.0
 E4M3_NAN = 0x7F
-E2M1_MAX = 6.0
 E8M0_NAN = 0xFF
 
 
@@ -30,6 +30,16 @@ E2M1 = _minifloat(4, 2, 1, 1)
 E4M3 = _minifloat(8, 4, 3, 7)
 E4M3[[0x7F, 0xFF]] = np.nan
 E8M0 = np.append(2.0 ** np.arange(-127.0, 128.0), np.nan)
+# What each code of a small type stands for: int8 in two's complement, int4 as value + 8 (compressed-tensors).
+VALUES: dict[str, Floats] = {
+    "e4m3": E4M3,
+    "e2m1": E2M1,
+    "e8m0": E8M0,
+    "int8": np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float64),
+    "int4": np.arange(-8.0, 8.0),
+}
+# What the largest weight of a block is scaled to; an integer's half a step beyond its last code, which rounds to it.
+LARGEST = {"e4m3": 448.0, "e2m1": 6.0, "int8": 127.5, "int4": 7.5}
 
 
 def _nearest(table: Floats, values: Floats) -> Bytes:
@@ -66,3 +76,32 @@ def encode_bf16(values: ArrayLike) -> NDArray[np.uint16]:
 def decode_bf16(patterns: NDArray[np.uint16]) -> Floats:
     """Values of bfloat16 bit patterns."""
     return (patterns.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def _encode_int(values: ArrayLike, bits: int) -> Bytes:
+    """Nearest integers of `bits` bits, ties to even, saturating; no NaN among them."""
+    half = 1 << (bits - 1)
+    return np.asarray(np.clip(np.rint(values), -half, half - 1).astype(np.int8))
+
+
+_ENCODE: dict[str, Callable[[Floats], NDArray[np.generic]]] = {
+    "f32": lambda v: v.astype(np.float32),
+    "bf16": encode_bf16,
+    "e4m3": encode_e4m3,
+    "e2m1": encode_e2m1,
+    "int8": lambda v: _encode_int(v, 8),
+    "int4": lambda v: (_encode_int(v, 4) + 8).astype(np.uint8),
+}
+
+
+def encode(kind: str, values: Floats) -> Bytes:
+    """Values [rows, columns] as bytes of type `kind`, [rows, bytes]; a 4-bit code takes a whole byte here."""
+    return np.ascontiguousarray(_ENCODE[kind](values)).view(np.uint8)
+
+
+def decode(kind: str, raw: Bytes) -> Floats:
+    """Inverse of `encode`, for any type of `moegauge.formats.BITS`."""
+    raw = np.ascontiguousarray(raw)
+    if kind == "f32":
+        return raw.view(np.float32).astype(np.float64)
+    return decode_bf16(raw.view(np.uint16)) if kind == "bf16" else VALUES[kind][raw]

@@ -9,18 +9,19 @@ A pool is named `<format>.weight`, `<format>.scale`, `<format>.tensor`, `gain.<d
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moegauge.formats import FORMATS, Format
 from moegauge.kernels import codes
 
 WEIGHT_STD = 0.02
-BLOCK_BYTES = (
-    1 << 23
-)  # one random block, repeated with a shift: 8 MiB of fresh numbers take 0.1 s, a full pool would take minutes
+# One random block, repeated with a shift: 8 MiB of fresh numbers take 0.1 s, a full pool would take minutes.
+BLOCK_BYTES = 1 << 23
 
 _Generator = np.random.Generator
 _Bytes = NDArray[np.uint8]
@@ -62,28 +63,49 @@ def _small_e4m3(rng: _Generator, n: int) -> _Bytes:
     return _choice(3 << 3, (8 << 3) | 7)(rng, n) | (rng.integers(0, 2, n, dtype=np.uint8) * np.uint8(128))
 
 
-def _std(table: NDArray[np.float64]) -> float:
-    return float(np.sqrt(np.nanmean(table**2)))
+def _std(element: str) -> float:
+    """Deviation of a type's codes, all of them alike often."""
+    return float(np.sqrt(np.nanmean(codes.VALUES[element] ** 2)))
 
 
-_E2M1_STD = _std(codes.E2M1)
+_Fill = Callable[[_Generator, int], _Bytes]
+# Weights by their type. Without a scale they are of the size wanted, else any code but NaN.
+_ELEMENTS: dict[str, _Fill] = {
+    "f32": _as_f32(_normal(WEIGHT_STD)),
+    "bf16": _as_bf16(_normal(WEIGHT_STD)),
+    "e4m3": _e4m3,
+    "int8": _any_byte,
+    "int4": _any_byte,
+    "e2m1": _any_byte,
+}
 
-_CONTENT: dict[str, Callable[[_Generator, int], _Bytes]] = {
-    "f32.weight": _as_f32(_normal(WEIGHT_STD)),
-    "bf16.weight": _as_bf16(_normal(WEIGHT_STD)),
-    "fp8.weight": _e4m3,
-    "fp8.scale": _as_f32(_near(WEIGHT_STD / _std(codes.E4M3))),
-    "int8.weight": _any_byte,
-    "int8.scale": _as_f32(_near(WEIGHT_STD / _std(np.arange(-128.0, 128.0)))),
-    "int4.weight": _any_byte,
-    "int4.scale": _as_bf16(_near(WEIGHT_STD / _std(np.arange(-8.0, 8.0)))),
-    "int4_g128.weight": _any_byte,
-    "int4_g128.scale": _as_bf16(_near(WEIGHT_STD / _std(np.arange(-8.0, 8.0)))),
-    "mxfp4.weight": _any_byte,
-    "mxfp4.scale": _choice(118, 120),  # 2^-9 to 2^-7; e2m1's own deviation is 2.9
-    "nvfp4.weight": _any_byte,
-    "nvfp4.scale": _choice(0x30, 0x3F),  # 0.5 to 1.875
-    "nvfp4.tensor": _as_f32(_near(WEIGHT_STD / _E2M1_STD / 1.1)),
+
+def _powers_of_two(size: float) -> _Fill:
+    """e8m0 of the power of two below `size`, its half and its double."""
+    code = 127 + math.floor(math.log2(size))
+    return _choice(code - 1, code + 1)
+
+
+# Scales by their type, for a deviation of `size`.
+_SCALES: dict[str, Callable[[float], _Fill]] = {
+    "f32": lambda size: _as_f32(_near(size)),
+    "bf16": lambda size: _as_bf16(_near(size)),
+    "e8m0": _powers_of_two,
+    "e4m3": lambda _: _choice(0x30, 0x3F),  # 0.5 to 1.875, 1.1 in the mean; the matrix's own scale gives the size
+}
+
+
+def _of(fmt: Format) -> Iterator[tuple[str, _Fill]]:
+    """Content of the pools of one weight format."""
+    yield f"{fmt.name}.weight", _ELEMENTS[fmt.element]
+    if fmt.scale:
+        yield f"{fmt.name}.scale", _SCALES[fmt.scale](WEIGHT_STD / _std(fmt.element))
+    if fmt.tensor_scale:
+        yield f"{fmt.name}.tensor", _as_f32(_near(WEIGHT_STD / _std(fmt.element) / 1.1))
+
+
+CONTENT: dict[str, _Fill] = {
+    **{pool: fill for fmt in FORMATS.values() for pool, fill in _of(fmt)},
     "gain.bf16": _as_bf16(_near(1.0, 0.1)),
     "gain.f32": _as_f32(_near(1.0, 0.1)),
     "bias.bf16": _as_bf16(_normal(WEIGHT_STD)),
@@ -97,7 +119,7 @@ _CONTENT: dict[str, Callable[[_Generator, int], _Bytes]] = {
 def block(pool: str, seed: int, size: int = BLOCK_BYTES) -> _Bytes:
     """`size` bytes (a multiple of 64) of pool `pool`'s content, a function of the arguments alone."""
     rng = np.random.default_rng([seed, zlib.crc32(pool.encode())])
-    return _CONTENT[pool](rng, size)
+    return CONTENT[pool](rng, size)
 
 
 def fill(out: _Bytes, pool: str, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Quantise, pack and unpack a matrix in each weight format: one `Packer` per row of `FORMATS`, plain numpy.
+"""Quantise, pack and unpack a matrix in each weight format, by the format's traits; plain numpy.
 
 Canonical packed order of a matrix [rows, columns], the same on disk-like bytes and in the arena:
 
@@ -9,9 +9,9 @@ Canonical packed order of a matrix [rows, columns], the same on disk-like bytes 
 * scales row-major over the blocks that share one, the last block of a row possibly short;
 * nvfp4 has one more float32 for the whole matrix: weight = e2m1 * e4m3 scale * that.
 
-NaN: f32, bf16 and fp8 keep it; mxfp4 and nvfp4 mark the whole group with a NaN scale (OCP MX 1.0 section 5.1); int8 and
-int4 have no way to say it and refuse. Infinity is refused by every format but f32 and bf16. The compiled kernels read
-the fp8 NaN codes as +-480 and an e8m0 NaN as infinity: `fill` makes none of them.
+NaN: elements of floating-point types with a NaN code keep it; e2m1 has none, so its scale marks the whole group (OCP MX
+1.0 section 5.1); integers have no way to say it and refuse. Infinity is refused by every format with a scale. The
+compiled kernels read the e4m3 NaN codes as +-480 and an e8m0 NaN as infinity: `moegauge.kernels.content` makes none.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from moegauge.errors import NumericsError
-from moegauge.formats import FORMATS, Format, get_format
+from moegauge.formats import Format, get_format
 from moegauge.kernels import codes
 from moegauge.kernels.codes import Bytes, Floats
 
@@ -58,16 +58,6 @@ class Packed:
         return Packed(self.format, 1, self.columns, self.weights[index : index + 1], scales, self.tensor_scale)
 
 
-@dataclass(frozen=True, slots=True)
-class _Packer:
-    """How one format does it: element codes and scales of a float matrix, and back."""
-
-    element_bits: int
-    quantise: Callable[[Floats, Format], tuple[NDArray[np.uint8], NDArray[np.uint8], float]]
-    decode_elements: Callable[[Bytes], Floats]
-    decode_scales: Callable[[Bytes], Floats]
-
-
 def quantise(values: ArrayLike, format_name: str) -> Packed:
     """Pack a float matrix [rows, columns].
 
@@ -87,13 +77,19 @@ def quantise(values: ArrayLike, format_name: str) -> Packed:
             advice="Pass [rows, columns] of floats.",
         ) from None
     rows, columns = v.shape
-    if fmt.name not in ("f32", "bf16") and not np.isinf(v).any() and np.nanmax(np.abs(v), initial=0.0) > FLOAT32_MAX:
-        raise NumericsError(f"{fmt.name} scales reach no further than float32.", advice="Scale the matrix first.")
-    if fmt.name not in ("f32", "bf16") and np.isinf(v).any():
+    if fmt.scale and np.isinf(v).any():
         raise NumericsError(f"{fmt.name} cannot hold infinity.", advice="Clip the matrix first.")
-    if fmt.name.startswith("int") and np.isnan(v).any():
+    if fmt.scale and np.nanmax(np.abs(v), initial=0.0) > FLOAT32_MAX:
+        raise NumericsError(f"{fmt.name} scales reach no further than float32.", advice="Scale the matrix first.")
+    if fmt.element in INTEGERS and np.isnan(v).any():
         raise NumericsError(f"{fmt.name} cannot hold NaN.", advice="Replace NaN first, or use a floating-point format.")
-    weights, scales, tensor_scale = _PACKERS[fmt.name].quantise(v, fmt)
+    scales, tensor_scale = _NO_SCALES, 1.0
+    if fmt.scale:
+        largest = _blocks(v if _marks_groups(fmt) else np.nan_to_num(v, nan=0.0), fmt)
+        scales, values, tensor_scale = _SCALE[fmt.scale](largest, fmt)
+        v = _divide(v, _spread(values * tensor_scale, v, fmt))
+    codes_ = codes.encode(fmt.element, v)
+    weights = _nibbles(codes_) if fmt.element_bits == 4 else codes_
     packed = Packed(fmt, rows, columns, weights, scales, tensor_scale)
     assert packed.bytes == fmt.bytes(rows, columns)
     return packed
@@ -101,13 +97,12 @@ def quantise(values: ArrayLike, format_name: str) -> Packed:
 
 def unpack(packed: Packed) -> Floats:
     """The float64 values [rows, columns] a packed matrix stands for."""
-    packer, fmt = _PACKERS[packed.format.name], packed.format
-    weights = packed.weights
-    if packer.element_bits == 4:
+    fmt, weights = packed.format, packed.weights
+    if fmt.element_bits == 4:
         weights = np.stack([weights & 15, weights >> 4], axis=-1).reshape(packed.rows, -1)[:, : packed.columns]
-    values = packer.decode_elements(np.ascontiguousarray(weights))
-    if fmt.scale_bits:
-        scales = packer.decode_scales(packed.scales)
+    values = codes.decode(fmt.element, weights)
+    if fmt.scale:
+        scales = codes.decode(fmt.scale, packed.scales)
         scales = np.repeat(scales, fmt.scale_rows, axis=0)[: packed.rows]
         scales = np.repeat(scales, fmt.scale_columns or packed.columns, axis=1)[:, : packed.columns]
         values = values * scales * packed.tensor_scale
@@ -149,7 +144,7 @@ def _spread(scales: Floats, v: Floats, fmt: Format) -> Floats:
 
 
 def _divide(v: Floats, scale: Floats) -> Floats:
-    """v / scale, 0 where the scale is 0 (its block is all zeros) and where v is NaN (its scale says so)."""
+    """v / scale, 0 where the scale is 0 (its block is all zeros) or no number (it marks its block)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where((scale == 0) | ~np.isfinite(scale), 0.0, v / scale))
 
@@ -161,79 +156,47 @@ def _nibbles(elements: Bytes) -> Bytes:
     return np.asarray(elements[:, ::2] | (elements[:, 1::2] << 4))
 
 
-def _bytes(values: NDArray[np.generic]) -> Bytes:
-    return np.ascontiguousarray(values).view(np.uint8)
+def _marks_groups(fmt: Format) -> bool:
+    """Whether a NaN weight has no code of its own, so that the scale of its block says it."""
+    return not np.isnan(codes.VALUES[fmt.element]).any()
 
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+INTEGERS = frozenset({"int8", "int4"})
 _NO_SCALES = np.zeros((0, 0), np.uint8)
 
-
-def _f32(v: Floats, _fmt: Format) -> tuple[Bytes, Bytes, float]:
-    return _bytes(v.astype(np.float32)), _NO_SCALES, 1.0
-
-
-def _bf16(v: Floats, _fmt: Format) -> tuple[Bytes, Bytes, float]:
-    return _bytes(codes.encode_bf16(v)), _NO_SCALES, 1.0
+# Bytes of the scales, their values, and the matrix's own scale.
+_Scales = tuple[Bytes, Floats, float]
 
 
-def _fp8(v: Floats, fmt: Format) -> tuple[Bytes, Bytes, float]:
-    largest = _blocks(np.nan_to_num(v, nan=0.0), fmt)
-    scales = np.where(largest > 0, largest / codes.E4M3_MAX, 1.0).astype(np.float32)
-    scales = np.maximum(scales, np.finfo(np.float32).tiny)
-    return codes.encode_e4m3(v / _spread(scales.astype(np.float64), v, fmt)), _bytes(scales), 1.0
+def _f32(largest: Floats, fmt: Format) -> _Scales:
+    """The largest weight becomes the largest code; a block of zeros has scale 1."""
+    wanted = np.where(largest > 0, largest / codes.LARGEST[fmt.element], 1.0).astype(np.float32)
+    scales = np.maximum(wanted, np.finfo(np.float32).tiny)
+    return scales.view(np.uint8), scales.astype(np.float64), 1.0
 
 
-def _int8(v: Floats, fmt: Format) -> tuple[Bytes, Bytes, float]:
-    scales = (_blocks(v, fmt) / 127.5).astype(np.float32)
-    q = np.clip(np.rint(_divide(v, _spread(scales.astype(np.float64), v, fmt))), -128, 127)
-    return _bytes(q.astype(np.int8)), _bytes(scales), 1.0
+def _bf16(largest: Floats, fmt: Format) -> _Scales:
+    """As `_f32`, rounded; a block of zeros has scale 0."""
+    scales = codes.encode("bf16", largest / codes.LARGEST[fmt.element])
+    return scales, codes.decode("bf16", scales), 1.0
 
 
-def _int4(v: Floats, fmt: Format) -> tuple[Bytes, Bytes, float]:
-    patterns = codes.encode_bf16(_blocks(v, fmt) / 7.5)
-    q = np.clip(np.rint(_divide(v, _spread(codes.decode_bf16(patterns), v, fmt))), -8, 7)
-    return _nibbles((q + 8).astype(np.uint8)), _bytes(patterns), 1.0
+def _e8m0(largest: Floats, fmt: Format) -> _Scales:
+    """OCP MX 1.0 section 6.3: the largest power of two not above the largest weight, over that of the element type."""
+    # frexp, not log2, which rounds a number just below a power of two up to it.
+    top = int(np.frexp(codes.LARGEST[fmt.element])[1])
+    exponent = np.clip(np.where(largest == 0, -127, np.frexp(np.nan_to_num(largest))[1] - top), -127, 127)
+    scales = np.where(np.isnan(largest), codes.E8M0_NAN, exponent + 127).astype(np.uint8)
+    return scales, codes.E8M0[scales], 1.0
 
 
-def _mxfp4(v: Floats, fmt: Format) -> tuple[Bytes, Bytes, float]:
-    largest = _blocks(v, fmt)
-    # frexp, not log2, which rounds a number just below a power of two up to it. 3 = 1 (frexp's mantissa is below 1) and
-    # the exponent of e2m1's largest binade.
-    exponent = np.clip(np.where(largest == 0, -127, np.frexp(np.nan_to_num(largest))[1] - 3), -127, 127)
-    scale_codes = np.where(np.isnan(largest), codes.E8M0_NAN, exponent + 127).astype(np.uint8)
-    return _nibbles(codes.encode_e2m1(_divide(v, _spread(codes.E8M0[scale_codes], v, fmt)))), scale_codes, 1.0
+def _e4m3(largest: Floats, fmt: Format) -> _Scales:
+    """NVIDIA's two levels: the matrix's own scale takes the largest block's scale to the largest e4m3."""
+    top = codes.LARGEST[fmt.element]
+    tensor_scale = float(np.float32(float(np.nanmax(largest, initial=0.0)) / (top * codes.LARGEST["e4m3"]))) or 1.0
+    scales = codes.encode_e4m3(largest / top / tensor_scale)
+    return scales, codes.E4M3[scales], tensor_scale
 
 
-def _nvfp4(v: Floats, fmt: Format) -> tuple[Bytes, Bytes, float]:
-    largest = _blocks(v, fmt)
-    most = float(np.nanmax(largest, initial=0.0))
-    tensor_scale = float(np.float32(most / (codes.E2M1_MAX * codes.E4M3_MAX))) or 1.0
-    scale_codes = codes.encode_e4m3(largest / codes.E2M1_MAX / tensor_scale)
-    spread = _spread(codes.E4M3[scale_codes] * tensor_scale, v, fmt)
-    return _nibbles(codes.encode_e2m1(_divide(v, spread))), scale_codes, tensor_scale
-
-
-def _as_f32(raw: Bytes) -> Floats:
-    return np.ascontiguousarray(raw).view(np.float32).astype(np.float64)
-
-
-def _as_bf16(raw: Bytes) -> Floats:
-    return codes.decode_bf16(np.ascontiguousarray(raw).view(np.uint16))
-
-
-def _none(raw: Bytes) -> Floats:
-    return np.ones(raw.shape)
-
-
-_PACKERS: dict[str, _Packer] = {
-    "f32": _Packer(32, _f32, _as_f32, _none),
-    "bf16": _Packer(16, _bf16, _as_bf16, _none),
-    "fp8": _Packer(8, _fp8, lambda b: codes.E4M3[b], _as_f32),
-    "int8": _Packer(8, _int8, lambda b: b.view(np.int8).astype(np.float64), _as_f32),
-    "int4": _Packer(4, _int4, lambda b: b.astype(np.float64) - 8, _as_bf16),
-    "int4_g128": _Packer(4, _int4, lambda b: b.astype(np.float64) - 8, _as_bf16),
-    "mxfp4": _Packer(4, _mxfp4, lambda b: codes.E2M1[b], lambda b: codes.E8M0[b]),
-    "nvfp4": _Packer(4, _nvfp4, lambda b: codes.E2M1[b], lambda b: codes.E4M3[b]),
-}
-assert list(_PACKERS) == list(FORMATS)
+_SCALE: dict[str, Callable[[Floats, Format], _Scales]] = {"f32": _f32, "bf16": _bf16, "e8m0": _e8m0, "e4m3": _e4m3}

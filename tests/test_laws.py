@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
+
+from moegauge.formats import BITS, FORMATS
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {
@@ -198,3 +201,43 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
                 edges[name] |= whole or ({node.module} & known.keys())
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
     assert circles({name: found - {name} for name, found in edges.items()}) == []
+
+
+# Formats whose names are not also types of elements, vectors or caches.
+FORMAT_NAMES = frozenset(FORMATS) - frozenset(BITS)
+TRAITS_FILES = {"kernels/triton/device/formats.py", "kernels/cpu/native/formats.h"}
+
+
+def _strings(node: ast.AST) -> set[str]:
+    return {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
+@pytest.mark.parametrize("path", [p for room, p in FILES if room in ("kernels", "estimator")], ids=lambda p: p.name)
+def test_a_format_is_traits_in_python(path: Path) -> None:
+    """No kernel and no law asks for a format by name: it asks what the format's elements, scales and groups are."""
+    if path.relative_to(ROOT).as_posix() in TRAITS_FILES:
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}: {ast.unparse(node)[:80]}"
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            asked = any("format" in ast.unparse(side).rpartition(".")[2].lower() for side in sides)
+            found = set().union(*map(_strings, sides))
+            assert not found & (frozenset(FORMATS) if asked else FORMAT_NAMES), where
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute) and called.attr in ("startswith", "endswith"):
+            assert "format" not in ast.unparse(called.value).lower(), where
+            assert not _strings(node) & FORMAT_NAMES, where
+        if isinstance(node, ast.Dict) and "kernels" in path.parts:  # a table of formats is a second table of traits
+            assert len({k.value for k in node.keys if isinstance(k, ast.Constant)} & FORMAT_NAMES) < 2, where
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels" / "cpu" / "native").glob("*")), ids=lambda p: p.name)
+def test_a_format_is_traits_in_the_core(path: Path) -> None:
+    """formats.h lists the formats; elsewhere there are indices of that list and types of elements and scales."""
+    if path.relative_to(ROOT).as_posix() in TRAITS_FILES:
+        return
+    code = re.sub(r"//.*", "", path.read_text(encoding="utf-8"))
+    names = "|".join(name.upper() for name in sorted(FORMATS, key=len, reverse=True))
+    found = re.findall(rf"\b(?:format|FORMAT)\b\s*[=!]=\s*\w+|(?<!::)\b(?:{names})\b(?!\s*=\s*\d)", code)
+    assert not found, f"{path.name}: {found}"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moegauge.errors import DeviceError
-from moegauge.formats import FORMATS
+from moegauge.formats import FORMATS, get_format
 from moegauge.kernels import content
 from moegauge.kernels.backend import Arena, Backend, Precision, Runnable, Stream
 from moegauge.kernels.cpu.core import Core, cores, library
@@ -23,6 +23,10 @@ from moegauge.units import human_bytes
 HUGE_PAGE = 1 << 21
 # (streams per thread, prefetch distance in bytes): read patterns any of which may be the fastest on a machine.
 PATTERNS = ((1, 0), (2, 0), (4, 0), (8, 0), (4, 512), (4, 4096), (8, 512))
+
+# Integer weights, and those a small table turns into integers, are multiplied with inputs of so many steps (decode.h,
+# products_4bit.h), as element types.
+INPUT_STEPS = {"int8": 32767, "int4": 8127, "e2m1": 8127}
 
 EMPTY = {"operation": Embed, "product": Product}
 
@@ -161,9 +165,8 @@ class CpuBackend(Backend):
     def precision(self, format_name: str) -> Precision:
         """Integer products round inputs to half a step of 1/32767 (int8) or 1/8127 (4-bit) of the largest of their run
         (products_4bit.h, decode.h). Sums run in at least four float32 lanes."""
-        step = 0.5 / {"int8": 32767, "int4": 8127, "int4_g128": 8127, "mxfp4": 8127, "nvfp4": 8127}.get(
-            format_name, np.inf
-        )
+        steps = INPUT_STEPS.get(get_format(format_name).element)
+        step = 0.5 / steps if steps else 0.0
         return Precision(of_largest=step, per_term=2.0**-24 / 4)
 
     def arena(self, pools: Mapping[str, int], seed: int = 0) -> CpuArena:

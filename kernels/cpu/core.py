@@ -9,7 +9,8 @@ import os
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_uint64, c_void_p
 
 from moegauge.errors import DeviceError
-from moegauge.kernels.cpu.structs import COperation, sizes
+from moegauge.formats import FORMATS
+from moegauge.kernels.cpu.structs import COperation, format_traits, sizes
 
 MODULE = "moegauge.kernels._cpu"
 
@@ -29,12 +30,15 @@ def library() -> ctypes.CDLL | None:
     lib.moegauge_width.argtypes = [c_void_p]
     lib.moegauge_tune.argtypes = [c_void_p, c_int64, c_int64]
     lib.moegauge_sizes.argtypes = [POINTER(c_int64)]
+    lib.moegauge_traits.restype = c_int64
+    lib.moegauge_traits.argtypes = [POINTER(c_int64), c_int64]
     lib.moegauge_run.argtypes = [c_void_p, POINTER(COperation), c_int64]
     lib.moegauge_stream.restype = c_uint64
     lib.moegauge_stream.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_int64]
-    theirs = (c_int64 * 4)()
+    theirs, traits = (c_int64 * 4)(), (c_int64 * (5 * len(FORMATS)))()
     lib.moegauge_sizes(theirs)
-    if list(theirs) != sizes():
+    same = lib.moegauge_traits(traits, len(FORMATS)) == len(FORMATS) and list(traits) == format_traits()
+    if list(theirs) != sizes() or not same:
         raise DeviceError(
             f"{spec.origin} was built from other sources than this package.", advice="Reinstall: pip install -e ."
         )

@@ -29,6 +29,9 @@ from moegauge.kernels.program import (
     Weight,
 )
 
+# Types in the order of native/formats.h.
+ELEMENTS = ("f32", "bf16", "e4m3", "int8", "int4", "e2m1")
+SCALES = ("", "f32", "bf16", "e8m0", "e4m3")
 FORMAT_INDEX = {name: i for i, name in enumerate(FORMATS)}
 KINDS = {
     kind: i for i, kind in enumerate((Embed, Product, GatedProduct, Attention, State, Route, ExpertsUp, ExpertsDown))
@@ -255,6 +258,21 @@ _FILL: dict[type[Operation], Callable[[Translator, COperation, Any], None]] = {
     ExpertsUp: _experts_up,
     ExpertsDown: _experts_down,
 }
+
+
+def format_traits() -> list[int]:
+    """Every format's traits, in the order of the core's `moegauge_traits`."""
+    return [
+        number
+        for row in FORMATS.values()
+        for number in (
+            ELEMENTS.index(row.element),
+            SCALES.index(row.scale),
+            row.scale_rows,
+            row.scale_columns,
+            row.tensor_scale,
+        )
+    ]
 
 
 def sizes() -> list[int]:

@@ -1,7 +1,8 @@
 """The table of weight formats (bf16, fp8, int8, int4, mxfp4, nvfp4): one row each, and nothing else decides one.
 
-A row says how many bits an element takes, how many elements share a scale, and how wide the scale is; bytes follow
-from that. The packers (`moegauge.kernels.packing`) and the kernels of every backend have one entry per row.
+A row says what type an element has, what type a scale, and which elements share one; bytes follow from that. The
+kernels keep the same traits in their own language, one row each: `kernels/triton/device/formats.py` and
+`kernels/cpu/native/formats.h`; tests compare the three.
 Storage layouts of checkpoints (GPTQ, AWQ, compressed-tensors, ...) are not rows: `moegauge.counting` maps each to
 the row whose bytes it moves.
 """
@@ -17,27 +18,47 @@ def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-@dataclass(frozen=True, slots=True)
+# Bits of every type that an element or a scale may have: IEEE float32 and bfloat16, two's complement integers, and the
+# OCP floating-point types e4m3 (finite, one NaN code), e2m1 and e8m0 (a power of two).
+BITS = {"f32": 32, "bf16": 16, "e4m3": 8, "int8": 8, "int4": 4, "e2m1": 4, "e8m0": 8}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
-    """One weight format of a matrix of shape [rows, columns] (rows = outputs, columns = inputs).
+    """One weight format of a matrix of shape [rows, columns] (rows = outputs, columns = inputs): its traits.
+
+    What packers and kernels do follows from these, not from the name: one decoding per type of element, one per type of
+    scale, and where scales lie from the block that shares one.
 
     Attributes:
         name: the name used in commands, records and tables.
-        element_bits: bits of one stored weight.
-        scale_bits: bits of one scale; 0 when the format has none.
+        element: type of a stored weight, a key of `BITS`.
+        scale: type of a scale; "" when the format has none.
         scale_rows, scale_columns: the block of weights that shares a scale; 0 in `scale_columns` means a whole row.
-        tensor_scale_bits: bits of one further scale for the whole matrix (NVFP4).
-        element, scale: the types by their usual names, for tables.
+        tensor_scale: whether there is one further float32 for the whole matrix (NVFP4).
     """
 
     name: str
-    element_bits: int
-    scale_bits: int = 0
+    element: str
+    scale: str = ""
     scale_rows: int = 1
     scale_columns: int = 0
-    tensor_scale_bits: int = 0
-    element: str = ""
-    scale: str = "none"
+    tensor_scale: bool = False
+
+    @property
+    def element_bits(self) -> int:
+        """Bits of one stored weight."""
+        return BITS[self.element]
+
+    @property
+    def scale_bits(self) -> int:
+        """Bits of one scale; 0 when the format has none."""
+        return BITS[self.scale] if self.scale else 0
+
+    @property
+    def tensor_scale_bits(self) -> int:
+        """Bits of the matrix's own scale; 0 when it has none."""
+        return 32 if self.tensor_scale else 0
 
     def weight_bytes(self, rows: int, columns: int) -> int:
         """Bytes of the packed weights of one [rows, columns] matrix; each row ends on a byte."""
@@ -63,14 +84,14 @@ class Format:
 FORMATS: dict[str, Format] = {
     row.name: row
     for row in (
-        Format("f32", 32, element="float32"),
-        Format("bf16", 16, element="bfloat16"),
-        Format("fp8", 8, 32, 128, 128, element="float8 e4m3fn", scale="float32 per 128x128"),
-        Format("int8", 8, 32, 1, 0, element="int8", scale="float32 per row"),
-        Format("int4", 4, 16, 1, 32, element="int4, symmetric", scale="bfloat16 per 32"),
-        Format("int4_g128", 4, 16, 1, 128, element="int4, symmetric", scale="bfloat16 per 128"),
-        Format("mxfp4", 4, 8, 1, 32, element="float4 e2m1", scale="e8m0 per 32"),
-        Format("nvfp4", 4, 8, 1, 16, 32, element="float4 e2m1", scale="float8 e4m3 per 16, float32 per matrix"),
+        Format(name="f32", element="f32"),
+        Format(name="bf16", element="bf16"),
+        Format(name="fp8", element="e4m3", scale="f32", scale_rows=128, scale_columns=128),
+        Format(name="int8", element="int8", scale="f32"),
+        Format(name="int4", element="int4", scale="bf16", scale_columns=32),
+        Format(name="int4_g128", element="int4", scale="bf16", scale_columns=128),
+        Format(name="mxfp4", element="e2m1", scale="e8m0", scale_columns=32),
+        Format(name="nvfp4", element="e2m1", scale="e4m3", scale_columns=16, tensor_scale=True),
     )
 }
 

@@ -31,7 +31,7 @@ static void query(const Operation &op, int64_t b, int64_t h, float *out) {
 
 void Executor::attention(const Operation &op, int thread) {
     const int64_t runs = (op.length + RUN - 1) / RUN, group = op.heads / op.kv_heads, tasks = op.batch * op.kv_heads * runs;
-    const int64_t element = op.cache_format == BF16 ? 2 : 1;
+    const int64_t element = TRAITS[op.cache_format].row_bytes(1);
     const int64_t entry = op.value_dim + 2;  // per run and head: maximum, sum, value sums
     const size_t prepared = (kernels_->prepared_bytes(op.cache_format, op.head_dim) + 63) / 64 * 64;
     const size_t all = static_cast<size_t>(op.batch * op.heads);

@@ -4,16 +4,15 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace moegauge {
+#include "formats.h"
 
-// Order of moegauge.formats.FORMATS.
-enum Format : int64_t { F32, BF16, FP8, INT8, INT4, INT4_G128, MXFP4, NVFP4, FORMATS };
+namespace moegauge {
 
 struct Matrix {            // `slots` matrices side by side; strides are bytes from one to the next
     const uint8_t *weights, *scales;
     const float *tensor_scale;
     int64_t weight_stride, scale_stride, tensor_stride;
-    int64_t rows, columns, format;
+    int64_t rows, columns, format;  // format: an index of TRAITS
     int64_t woven;         // rows lie in groups (products.h, products_4bit.h); 0: one after another, canonical
 };
 

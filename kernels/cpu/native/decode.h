@@ -1,4 +1,5 @@
-// Unpack and multiply weights on the CPU: one struct per format, over an instruction set's vector type V.
+// Unpack and multiply 8-bit and wider weights on the CPU: one struct per type of element and of scale, over an instruction
+// set's vector type V.
 // A unit is the run of weights handled at once; its prepared input lies in the order the unit's vectors want, padded
 // with zeros to whole units. unit<R, T, STRIDE> adds R rows times T inputs of one unit to acc; a row's pieces of 64
 // bytes lie STRIDE bytes apart.
@@ -6,6 +7,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+
+#include "formats.h"
 
 namespace moegauge {
 namespace {
@@ -23,10 +26,16 @@ constexpr int64_t piece(int64_t byte) {
     return byte / PIECE * STRIDE + byte % PIECE;
 }
 
+// COLUMNS of a unit take BYTES, their scales SCALES bytes, their prepared input INPUT bytes. GROUPED: a group's sums are
+// kept beside the row's until its scale is due.
+template <class V, Element ELEMENT, Scale SCALE>
+struct Decode;
+
 template <class V>
-struct DecodeF32 {
+struct Decode<V, Element::F32, Scale::NONE> {
     using F = typename V::F;
     static constexpr int COLUMNS = 16, BYTES = 64, SCALES = 0, INPUT = 64;
+    static constexpr bool GROUPED = false;
     static void prepare(const float *x, uint8_t *out) { std::memcpy(out, x, 64); }
     template <int R, int T, int STRIDE>
     static void unit(const uint8_t *const *w, const uint8_t *const *, const uint8_t *const *x, F (&acc)[R][T]) {
@@ -40,9 +49,10 @@ struct DecodeF32 {
 
 // A 32-bit lane holds two weights; each becomes a float32 by a shift or a mask.
 template <class V>
-struct DecodeBf16 {
+struct Decode<V, Element::BF16, Scale::NONE> {
     using F = typename V::F;
     static constexpr int COLUMNS = 32, BYTES = 64, SCALES = 0, INPUT = 128;
+    static constexpr bool GROUPED = false;
     static void prepare(const float *x, uint8_t *out) {  // per vector: even columns, then odd ones
         float *o = reinterpret_cast<float *>(out);
         for (int v = 0; v < 32; v += V::W / 2)
@@ -71,9 +81,10 @@ struct DecodeBf16 {
 // become subnormal float32, which some CPUs multiply slowly (see isa_avx2.cpp). The NaN codes 0x7F and 0xFF read as
 // +-480; packed weights never hold them (see packing.py).
 template <class V>
-struct DecodeFp8 {
+struct Decode<V, Element::E4M3, Scale::F32> {
     using F = typename V::F;
     static constexpr int COLUMNS = 128, BYTES = 128, SCALES = 4, INPUT = 512;
+    static constexpr bool GROUPED = true;
     static void prepare(const float *x, uint8_t *out) {  // per vector: in the order decode() returns
         constexpr int Q = V::W / 4;
         float *o = reinterpret_cast<float *>(out);
@@ -145,9 +156,10 @@ inline float quantise(const float *x, int steps, int16_t *q) {
 }
 
 template <class V>
-struct DecodeInt8 {
+struct Decode<V, Element::INT8, Scale::F32> {  // the scale is the row's: products.h
     using F = typename V::F;
     static constexpr int COLUMNS = 64, BYTES = 64, SCALES = 0, INPUT = 192;
+    static constexpr bool GROUPED = false;
     static void prepare(const float *x, uint8_t *out) {  // per vector of W columns: 16-bit inputs, then their scale
         for (int v = 0; v < 64; v += V::W, out += 3 * V::W) {
             int16_t q[V::W];

@@ -36,32 +36,43 @@ float e2m1(int code) {
     return code & 8 ? -SIZE[code & 7] : SIZE[code & 7];
 }
 
-// One element of a packed matrix, slowly: the embedding row's way. `lanes` rows make a strip of 4-bit weights (products_4bit.h),
-// four rows a group of the others (products.h).
-float element(const Matrix &m, int64_t lanes, int64_t r, int64_t c) {
-    const int64_t wide = matrix_row_bytes(m.format, m.columns);
-    const uint8_t *row = m.weights + r * wide;
-    const bool strip = m.woven && m.format >= INT4 && r < m.rows / lanes * lanes;
-    const int64_t bytes = m.format == F32 ? 4 : m.format == BF16 ? 2 : 1, at = c * bytes;
-    const bool group = m.woven && m.format < INT4 && r < m.rows / 4 * 4;
-    const uint8_t *whole = group ? m.weights + r / 4 * 4 * wide + r % 4 * 64 + at / 64 * 256 + at % 64 : row + at;
-    const int64_t first = r / lanes * lanes;
-    const auto scale_row = [&](int64_t group, int64_t size) {
-        const int64_t groups = (m.columns + group - 1) / group, g = c / group;
-        return m.scales + (strip ? first * groups + g * lanes + r - first : r * groups + g) * size;
-    };
-    const uint8_t *byte = strip ? m.weights + first * wide + (c / 8 * lanes + r - first) * 4 + c % 8 / 2 : row + c / 2;
-    const int nibble = m.format >= INT4 ? *byte >> (c % 2 * 4) & 15 : 0;
-    switch (m.format) {
-        case F32: return f32(whole);
-        case BF16: return bf16(whole);
-        case FP8: return e4m3(*whole) * f32(m.scales + (r / 128 * ((m.columns + 127) / 128) + c / 128) * 4);
-        case INT8: return static_cast<float>(static_cast<int8_t>(*whole)) * f32(m.scales + 4 * r);
-        case INT4: return static_cast<float>(nibble - 8) * bf16(scale_row(32, 2));
-        case INT4_G128: return static_cast<float>(nibble - 8) * bf16(scale_row(128, 2));
-        case MXFP4: return e2m1(nibble) * std::ldexp(1.0f, *scale_row(32, 1) - 127);
-        default: return e2m1(nibble) * e4m3(*scale_row(16, 1)) * *m.tensor_scale;
+float scale(Scale kind, const uint8_t *p) {
+    switch (kind) {
+        case Scale::NONE: return 1;
+        case Scale::F32: return f32(p);
+        case Scale::BF16: return bf16(p);
+        case Scale::E8M0: return std::ldexp(1.0f, *p - 127);
+        default: return e4m3(*p);
     }
+}
+
+// The weight in column `c` whose first byte is *p.
+float weight(Element kind, const uint8_t *p, int64_t c) {
+    const int nibble = *p >> (c % 2 * 4) & 15;
+    switch (kind) {
+        case Element::F32: return f32(p);
+        case Element::BF16: return bf16(p);
+        case Element::E4M3: return e4m3(*p);
+        case Element::INT8: return static_cast<float>(static_cast<int8_t>(*p));
+        case Element::INT4: return static_cast<float>(nibble - 8);
+        default: return e2m1(nibble);
+    }
+}
+
+// One element of a packed matrix, slowly: the embedding row's way. `lanes` rows make a strip of 4-bit weights, four bytes
+// of each in turn (products_4bit.h), four rows a group of the others, 64 bytes of each (products.h).
+float element(const Matrix &m, int64_t lanes, int64_t r, int64_t c) {
+    const Traits t = TRAITS[m.format];
+    const bool strips = t.bits() == 4;
+    const int64_t group = strips ? lanes : 4, piece = strips ? 4 : 64, first = r / group * group;
+    const bool woven = m.woven && r < m.rows / group * group;
+    const int64_t wide = t.row_bytes(m.columns), at = c * t.bits() / 8;
+    const uint8_t *w = woven ? m.weights + first * wide + (at / piece * group + r - first) * piece + at % piece
+                             : m.weights + r * wide + at;
+    const int64_t groups = t.groups(m.columns), g = t.columns ? c / t.columns : 0;
+    const int64_t s = woven && strips ? first * groups + g * lanes + r - first : r / t.rows * groups + g;
+    const float value = weight(t.element, w, c) * scale(t.scale, m.scales + s * t.scale_bytes());
+    return t.tensor_scale ? value * *m.tensor_scale : value;
 }
 
 // Share [first, last) of n elements for one thread, in runs of 16 floats so that no cache line has two writers.
@@ -72,10 +83,6 @@ void share(int64_t n, int thread, int threads, int64_t &first, int64_t &last) {
 }
 
 }  // namespace
-
-int64_t matrix_row_bytes(int64_t format, int64_t columns) {
-    return format == F32 ? 4 * columns : format == BF16 ? 2 * columns : format >= INT4 ? (columns + 1) / 2 : columns;
-}
 
 void embed(const Operation &op, int64_t lanes, int thread, int threads) {
     int64_t first, last;

@@ -67,7 +67,7 @@ void Executor::products(const Operation &op, int thread) {
 
 // The prepared input for the id-th vector of an operation in one format, made once: matrices of one operation share them.
 size_t Executor::input(size_t id, const float *x, int64_t columns, int64_t format, const Vector *gain) {
-    const size_t key = id * FORMATS + static_cast<size_t>(format);
+    const size_t key = id * static_cast<size_t>(FORMATS) + static_cast<size_t>(format);
     if (key >= known_.size()) known_.resize(key + 1, -1);
     int64_t &seen = known_[key];
     if (seen >= 0 && inputs_[static_cast<size_t>(seen)].x == x && inputs_[static_cast<size_t>(seen)].columns == columns)
@@ -159,12 +159,12 @@ void Executor::plan_experts(const Operation &op) {
 void Executor::cut() {
     int64_t bytes = 0;
     for (size_t i = 0; i < jobs_used_; ++i)
-        bytes += (jobs_[i].last - jobs_[i].first) * matrix_row_bytes(jobs_[i].matrix.format, jobs_[i].matrix.columns);
+        bytes += (jobs_[i].last - jobs_[i].first) * TRAITS[jobs_[i].matrix.format].row_bytes(jobs_[i].matrix.columns);
     const int64_t size = std::clamp<int64_t>(bytes / (16 * pool_.size()), 32 << 10, chunk_bytes_);
     chunks_.clear();
     for (size_t i = 0; i < jobs_used_; ++i) {
         const Job &j = jobs_[i];
-        const int64_t row = matrix_row_bytes(j.matrix.format, j.matrix.columns);
+        const int64_t row = TRAITS[j.matrix.format].row_bytes(j.matrix.columns);
         const int64_t rows = j.last - j.first, parts = std::max<int64_t>(1, (rows * row + size / 2) / size);
         const int64_t step = std::max<int64_t>(16, ((rows + parts - 1) / parts + 15) / 16 * 16);  // whole strips (products_4bit.h)
         for (int64_t r = j.first; r < j.last; r += step) chunks_.push_back({i, r, std::min(r + step, j.last)});
@@ -214,7 +214,7 @@ void Executor::multiply(int thread) {
     for (int64_t i; (i = take(thread)) >= 0;) {
         const Chunk &c = chunks_[static_cast<size_t>(i)];
         const Job &j = jobs_[c.job];
-        const int64_t row = matrix_row_bytes(j.matrix.format, j.matrix.columns);
+        const int64_t row = TRAITS[j.matrix.format].row_bytes(j.matrix.columns);
         const uint8_t *start = j.matrix.weights + c.first * row;
         if (start != expected)
             for (int64_t b = 0; b < prefetch_; b += 64) __builtin_prefetch(start + b, 0, 3);

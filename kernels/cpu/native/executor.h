@@ -92,6 +92,5 @@ void embed(const Operation &op, int64_t lanes, int thread, int threads);
 void update_state(const Operation &op, int thread, int threads);
 void choose(Route &route, int thread, int threads);
 void number_distinct(Route &route);
-int64_t matrix_row_bytes(int64_t format, int64_t columns);
 
 }  // namespace moegauge

@@ -54,6 +54,16 @@ MOEGAUGE_API void moegauge_sizes(int64_t *out) {
     out[0] = sizeof(Operation), out[1] = sizeof(Route), out[2] = sizeof(Matrix), out[3] = sizeof(Vector);
 }
 
+// TRAITS, five numbers a format; `out` has room for `most` formats. Returns how many there are.
+MOEGAUGE_API int64_t moegauge_traits(int64_t *out, int64_t most) {
+    for (int64_t i = 0; i < FORMATS && i < most; ++i, out += 5) {
+        const Traits &t = TRAITS[i];
+        out[0] = static_cast<int64_t>(t.element), out[1] = static_cast<int64_t>(t.scale);
+        out[2] = t.rows, out[3] = t.columns, out[4] = t.tensor_scale;
+    }
+    return FORMATS;
+}
+
 MOEGAUGE_API void moegauge_run(void *executor, const Operation *operations, int64_t count) {
     static_cast<Executor *>(executor)->run(operations, count);
 }

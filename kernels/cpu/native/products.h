@@ -15,15 +15,9 @@ namespace moegauge {
 namespace {
 
 template <class V, int64_t FORMAT>
-struct Decode;
-template <class V> struct Decode<V, F32> : DecodeF32<V> {};
-template <class V> struct Decode<V, BF16> : DecodeBf16<V> {};
-template <class V> struct Decode<V, FP8> : DecodeFp8<V> {};
-template <class V> struct Decode<V, INT8> : DecodeInt8<V> {};
-
-template <class V, int64_t FORMAT>
 struct Rows {
-    using D = Decode<V, FORMAT>;
+    static constexpr Traits TRAIT = TRAITS[FORMAT];
+    using D = Decode<V, TRAIT.element, TRAIT.scale>;
     using F = typename V::F;
 
     static size_t prepared_bytes(int64_t columns) {
@@ -40,10 +34,8 @@ struct Rows {
         }
     }
 
-    static int64_t row_bytes(int64_t columns) { return FORMAT == F32 ? 4 * columns : FORMAT == BF16 ? 2 * columns : columns; }
-
-    // Scales of row r lie `scale_row` bytes further per row (fp8: per 128 rows; int8: applied to the sum).
-    static int64_t scale_row(int64_t columns) { return FORMAT == FP8 ? (columns + 127) / 128 * 4 : 0; }
+    // Bytes of scales of a row of blocks; a row's own scale is applied to its sum.
+    static int64_t scale_row(int64_t columns) { return TRAIT.scales_rows() ? 0 : TRAIT.groups(columns) * TRAIT.scale_bytes(); }
 
     // Woven rows lie in groups of four: 64 bytes of each in turn, so that a group is one sequential stream. One stream is
     // what the hardware prefetchers follow best: on Zen 5 it is worth 2 to 9 per cent of the roof over four rows apart
@@ -51,7 +43,7 @@ struct Rows {
     static constexpr int GROUP = 4;
 
     static const uint8_t *start(const Matrix &m, int64_t row, bool woven) {
-        const int64_t wide = row_bytes(m.columns);
+        const int64_t wide = TRAIT.row_bytes(m.columns);
         return woven ? m.weights + row / GROUP * GROUP * wide + row % GROUP * PIECE : m.weights + row * wide;
     }
 
@@ -67,7 +59,7 @@ struct Rows {
         for (int r = 0; r < R; ++r) {
             const int64_t at = row + r * step;
             w[r] = start(m, at, WOVEN);
-            s[r] = m.scales + (FORMAT == FP8 ? at / 128 : at) * scale_wide;
+            s[r] = m.scales + at / TRAIT.rows * scale_wide;
         }
         for (int t = 0; t < T; ++t) xs[t] = static_cast<const uint8_t *>(x[t]);
         F acc[R][T];
@@ -87,7 +79,7 @@ struct Rows {
             uint8_t end[R][D::BYTES] = {}, scale[R][D::SCALES ? D::SCALES : 1] = {};
             const uint8_t *lw[R], *ls[R];
             for (int r = 0; r < R; ++r) {
-                const int64_t bytes = row_bytes(rest);  // woven: whole pieces
+                const int64_t bytes = TRAIT.row_bytes(rest);  // woven: whole pieces
                 for (int64_t b = 0; b < bytes; b += PIECE)
                     std::memcpy(end[r] + b, w[r] + piece<STRIDE>(b), static_cast<size_t>(bytes - b < PIECE ? bytes - b : PIECE));
                 if (D::SCALES) std::memcpy(scale[r], s[r], static_cast<size_t>(scale_row(rest)));
@@ -104,7 +96,7 @@ struct Rows {
                 for (int r = 0; r < R; ++r) sums[r] = V::sum(acc[r][t]);
             for (int r = 0; r < R; ++r) {
                 const int64_t at = row + r * step;
-                if (at >= first && at < last) y[t][at] = FORMAT == INT8 ? sums[r] * get_float(m.scales + 4 * at) : sums[r];
+                if (at >= first && at < last) y[t][at] = TRAIT.scales_rows() ? sums[r] * get_float(m.scales + 4 * at) : sums[r];
             }
         }
     }
@@ -112,8 +104,8 @@ struct Rows {
     // Rows [first, last) times T inputs.
     template <int T>
     static void pass(const Matrix &m, int64_t first, int64_t last, const void *const *x, float *const *y, int64_t ahead) {
-        // Four inputs leave room for two rows in 16 registers; fp8 has a block's sums beside the row's.
-        constexpr int R = T < 4 || (V::REGISTERS >= 32 && FORMAT != FP8) ? 4 : 2;
+        // Four inputs leave room for two rows in 16 registers, and in 32 where a group's sums are kept beside the row's.
+        constexpr int R = T < 4 || (V::REGISTERS >= 32 && !D::GROUPED) ? 4 : 2;
         if (m.woven) {
             const int64_t whole = m.rows / GROUP * GROUP, end = last < whole ? last : whole;
             for (int64_t r = first / GROUP * GROUP; r < end; r += R)
@@ -159,50 +151,49 @@ uint64_t read(const uint8_t *p, int64_t bytes, int64_t ahead) {
     return all;
 }
 
-#define MOEGAUGE_EACH(X) \
-    switch (format) {    \
-        case F32: X(F32) \
-        case BF16: X(BF16) \
-        case FP8: X(FP8) \
-        case INT8: X(INT8) \
-        case INT4: X(INT4) \
-        case INT4_G128: X(INT4_G128) \
-        case MXFP4: X(MXFP4) \
-        default: X(NVFP4) \
-    }
-
 // The same vectors with fp8 straight to float32 (see decode.h).
 template <class V>
 struct Direct : V {
     static constexpr bool DIRECT_FP8 = true;
 };
 
-// V8 is the vector type of the fp8 products.
+// The products of one format.
+struct Products {
+    size_t (*prepared_bytes)(int64_t columns);
+    void (*prepare)(const float *x, int64_t columns, uint8_t *out);
+    void (*rows)(const Matrix &m, int64_t first, int64_t last, const void *const *x, int64_t n, float *const *y, int64_t ahead);
+};
+
+// V8 is the vector type of the e4m3 products.
+template <class V, class V8, int64_t FORMAT>
+constexpr Products products_of() {
+    using Vector = std::conditional_t<TRAITS[FORMAT].element == Element::E4M3, V8, V>;
+    using Of = std::conditional_t<TRAITS[FORMAT].bits() == 4, Strips<Vector, FORMAT>, Rows<Vector, FORMAT>>;
+    return {Of::prepared_bytes, Of::prepare, Of::rows};
+}
+
+template <class V, class V8, class Formats>
+struct EachFormat;
+template <class V, class V8, int64_t... FORMAT>
+struct EachFormat<V, V8, std::integer_sequence<int64_t, FORMAT...>> {
+    static constexpr Products products[] = {products_of<V, V8, FORMAT>()...};
+};
+
 template <class V, class V8 = V>
 struct Table {
-    template <int64_t FORMAT>
-    using Of = std::conditional_t<(FORMAT >= INT4), Strips<V, FORMAT>, Rows<std::conditional_t<FORMAT == FP8, V8, V>, FORMAT>>;
-    static size_t prepared_bytes(int64_t format, int64_t columns) {
-#define X(f) return Of<f>::prepared_bytes(columns);
-        MOEGAUGE_EACH(X)
-#undef X
-    }
+    using Each = EachFormat<V, V8, std::make_integer_sequence<int64_t, FORMATS>>;
+    static size_t prepared_bytes(int64_t format, int64_t columns) { return Each::products[format].prepared_bytes(columns); }
     static void prepare(int64_t format, const float *x, int64_t columns, void *out) {
-#define X(f) return Of<f>::prepare(x, columns, static_cast<uint8_t *>(out));
-        MOEGAUGE_EACH(X)
-#undef X
+        Each::products[format].prepare(x, columns, static_cast<uint8_t *>(out));
     }
     static void rows(const Matrix &m, int64_t first, int64_t last, const void *const *x, int64_t n, float *const *y,
                      int64_t ahead) {
-        const int64_t format = m.format;
-#define X(f) return Of<f>::rows(m, first, last, x, n, y, ahead);
-        MOEGAUGE_EACH(X)
-#undef X
+        Each::products[m.format].rows(m, first, last, x, n, y, ahead);
     }
     static void mix(int64_t format, const uint8_t *rows, int64_t row_bytes, int64_t count, int64_t width,
                     const float *const *p, float *const *out, int64_t heads) {
-        if (format == BF16) return Mix<V, BF16>::rows(rows, row_bytes, count, width, p, out, heads);
-        return Mix<V, FP8>::rows(rows, row_bytes, count, width, p, out, heads);
+        const auto sums = TRAITS[format].element == Element::BF16 ? Mix<V, Element::BF16>::rows : Mix<V, Element::E4M3>::rows;
+        sums(rows, row_bytes, count, width, p, out, heads);
     }
     static uint64_t stream(const uint8_t *p, int64_t bytes, int64_t streams, int64_t ahead) {
         switch (streams) {

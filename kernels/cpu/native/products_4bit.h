@@ -21,11 +21,12 @@ template <class V, int64_t FORMAT>
 struct Strips {
     using I = typename V::I;
     using F = typename V::F;
-    static constexpr bool IS_INT = FORMAT == INT4 || FORMAT == INT4_G128;
+    static constexpr Traits TRAIT = TRAITS[FORMAT];
+    static constexpr bool IS_INT = TRAIT.element == Element::INT4;
     static constexpr int LANES = V::W / 4;
-    static constexpr int RUN = FORMAT == NVFP4 ? 16 : 32;      // columns that share an input scale and a weight scale
-    static constexpr int SPAN = FORMAT == INT4_G128 ? 128 : RUN;  // columns that share a weight scale
-    static constexpr int SCALE = IS_INT ? 2 : 1;               // bytes of a scale
+    static constexpr int RUN = TRAIT.columns < 32 ? TRAIT.columns : 32;  // columns that share an input scale and a weight scale
+    static constexpr int SPAN = TRAIT.columns;  // columns that share a weight scale
+    static constexpr int SCALE = TRAIT.scale_bytes();
     static constexpr int OFFSET = IS_INT ? 8 : 12;
     // Inputs are integers of at most 8127 = 63 * 128 + 63, held as 128 h + l with |h|, |l| <= 64: half a step is 2^-14 of
     // the run's largest. Per eight columns: h of the even ones, h of the odd ones, l likewise; then the run's
@@ -72,9 +73,9 @@ struct Strips {
     }
 
     static F scales(const uint8_t *s) {
-        if constexpr (IS_INT) return V::scales_bf16(s);
-        if constexpr (FORMAT == MXFP4) return V::scales_e8m0(s);
-        if constexpr (FORMAT == NVFP4) return V::mul(V::scales_e4m3(s), V::set(0x1p120f));
+        if constexpr (TRAIT.scale == Scale::BF16) return V::scales_bf16(s);
+        if constexpr (TRAIT.scale == Scale::E8M0) return V::scales_e8m0(s);
+        if constexpr (TRAIT.scale == Scale::E4M3) return V::mul(V::scales_e4m3(s), V::set(0x1p120f));
     }
 
     // One run of S strips times T inputs, `chunks` times eight columns of it.
@@ -140,7 +141,7 @@ struct Strips {
             for (int t = 0; t < T; ++t) xs[t] += INPUT;
         }
         if (m.columns % RUN) run<S, T>(w, s, xs, static_cast<int>(m.columns % RUN / 8), acc);
-        const float factor = FORMAT == NVFP4 ? *m.tensor_scale : 1.0f;
+        const float factor = TRAIT.tensor_scale ? *m.tensor_scale : 1.0f;
         for (int i = 0; i < S; ++i)
             for (int t = 0; t < T; ++t) {
                 if (row[i] >= first && row[i] + LANES <= last) {
@@ -172,7 +173,7 @@ struct Strips {
             V::storef(scale, scales(lanes));
             sum += static_cast<float>(total) * scale[0] * get_float(x + 2 * RUN + 4);
         }
-        return FORMAT == NVFP4 ? sum * *m.tensor_scale : sum;
+        return TRAIT.tensor_scale ? sum * *m.tensor_scale : sum;
     }
 
     // All whole strips of the range times T inputs, S of them side by side.

@@ -9,22 +9,22 @@
 namespace moegauge {
 namespace {
 
-template <class V, int64_t FORMAT>
+template <class V, Element ELEMENT>
 struct Mix {
     using F = typename V::F;
     static constexpr int LANES = V::W / 4;
-    static constexpr int ELEMENT = FORMAT == BF16 ? 2 : 1;
-    static constexpr int PARTS = 4 / ELEMENT;          // float vectors one vector of the cache becomes
-    static constexpr int STEP = V::W / ELEMENT;        // its columns
+    static constexpr int BYTES = ELEMENT == Element::BF16 ? 2 : 1;
+    static constexpr int PARTS = 4 / BYTES;          // float vectors one vector of the cache becomes
+    static constexpr int STEP = V::W / BYTES;        // its columns
     static constexpr int HEADS = V::REGISTERS >= 32 ? 4 : 2;
     static constexpr int64_t AHEAD = 4096;             // bytes; the first heads read memory, the others a cache
 
     // Columns i of part j: the order decode() leaves them in.
-    static int column(int j, int i) { return FORMAT == BF16 ? 2 * i + j : 2 * (j % 2 * LANES + i) + j / 2; }
+    static int column(int j, int i) { return ELEMENT == Element::BF16 ? 2 * i + j : 2 * (j % 2 * LANES + i) + j / 2; }
 
     static void decode(const uint8_t *p, F (&f)[PARTS]) {
         const auto q = V::load(p);
-        if constexpr (FORMAT == BF16) {
+        if constexpr (ELEMENT == Element::BF16) {
             f[0] = V::bf16_even(q);
             f[1] = V::bf16_odd(q);
         } else {  // as float16, divided by 256
@@ -41,7 +41,7 @@ struct Mix {
         for (auto &head : acc)
             for (auto &part : head)
                 for (F &a : part) a = V::zero();
-        const uint8_t *row = rows + c * ELEMENT;
+        const uint8_t *row = rows + c * BYTES;
         for (int64_t t = 0; t < count; ++t, row += row_bytes) {
             for (int n = 0; n < N; ++n) __builtin_prefetch(row + n * V::W + AHEAD, 0, 3);
             F f[N][PARTS];
@@ -56,7 +56,7 @@ struct Mix {
             for (int n = 0; n < N; ++n)
                 for (int j = 0; j < PARTS; ++j) {
                     float lanes[LANES];
-                    V::storef(lanes, FORMAT == BF16 ? acc[h][n][j] : V::mul(acc[h][n][j], V::set(256)));
+                    V::storef(lanes, ELEMENT == Element::BF16 ? acc[h][n][j] : V::mul(acc[h][n][j], V::set(256)));
                     for (int i = 0; i < LANES; ++i) out[h][c + n * STEP + column(j, i)] += lanes[i];
                 }
     }
@@ -64,7 +64,7 @@ struct Mix {
     template <int H>
     static void some(const uint8_t *rows, int64_t row_bytes, int64_t count, int64_t width, const float *const *p,
                      float *const *out) {
-        constexpr int N = FORMAT == BF16 ? 2 : 1;
+        constexpr int N = ELEMENT == Element::BF16 ? 2 : 1;
         int64_t c = 0;
         for (; c + N * STEP <= width; c += N * STEP) block<H, N>(rows, row_bytes, count, c, p, out);
         if constexpr (N > 1)
@@ -72,7 +72,7 @@ struct Mix {
         if (c == width) return;
         for (int64_t t = 0; t < count; ++t) {  // the row's end through a padded copy
             uint8_t last[V::W] = {};
-            std::memcpy(last, rows + t * row_bytes + c * ELEMENT, static_cast<size_t>((width - c) * ELEMENT));
+            std::memcpy(last, rows + t * row_bytes + c * BYTES, static_cast<size_t>((width - c) * BYTES));
             for (int h = 0; h < H; ++h) {
                 float sums[STEP] = {};
                 float *o = sums;

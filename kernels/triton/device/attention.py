@@ -7,9 +7,9 @@ whose keys are the cache rows and whose values are their first VALUE columns; th
 import triton
 import triton.language as tl
 
+from moegauge.kernels.triton.device.decode import e4m3
 from moegauge.kernels.triton.device.grid import program, programs
 from moegauge.kernels.triton.device.partial_sums import arrive
-from moegauge.kernels.triton.device.plain import e4m3
 from moegauge.kernels.triton.device.row_tile import wait_for_producers
 
 

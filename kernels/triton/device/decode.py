@@ -119,3 +119,53 @@ def pair_int8(q, ASM: tl.constexpr):
 def pairs_int8(w, ASM: tl.constexpr):
     """Four int8 -> two pairs."""
     return pair_int8(w, ASM), pair_int8(w >> 8, ASM)
+
+
+@triton.jit
+def rows_scale(first, second, NT: tl.constexpr):
+    """Scales [8, 4] of rows r and of rows r + 8, the same in every c, as [16, NT]."""
+    s = tl.permute(tl.join(first, second), (2, 0, 1))  # h r c
+    s = tl.reshape(s, (16, 1, 4, 1))
+    return tl.reshape(tl.broadcast_to(s, (16, NT // 8, 4, 2)), (16, NT))
+
+
+@triton.jit
+def e8m0_rows(s, GROUP: tl.constexpr, NT: tl.constexpr):
+    """Scales 2^(e - 127) of group GROUP (0, 1) of a tile from word [8, 4], bytes (h, group); e = 0 is subnormal."""
+    first = (s << (23 - 8 * GROUP)) & 0x7F800000
+    second = ((s << 7) if GROUP == 0 else (s >> 1)) & 0x7F800000
+    first = tl.maximum(first, 0x00400000)
+    second = tl.maximum(second, 0x00400000)
+    return rows_scale(first.to(tl.float32, bitcast=True), second.to(tl.float32, bitcast=True), NT)
+
+
+@triton.jit
+def bf16_rows(s, NT: tl.constexpr):
+    """Scales of a group from word [8, 4]: bfloat16 of row r in the low half, of row r + 8 in the high one."""
+    first = (s << 16).to(tl.float32, bitcast=True)
+    second = (s & 0xFFFF0000).to(tl.float32, bitcast=True)
+    return rows_scale(first, second, NT)
+
+
+@triton.jit
+def e4m3_rows(s, ODD: tl.constexpr, NT: tl.constexpr, ASM: tl.constexpr):
+    """Scales of a group from word [8, 4]: bytes 0, 2 (even group) or 1, 3 (odd) are e4m3 of rows r, r + 8."""
+    if ODD:
+        pair = ((s >> 4) & 0x07F007F0) | (s & 0x80008000)
+    else:
+        pair = ((s << 4) & 0x07F007F0) | ((s << 8) & 0x80008000)
+    return bf16_rows(times_pair(pair, 0x7B807B80, 1.329227995784916e36, ASM), NT)
+
+
+@triton.jit
+def e4m3(code):
+    """float32 of e4m3 codes (int32): the bits as bfloat16, times 2^120."""
+    bits = ((code & 0x80) << 24) | ((code & 0x7F) << 20)
+    return bits.to(tl.float32, bitcast=True) * 1.3292279957849159e36
+
+
+@triton.jit
+def e2m1(code):
+    """float32 of e2m1 codes (int32): exponent and mantissa in place, times 2^126."""
+    bits = ((code & 8) << 28) | ((code & 7) << 22)
+    return bits.to(tl.float32, bitcast=True) * 8.507059173023462e37

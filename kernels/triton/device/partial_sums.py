@@ -8,24 +8,8 @@ answer never depends on who was first. The counter is left at zero for the next 
 import triton
 import triton.language as tl
 
+from moegauge.kernels.triton.device.formats import scales_before, scales_matrix, scales_row
 from moegauge.kernels.triton.device.row_tile import span
-
-
-@triton.jit
-def scale_words(row_tile, tiles, FORMAT: tl.constexpr):
-    """Words before the scales of row tile `row_tile` in a matrix of `tiles` column tiles."""
-    row_tile = tl.cast(row_tile, tl.int64)
-    if FORMAT == "mxfp4":
-        words = row_tile * tiles * 8
-    elif FORMAT == "int4" or FORMAT == "nvfp4":
-        words = row_tile * tiles * 16
-    elif FORMAT == "int4_g128":
-        words = row_tile * ((tiles + 1) // 2) * 8
-    elif FORMAT == "fp8":
-        words = row_tile // 8 * ((tiles + 3) // 4)
-    else:
-        words = row_tile * 0
-    return words
 
 
 @triton.jit
@@ -36,12 +20,12 @@ def rows_of_tile(
 ):  # fmt: skip
     """Tiles [first, last) of row tile `row_tile` times the tokens behind `x`, [16, NT], all scales applied."""
     words = w + tl.cast(row_tile, tl.int64) * tiles * 128
-    scales = s + scale_words(row_tile, tiles, FORMAT)
+    scales = s + scales_before(row_tile, tiles, FORMAT)
     acc = span(words, scales, x, live, first, last, FORMAT, NT, TILES, EVEN, QUAD, ASM, WAIT)
-    if FORMAT == "int8":
+    if scales_row(FORMAT):
         row_scales = tl.load(s + row_tile * 16 + tl.arange(0, 16)).to(tl.float32, bitcast=True)
         acc = acc * row_scales[:, None]
-    if FORMAT == "nvfp4":
+    if scales_matrix(FORMAT):
         acc = acc * tl.load(tensor)
     return acc
 

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
+from moegauge.kernels.triton.device.formats import scales_matrix, weights_at
 from moegauge.kernels.triton.device.grid import program, programs
-from moegauge.kernels.triton.device.plain import weights_at
 from moegauge.kernels.triton.device.row_tile import wait_for_producers
 
 
@@ -50,7 +50,7 @@ def embed(
     there = column < columns
     at = tl.cast(w, tl.int64) * 256
     value = weights_at(w_pool + at, s_pool + tl.cast(s, tl.int64) * 256, b, column, there, columns, FORMAT)
-    if FORMAT == "nvfp4":
+    if scales_matrix(FORMAT):
         value *= tl.load(t_pool + tl.cast(t, tl.int64) * 64)
     tl.store(out + b * out_stride + column, value, mask=there)
 

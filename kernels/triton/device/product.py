@@ -7,6 +7,7 @@ alignment of 256 bytes (64 words).
 import triton
 import triton.language as tl
 
+from moegauge.kernels.triton.device.formats import tile_columns
 from moegauge.kernels.triton.device.grid import program, programs
 from moegauge.kernels.triton.device.normed import inverse_root, load_squares, write_normed
 from moegauge.kernels.triton.device.partial_sums import add_bias, add_parts, arrive, quads, rows_of_tile, silu
@@ -97,7 +98,7 @@ def product(
 
     The chunks of a row tile of `up` stand behind those of its gate.
     """
-    COLUMNS: tl.constexpr = 16 if FORMAT == "bf16" else (32 if FORMAT == "fp8" or FORMAT == "int8" else 64)
+    COLUMNS: tl.constexpr = tile_columns(FORMAT)
     SIDES: tl.constexpr = 2 if GATED else 1
     ENDED: tl.constexpr = NT if NT < 64 else 16  # tokens finished at a time: sums of 64 do not fit beside the rest
     grid = programs(at, 0)

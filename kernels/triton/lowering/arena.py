@@ -26,29 +26,30 @@ Bytes = NDArray[np.uint8]
 def _block(pool: str, seed: int) -> Bytes:
     """Random content whose every word is valid in the canonical order and in the kernels'.
 
-    Only fp8 has codes that must not occur (NaN): a byte of the packed order is not a code. Kept (8 MiB a pool): the fp8
-    block takes 2 s to make, and a suite builds dozens of arenas. Not to be written to.
+    Only e4m3 weights have codes that must not occur (NaN): a byte of the packed order is not a code. Kept (8 MiB a
+    pool): their block takes 2 s to make, and a suite builds dozens of arenas. Not to be written to.
     """
     block = content.block(pool, seed)
-    if pool != "fp8.weight":
+    name, _, part = pool.partition(".")
+    if part != "weight" or get_format(name).element != "e4m3":
         return block
     rng = np.random.default_rng(seed + 1)
     words = block.view(np.uint32).copy()
     while True:
         bytes_ = words.view(np.uint8)
         nan = codes.E4M3_NAN
-        read = layout.decode(bytes_, "fp8", 16, words.size // 4)
+        read = layout.decode(bytes_, name, 16, words.size // 4)
         # `decode` permutes whole words: encode which word each code came from by decoding the word numbers' order.
         bad = ((bytes_ & 0x7F) == nan).reshape(-1, 4).any(axis=1)
-        bad |= _words_of(read & 0x7F == nan, words.size)
+        bad |= _words_of(read & 0x7F == nan, words.size, name)
         if not bad.any():
             return words.view(np.uint8)
         words[bad] = rng.integers(0, 1 << 32, int(bad.sum()), dtype=np.uint32)
 
 
-def _words_of(marked: NDArray[np.bool_], words: int) -> NDArray[np.bool_]:
-    """Which packed words hold a marked element of an fp8 matrix of 16 rows."""
-    packed = layout.encode(np.where(marked, 0xFF, 0).astype(np.uint16), "fp8").view(np.uint32)
+def _words_of(marked: NDArray[np.bool_], words: int, name: str) -> NDArray[np.bool_]:
+    """Which packed words hold a marked element of a matrix of 16 rows."""
+    packed = layout.encode(np.where(marked, 0xFF, 0).astype(np.uint16), name).view(np.uint32)
     assert packed.size == words
     return np.asarray(packed != 0)
 
@@ -116,7 +117,7 @@ class TritonArena(Arena):
     def _canonical(self, weight: Weight, place: Place, offset: int, size: int, *, scales: bool) -> Bytes:
         """Read whole row tiles around the bytes asked for and put them in canonical order."""
         fmt = get_format(weight.format)
-        if scales and weight.format in ("fp8", "int8"):
+        if scales and not layout.permutes_scales(weight.format):
             return self._raw(place.pool, offset, size)
         slot = (offset - place.offset) // place.stride if place.stride else 0
         start = place.at(slot)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from moegauge.formats import get_format
 from moegauge.kernels import program as ir
 from moegauge.kernels.triton.device import attention, attention_narrow
 from moegauge.kernels.triton.launching.launch import PERSISTENT_WARPS, Launch
@@ -16,7 +17,7 @@ class AttentionLowering(LoweringBase):
     """`Attention`."""
 
     def _cached(self, op: ir.Attention, place: ir.Place | None) -> Any:
-        kind, size = ("u8", 1) if op.cache_format == "fp8" else ("bf16", 2)
+        kind, size = ("u8", 1) if get_format(op.cache_format).element_bits == 8 else ("bf16", 2)
         if place is None:
             return self._registers.nothing(kind)
         return self._pool(place.pool, kind)[place.offset // size :]
@@ -60,7 +61,7 @@ class AttentionLowering(LoweringBase):
         }
         constants = {
             "MLA": mla,
-            "FP8": op.cache_format == "fp8",
+            "FP8": get_format(op.cache_format).element_bits == 8,
             "HEADS": heads,
             "KEY": key,
             "KEY2": power(key, 16),
@@ -75,7 +76,7 @@ class AttentionLowering(LoweringBase):
         return [Launch(attention.attention, (self._batch, blocks, splits), arguments, constants, 8 if mla else 4, 1)]
 
     def _attention_narrow(self, op: ir.Attention) -> list[Launch]:
-        mla, fp8 = op.kind == "mla", op.cache_format == "fp8"
+        mla, fp8 = op.kind == "mla", get_format(op.cache_format).element_bits == 8
         group = op.heads // op.kv_heads
         heads = HEADS if mla else power(group, HEADS)
         blocks = -(-op.heads // heads) if mla else op.kv_heads

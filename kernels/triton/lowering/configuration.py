@@ -73,7 +73,7 @@ class Cut:
 def cut(format: str, columns: int) -> Cut:
     """Cut [.., columns] into chunks."""
     tiles = columns // layout.tile_columns(format)
-    spans = format in ("fp8", "int4_g128")  # their scale groups span tiles: chunks of 4 only
+    spans = layout.scale_columns(format) > layout.tile_columns(format)  # scales of several tiles: chunks of 4 only
     return Cut(tiles, 3 if tiles % 4 and tiles % 3 == 0 and not spans else 4)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moegauge.formats import get_format
+from moegauge.formats import FORMATS, get_format
 
 Bytes = NDArray[np.uint8]
 
@@ -40,16 +40,8 @@ _FP8 = (
 _INT4 = tuple(tuple((b, 4 * i + b) for b in range(4)) for i in range(4))
 _INT8 = tuple(tuple((b, 8 * i + b) for b in range(8)) for i in range(2))
 _BF16 = (tuple((b, b) for b in range(16)),)
-_BITS = {
-    "mxfp4": _FP4,
-    "nvfp4": _FP4,
-    "int4": _INT4,
-    "int4_g128": _INT4,
-    "fp8": _FP8,
-    "int8": _INT8,
-    "bf16": _BF16,
-}
-TILED_FORMATS = frozenset(_BITS)
+_BITS = {"bf16": _BF16, "e4m3": _FP8, "int8": _INT8, "int4": _INT4, "e2m1": _FP4}  # by type of element
+TILED_FORMATS = frozenset(name for name, row in FORMATS.items() if row.element in _BITS)
 
 
 def tile_columns(format: str) -> int:
@@ -57,9 +49,31 @@ def tile_columns(format: str) -> int:
     return TILE_BYTES * 8 // (TILE_ROWS * get_format(format).element_bits)
 
 
+def scale_columns(format: str) -> int:
+    """Columns whose scales are loaded at once, whole tiles; 0 where no scale is a group of columns' own.
+
+    A word holds what a row pair (r, r + 8) needs: two groups of 1-byte scales, one group of bfloat16.
+    """
+    row = get_format(format)
+    if not row.scale_columns:
+        return 0
+    groups = 1 if row.scale_rows > 1 or row.scale_bits == 16 else 2
+    return max(tile_columns(format), groups * row.scale_columns)
+
+
+def permutes_scales(format: str) -> bool:
+    """Whether scales follow the tiles; those of blocks of rows, and of whole rows, keep the canonical order."""
+    return bool(get_format(format).scale_columns) and get_format(format).scale_rows == 1
+
+
 def is_tiled(format: str, rows: int, columns: int) -> bool:
-    """Whether [rows, columns] fills whole tiles, so that the tiled kernels serve it."""
-    return format in TILED_FORMATS and rows % TILE_ROWS == 0 and columns % tile_columns(format) == 0
+    """Whether [rows, columns] fills whole tiles and whole words of scales, so that the tiled kernels serve it."""
+    if format not in TILED_FORMATS or rows % TILE_ROWS or columns % tile_columns(format):
+        return False
+    if not permutes_scales(format):
+        return True
+    group = get_format(format).scale_columns
+    return -(-columns // group) % (scale_columns(format) // group) == 0
 
 
 def _split(codes: NDArray[np.uint16], format: str) -> NDArray[np.uint16]:
@@ -84,7 +98,7 @@ def encode(codes: NDArray[np.uint16], format: str) -> Bytes:
     """Codes [rows, columns] (as `decode` gives them) -> packed bytes in the order of the kernels."""
     fields = _split(codes, format).astype(np.uint32)
     words = np.zeros(fields.shape[:-2], np.uint32)
-    for i, bits in enumerate(_BITS[format]):
+    for i, bits in enumerate(_BITS[get_format(format).element]):
         for p in range(2):
             for source, target in bits:
                 words |= ((fields[..., i, p] >> np.uint32(source)) & np.uint32(1)) << np.uint32((target + 16 * p) % 32)
@@ -96,8 +110,8 @@ def decode(packed: Bytes, format: str, rows: int, columns: int) -> NDArray[np.ui
     across = tile_columns(format)
     head = (rows // 16, columns // across, 8, 4, 2, 2)
     words = packed.view(np.uint32).reshape(head)
-    fields = np.zeros((*head, len(_BITS[format]), 2), np.uint16)
-    for i, bits in enumerate(_BITS[format]):
+    fields = np.zeros((*head, len(_BITS[get_format(format).element]), 2), np.uint16)
+    for i, bits in enumerate(_BITS[get_format(format).element]):
         for p in range(2):
             for source, target in bits:
                 bit = (words >> np.uint32((target + 16 * p) % 32)) & np.uint32(1)
@@ -106,12 +120,14 @@ def decode(packed: Bytes, format: str, rows: int, columns: int) -> NDArray[np.ui
 
 
 def _scale_axes(format: str) -> tuple[int, int]:
-    """(groups of a row that lie in one 16-row unit, bytes of a scale); (0, 0) where the canonical order is kept."""
-    return {"mxfp4": (2, 1), "nvfp4": (4, 1), "int4": (2, 2), "int4_g128": (1, 2)}.get(format, (0, 0))
+    """(groups of a row whose scales are loaded at once, bytes of a scale); (0, 0) where the canonical order is kept."""
+    if not permutes_scales(format):
+        return 0, 0
+    return scale_columns(format) // get_format(format).scale_columns, get_format(format).scale_bits // 8
 
 
 def pack_scales(scales: Bytes, format: str, rows: int, columns: int) -> Bytes:
-    """Canonical scale bytes of a tiled matrix -> the order of the kernels. fp8 and int8 keep theirs."""
+    """Canonical scale bytes of a tiled matrix -> the order of the kernels."""
     groups, size = _scale_axes(format)
     if not groups:
         return scales

@@ -66,7 +66,7 @@ def product(fmt: str, columns: int, tokens: int, rows: int = 16, wrong: str = ""
         scales = np.roll(scales, 4)
     if wrong == "nibble":
         raw = (raw << 4) | (raw >> 4)
-    pools = {name: size for name, size in pools.items() if name in content._CONTENT}
+    pools = {name: size for name, size in pools.items() if name in content.CONTENT}
     arena = BACKEND.arena(pools)
     arena.memory(f"{fmt}.weight")[: raw.size] = torch.from_numpy(raw.copy())
     if scales.size:

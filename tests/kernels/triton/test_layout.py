@@ -126,3 +126,12 @@ def test_every_device_class_has_a_documented_configuration():
     assert all(c.why for c in CONFIGURATIONS.values())
     assert default_for((9, 0)).name == "wide"
     assert default_for((10, 3)) is default_for((10, 0))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_kernels_traits_are_those_of_the_formats_table(name):
+    formats = pytest.importorskip("moegauge.kernels.triton.device.formats")
+    row = get_format(name)
+    assert formats.traits(name) == (row.element, row.scale, row.scale_rows, row.scale_columns, row.tensor_scale)
+    assert formats.tile_columns(name) == layout.tile_columns(name)
+    assert formats.scale_tiles(name) * formats.tile_columns(name) == layout.scale_columns(name)
