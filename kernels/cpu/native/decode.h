@@ -1,5 +1,5 @@
-// Unpack and multiply 8-bit and wider weights on the CPU: one struct per type of element and of scale, over an instruction
-// set's vector type V.
+// Unpack and multiply 8-bit and wider weights on the CPU: one struct per type of element and of scale.
+// V is an instruction set's vector type.
 // A unit is the run of weights handled at once; its prepared input lies in the order the unit's vectors want, padded
 // with zeros to whole units. unit<R, T, STRIDE> adds R rows times T inputs of one unit to acc; a row's pieces of 64
 // bytes lie STRIDE bytes apart.
