@@ -241,3 +241,18 @@ def test_a_format_is_traits_in_the_core(path: Path) -> None:
     names = "|".join(name.upper() for name in sorted(FORMATS, key=len, reverse=True))
     found = re.findall(rf"\b(?:format|FORMAT)\b\s*[=!]=\s*\w+|(?<!::)\b(?:{names})\b(?!\s*=\s*\d)", code)
     assert not found, f"{path.name}: {found}"
+
+
+# Names that still mean two things: what a shape and a step program call alike, and what readings, records and compiled
+# kernels do. The list only gets shorter.
+HOMONYMS = {"Attention", "Case", "Counted", "Pairs", "Traffic"}
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places: dict[str, set[str]] = {}
+    for room, path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, set()).add(f"{room}/{path.name}")
+    twice = {name: sorted(found) for name, found in places.items() if len(found) > 1 and name not in HOMONYMS}
+    assert not twice

@@ -132,9 +132,9 @@ def test_a_sentence_of_an_older_record_is_read_as_what_it_meant(text: str, parts
 
 def test_a_point_left_out_is_named_by_its_fields(tmp_path: Path) -> None:
     (one,) = records.from_json(changed(left_out=[OLD[1][0]]), "r").left_out
-    assert one.point == records.Place(model="gpt-oss-20b", format="fp8", batch=4, context=1024)
+    assert one.point == records.PointName(model="gpt-oss-20b", format="fp8", batch=4, context=1024)
     (one,) = records.from_json(changed(left_out=[OLD[5][0]]), "r").left_out
-    assert one.point == records.Place(model="moe", format="native", kernel="experts up")
+    assert one.point == records.PointName(model="moe", format="native", kernel="experts up")
     with pytest.raises(RecordError, match="left_out"):
         records.from_json(changed(left_out=[{"stage": "peers", "reason": "tired"}]), "r")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moegauge.bench.clock import statistics
-from moegauge.bench.judge.launch_modes import LaunchModes, launch_modes, setup_name
+from moegauge.bench.judge.launch_modes import LaunchComparison, launch_modes, setup_name
 from moegauge.errors import RecordError
 from moegauge.estimator.law import HeldOut, Law, Observation, fit, leave_one_model_out, one_term_leave_one_model_out
 from moegauge.estimator.observe import main_setup, observe, setup
@@ -116,7 +116,7 @@ class Comparison:
     roof_gb_per_s: float
     by_format: Summary
     small_to_large: Summary
-    ladder: list[LaunchModes] = field(default_factory=list)
+    ladder: list[LaunchComparison] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property

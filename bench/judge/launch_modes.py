@@ -21,18 +21,18 @@ def setup_name(key: Setup) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class LaunchModes:
+class LaunchComparison:
     """One point in every setup it was measured in, slowest first.
 
     Attributes:
-        rungs: the cases, of equal model, format, batch and context.
+        cases: the cases, of equal model, format, batch and context.
     """
 
-    rungs: tuple[Case, ...]
+    cases: tuple[Case, ...]
 
     def to_json(self) -> dict[str, Any]:
         """One entry of `ladder` in `moegauge.compare/1`."""
-        first = self.rungs[0]
+        first = self.cases[0]
         return {
             "model": first.model,
             "format": first.format,
@@ -47,37 +47,37 @@ class LaunchModes:
                     "roof_fraction": case.roof_fraction,
                     "gain": case.tokens_per_s / first.tokens_per_s,
                 }
-                for case in self.rungs
+                for case in self.cases
             ],
         }
 
 
-def launch_modes(cases: Sequence[Case]) -> list[LaunchModes]:
+def launch_modes(cases: Sequence[Case]) -> list[LaunchComparison]:
     """Every point measured in at least two setups."""
     found: dict[tuple[Any, ...], dict[Setup, Case]] = {}
     for case in cases:
         point = (case.model, case.format, case.batch, case.context, case.kv_format, case.routing)
         found.setdefault(point, {})[setup(case)] = case
     return [
-        LaunchModes(tuple(sorted(rungs.values(), key=lambda case: case.tokens_per_s)))
-        for rungs in found.values()
-        if len(rungs) > 1
+        LaunchComparison(tuple(sorted(cases.values(), key=lambda case: case.tokens_per_s)))
+        for cases in found.values()
+        if len(cases) > 1
     ]
 
 
 HEADINGS = ("point", "launched as", "tok/s", "gain", "of its roof")
 
 
-def table_rows(found: Sequence[LaunchModes]) -> list[tuple[str, ...]]:
+def table_rows(found: Sequence[LaunchComparison]) -> list[tuple[str, ...]]:
     """Cells under `HEADINGS`: every point in every setup, its gain over the slowest one."""
     return [
         (
             case.label,
             setup_name(setup(case)),
             f"{case.tokens_per_s:.4g}",
-            f"{case.tokens_per_s / point.rungs[0].tokens_per_s:.3f}",
+            f"{case.tokens_per_s / point.cases[0].tokens_per_s:.3f}",
             f"{100 * case.roof_fraction:.1f} %",
         )
         for point in found
-        for case in point.rungs
+        for case in point.cases
     ]

@@ -16,7 +16,7 @@ SAME = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SpeedRatio:
     """One point in two records: B against A.
 
     Attributes:
@@ -62,7 +62,7 @@ def judge(low: float, high: float, same: float = SAME) -> str:
     return "undecided"
 
 
-def against(before: Record, after: Record) -> list[Verdict]:
+def against(before: Record, after: Record) -> list[SpeedRatio]:
     """Compare two records point by point.
 
     On one machine a point's speed is its share of the roof beside it, so a machine that was slower that day is not a
@@ -80,7 +80,7 @@ def against(before: Record, after: Record) -> list[Verdict]:
     for a, b in pairs:
         speed: Callable[[Case], list[float]] = _shares if paired and a.bytes == b.bytes else _rates
         ratio, low, high = statistics.ratio_interval(speed(b), speed(a))
-        verdicts.append(Verdict(a, b, ratio, low, high, judge(low, high), speed is _shares))
+        verdicts.append(SpeedRatio(a, b, ratio, low, high, judge(low, high), speed is _shares))
     return verdicts
 
 

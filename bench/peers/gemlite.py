@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from moegauge.bench.peers.linear import Floats, Packed, Packer, as_float64, prepare_linear
+from moegauge.bench.peers.linear import Floats, PackedMatrix, Packer, as_float64, prepare_linear
 from moegauge.bench.peers.peer import Peer, Prepared, load, needs
 from moegauge.bench.peers.work import Work
 from moegauge.kernels import codes
@@ -26,7 +26,7 @@ def _prepare(work: Work, _threads: int) -> Prepared:
 
 
 def _packer(make: Any) -> Packer:
-    def pack(rows: int, columns: int, count: int, seed: int) -> list[Packed]:
+    def pack(rows: int, columns: int, count: int, seed: int) -> list[PackedMatrix]:
         import torch
 
         torch.manual_seed(seed)
@@ -35,12 +35,12 @@ def _packer(make: Any) -> Packer:
     return pack
 
 
-def _packed(layer: Any, values: Any) -> Packed:
+def _packed(layer: Any, values: Any) -> PackedMatrix:
     tensors = tuple(t for t in (layer.W_q, layer.scales, layer.zeros) if t is not None)
-    return Packed(tensors, layer.forward, values)
+    return PackedMatrix(tensors, layer.forward, values)
 
 
-def _float8(rows: int, columns: int) -> Packed:
+def _float8(rows: int, columns: int) -> PackedMatrix:
     import torch
 
     weight = torch.randn(rows, columns, device="cuda").to(torch.float8_e4m3fn)
@@ -50,7 +50,7 @@ def _float8(rows: int, columns: int) -> Packed:
     return _packed(layer, lambda: as_float64(weight) * as_float64(scales))
 
 
-def _int4(rows: int, columns: int) -> Packed:
+def _int4(rows: int, columns: int) -> PackedMatrix:
     import torch
 
     weight = torch.randint(0, 16, (rows, columns), dtype=torch.uint8, device="cuda")
@@ -62,7 +62,7 @@ def _int4(rows: int, columns: int) -> Packed:
     return _packed(layer, lambda: (as_float64(weight) - 8) * np.repeat(as_float64(scales), GROUP, 1))
 
 
-def _mxfp4(rows: int, columns: int) -> Packed:
+def _mxfp4(rows: int, columns: int) -> PackedMatrix:
     import torch
 
     weight = torch.randint(0, 16, (rows, columns), dtype=torch.uint8, device="cuda")

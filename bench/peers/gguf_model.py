@@ -64,7 +64,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class GgufTensor:
     """One tensor of the file.
 
     Attributes:
@@ -91,7 +91,7 @@ class Tensor:
         return round(self.bytes * self.share)
 
 
-def tensors(shape: ModelShape) -> list[Tensor]:
+def tensors(shape: ModelShape) -> list[GgufTensor]:
     """Every tensor of a model's file.
 
     Raises:
@@ -100,13 +100,13 @@ def tensors(shape: ModelShape) -> list[Tensor]:
     architecture = architecture_of(shape)
     found = [
         _matrix("token_embd", shape.embedding, share=1 / shape.embedding.rows),
-        Tensor("output_norm.weight", (shape.hidden,), "F32"),
+        GgufTensor("output_norm.weight", (shape.hidden,), "F32"),
     ]
     if shape.head:
         found.append(_matrix("output", shape.head))
     for i, layer in enumerate(shape.layers):
         found += [
-            Tensor(f"blk.{i}.{t.name}", t.shape, t.type, t.share) for t in _layer(layer, shape.hidden, architecture)
+            GgufTensor(f"blk.{i}.{t.name}", t.shape, t.type, t.share) for t in _layer(layer, shape.hidden, architecture)
         ]
     return found
 
@@ -125,44 +125,44 @@ def architecture_of(shape: ModelShape) -> Architecture:
     return found
 
 
-def _layer(layer: Layer, hidden: int, architecture: Architecture) -> Iterator[Tensor]:
+def _layer(layer: Layer, hidden: int, architecture: Architecture) -> Iterator[GgufTensor]:
     attention = layer.attention
     names = {m.name: m for m in attention.matrices}
     if set(names) != {"q_proj", "k_proj", "v_proj", "o_proj"} or len(layer.experts) != 1 or len(layer.matrices) != 1:
         raise DeviceError(f"{architecture.name}: a layer that is not grouped-query attention, a router and experts.")
-    yield Tensor("attn_norm.weight", (hidden,), "F32")
+    yield GgufTensor("attn_norm.weight", (hidden,), "F32")
     for ours, theirs in (("q_proj", "attn_q"), ("k_proj", "attn_k"), ("v_proj", "attn_v"), ("o_proj", "attn_output")):
         yield _matrix(theirs, names[ours])
         if architecture.biases:
-            yield Tensor(f"{theirs}.bias", (names[ours].rows,), "F32")
+            yield GgufTensor(f"{theirs}.bias", (names[ours].rows,), "F32")
     if architecture.sinks:
-        yield Tensor("attn_sinks.weight", (attention.heads,), "F32")
+        yield GgufTensor("attn_sinks.weight", (attention.heads,), "F32")
     if architecture.qk_norms:
-        yield from (Tensor(f"attn_{part}_norm.weight", (attention.head_dim,), "F32") for part in "qk")
-    yield Tensor(f"{architecture.mlp_norm}.weight", (hidden,), "F32")
+        yield from (GgufTensor(f"attn_{part}_norm.weight", (attention.head_dim,), "F32") for part in "qk")
+    yield GgufTensor(f"{architecture.mlp_norm}.weight", (hidden,), "F32")
     (router,) = layer.matrices
     yield _matrix("ffn_gate_inp", router)
     if architecture.biases:
-        yield Tensor("ffn_gate_inp.bias", (router.rows,), "F32")
+        yield GgufTensor("ffn_gate_inp.bias", (router.rows,), "F32")
     (pool,) = layer.experts
     share = pool.top_k / pool.count
     for part, matrix in zip(("gate", "up", "down"), pool.matrices, strict=True):
         yield _matrix(f"ffn_{part}_exps", matrix, experts=pool.count, share=share)
         if architecture.biases:
-            yield Tensor(f"ffn_{part}_exps.bias", (pool.count, matrix.rows), "F32", share)
+            yield GgufTensor(f"ffn_{part}_exps.bias", (pool.count, matrix.rows), "F32", share)
 
 
-def _matrix(name: str, matrix: Matrix, *, experts: int = 0, share: float = 1.0) -> Tensor:
+def _matrix(name: str, matrix: Matrix, *, experts: int = 0, share: float = 1.0) -> GgufTensor:
     if matrix.format not in TYPES:
         raise DeviceError(f"ggml has no type for {matrix.format}.")
     kind = TYPES[matrix.format]
     if matrix.columns % _block_size(kind)[0]:
         raise DeviceError(f"ggml's {kind} needs rows of a multiple of {_block_size(kind)[0]}, not {matrix.columns}.")
     shape = (matrix.rows, matrix.columns)
-    return Tensor(f"{name}.weight", (experts, *shape) if experts else shape, kind, share)
+    return GgufTensor(f"{name}.weight", (experts, *shape) if experts else shape, kind, share)
 
 
-def write(path: Path, shape: ModelShape, seed: int = 0) -> list[Tensor]:
+def write(path: Path, shape: ModelShape, seed: int = 0) -> list[GgufTensor]:
     """Write the file; returns its tensors.
 
     Raises:
@@ -226,7 +226,7 @@ def _describe(writer: Any, shape: ModelShape) -> None:
     writer.add_vocab_size(shape.embedding.rows)
 
 
-def _content(tensor: Tensor, block: Bytes, index: int) -> NDArray[Any]:
+def _content(tensor: GgufTensor, block: Bytes, index: int) -> NDArray[Any]:
     """The tensor's bytes: the block again and again, beginning at another element for every tensor."""
     if tensor.type == "F32":
         if tensor.name.endswith("norm.weight"):

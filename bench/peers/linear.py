@@ -29,7 +29,7 @@ FLOAT8_BOUND = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedMatrix:
     """One matrix as a peer packs it.
 
     Attributes:
@@ -55,16 +55,16 @@ class Packed:
 
 
 # (rows, columns, how many, seed) -> so many matrices of random content.
-Packer = Callable[[int, int, int, int], list[Packed]]
+Packer = Callable[[int, int, int, int], list[PackedMatrix]]
 
 
 @dataclass(slots=True)
-class Products:
+class LinearProducts:
     """`product` work: every matrix once, all with the same input."""
 
     work: Work
     device: str
-    matrices: list[Packed]
+    matrices: list[PackedMatrix]
     x: Any
     bound: float = PRODUCT_BOUND
     launch_mode: str = "threads"
@@ -107,12 +107,12 @@ class Products:
 
 
 @dataclass(slots=True)
-class Experts:
+class LinearExperts:
     """`experts` work: layer after layer, every one of the same input."""
 
     work: Work
     device: str
-    layers: list[list[tuple[Packed, Packed, Packed]]]
+    layers: list[list[tuple[PackedMatrix, PackedMatrix, PackedMatrix]]]
     x: Any
     tokens: list[Any]
     shares: list[Any]
@@ -146,7 +146,7 @@ class Experts:
         for layer in self.layers:
             self._layer(layer)
 
-    def _layer(self, layer: Sequence[tuple[Packed, Packed, Packed]]) -> Any:
+    def _layer(self, layer: Sequence[tuple[PackedMatrix, PackedMatrix, PackedMatrix]]) -> Any:
         import torch
 
         silu = torch.nn.functional.silu
@@ -231,7 +231,7 @@ def prepare_linear(work: Work, device: str, pack: Packer, *, dtype: str, float8:
     x = x.to(getattr(torch, dtype)).to(device)
     if work.kernel == "product":
         matrices = pack(work.rows, work.columns, work.experts, work.seed)
-        made: Any = Products(work, device, matrices, x)
+        made: Any = LinearProducts(work, device, matrices, x)
     else:
         count = work.layers * work.experts
         gates, ups = (pack(work.rows, work.columns, count, work.seed + i) for i in (0, 1))
@@ -241,7 +241,7 @@ def prepare_linear(work: Work, device: str, pack: Packer, *, dtype: str, float8:
         tokens = [torch.tensor(work.tokens_of(e), dtype=torch.int64, device=device) for e in range(work.experts)]
         shares = [torch.full((len(t), 1), 1 / work.top_k, device=device) for t in tokens]
         bound = FLOAT8_BOUND if float8 else EXPERTS_BOUND
-        made = Experts(work, device, layers, x, tokens, shares, bound)
+        made = LinearExperts(work, device, layers, x, tokens, shares, bound)
     return made if device == "cpu" else captured(made)
 
 

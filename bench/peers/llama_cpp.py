@@ -59,7 +59,7 @@ class _Loaded:
     launch_mode = "threads"
     kernels = 1
 
-    def __init__(self, work: Work, tensors: list[gguf_model.Tensor], path: Path, threads: int) -> None:
+    def __init__(self, work: Work, tensors: list[gguf_model.GgufTensor], path: Path, threads: int) -> None:
         self.bytes = sum(t.read for t in tensors)
         self.parameters = work.parameters
         self._api = api = load("llama_cpp")

@@ -19,7 +19,7 @@ from moegauge.bench.run.case import Settings, make_case, timed
 from moegauge.bench.step.build import Traffic
 from moegauge.errors import MoegaugeError
 from moegauge.kernels.backend import Backend
-from moegauge.record import Case, CaseBytes, Skipped
+from moegauge.record import Case, CaseBytes, SkippedPeer
 
 OURS = "moegauge"
 Prepare = Callable[[Work, Backend, Settings], ours.Ours]
@@ -49,13 +49,13 @@ class Versus:
     rest_s: float = REST_S
     progress: Callable[[str], None] = lambda _: None
 
-    def run(self, work: Work) -> tuple[list[Case], list[Skipped]]:
+    def run(self, work: Work) -> tuple[list[Case], list[SkippedPeer]]:
         """This kit's case first, then one per peer; and the peers that failed here, with the reason.
 
         Raises:
             MoegaugeError: this kit's own side failed; the point has no time.
         """
-        skipped: list[Skipped] = []
+        skipped: list[SkippedPeer] = []
         with contextlib.ExitStack() as stack:
             mine = self.prepare(work, self.backend, self.settings)
             stack.callback(mine.close)
@@ -70,7 +70,7 @@ class Versus:
                     stack.callback(prepared.close)
                     ready[peer.name] = peer, prepared, prepared.check()
                 except Exception as wrong:  # a peer may raise anything; it is skipped, the point goes on
-                    skipped.append(Skipped(peer=peer.name, reason=_reason(peer, wrong), point=label(work)))
+                    skipped.append(SkippedPeer(peer=peer.name, reason=_reason(peer, wrong), point=label(work)))
             seen: list[Traffic] = []
             self.progress("timing")
             results = contest(
@@ -91,7 +91,7 @@ class Versus:
                 try:
                     after = max(before, prepared.check())
                 except Exception as wrong:
-                    skipped.append(Skipped(peer=name, reason=_reason(peer, wrong), point=label(work)))
+                    skipped.append(SkippedPeer(peer=name, reason=_reason(peer, wrong), point=label(work)))
                     continue
                 own = [mine.parameters(traffic.distinct_experts) for traffic in counted]
                 cases.append(

@@ -16,7 +16,7 @@ from moegauge.bench.peers import (
     vllm,
 )
 from moegauge.bench.peers.peer import Peer
-from moegauge.record import Skipped
+from moegauge.record import SkippedPeer
 
 PEERS: tuple[Peer, ...] = (
     *torch_cpu.PEERS,
@@ -31,7 +31,7 @@ PEERS: tuple[Peer, ...] = (
 )
 
 
-def present(device: str, kernels: Set[str], peers: Sequence[Peer] = PEERS) -> tuple[list[Peer], list[Skipped]]:
+def present(device: str, kernels: Set[str], peers: Sequence[Peer] = PEERS) -> tuple[list[Peer], list[SkippedPeer]]:
     """The peers of a device that serve any of `kernels` (`product`, `experts`, `decode`) and can be timed here; and the
     others of that device, with their reasons."""
     here, absent = [], []
@@ -42,5 +42,5 @@ def present(device: str, kernels: Set[str], peers: Sequence[Peer] = PEERS) -> tu
         if reason is None:
             here.append(peer)
         else:
-            absent.append(Skipped(peer=peer.name, reason=reason))
+            absent.append(SkippedPeer(peer=peer.name, reason=reason))
     return here, absent

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moegauge.bench.peers.linear import Floats, Packed, Packer, as_float64, prepare_linear
+from moegauge.bench.peers.linear import Floats, PackedMatrix, Packer, as_float64, prepare_linear
 from moegauge.bench.peers.peer import Peer, Prepared, not_installed
 from moegauge.bench.peers.work import Work
 from moegauge.kernels.content import WEIGHT_STD
@@ -48,7 +48,7 @@ def _peer(name: str, formats: Mapping[str, str], packer: Callable[[], Packer], o
 def _bf16() -> Packer:
     import torch
 
-    def pack(rows: int, columns: int, count: int, seed: int) -> list[Packed]:
+    def pack(rows: int, columns: int, count: int, seed: int) -> list[PackedMatrix]:
         generator = torch.Generator().manual_seed(seed)
         content = (torch.randn(rows, columns, generator=generator) * WEIGHT_STD).to(torch.bfloat16)
         return [_linear(turned(content, i)) for i in range(count)]
@@ -56,16 +56,16 @@ def _bf16() -> Packer:
     return pack
 
 
-def _linear(weight: Any) -> Packed:
+def _linear(weight: Any) -> PackedMatrix:
     import torch
 
-    return Packed((weight,), lambda x: torch.nn.functional.linear(x, weight), lambda: as_float64(weight))
+    return PackedMatrix((weight,), lambda x: torch.nn.functional.linear(x, weight), lambda: as_float64(weight))
 
 
 def _int8() -> Packer:
     import torch
 
-    def pack(rows: int, columns: int, count: int, seed: int) -> list[Packed]:
+    def pack(rows: int, columns: int, count: int, seed: int) -> list[PackedMatrix]:
         generator = torch.Generator().manual_seed(seed)
         codes = torch.randint(-128, 128, (rows, columns), dtype=torch.int8, generator=generator)
         scales = (torch.rand(rows, generator=generator) + 0.5) * (WEIGHT_STD / 74)  # 74: deviation of the codes
@@ -74,10 +74,10 @@ def _int8() -> Packer:
     return pack
 
 
-def _int8pack(codes: Any, scales: Any) -> Packed:
+def _int8pack(codes: Any, scales: Any) -> PackedMatrix:
     import torch
 
-    return Packed(
+    return PackedMatrix(
         (codes, scales),
         lambda x: torch.ops.aten._weight_int8pack_mm(x, codes, scales),
         lambda: as_float64(codes) * as_float64(scales)[:, None],
@@ -87,7 +87,7 @@ def _int8pack(codes: Any, scales: Any) -> Packed:
 def _int4() -> Packer:
     import torch
 
-    def pack(rows: int, columns: int, count: int, seed: int) -> list[Packed]:
+    def pack(rows: int, columns: int, count: int, seed: int) -> list[PackedMatrix]:
         generator = torch.Generator().manual_seed(seed)
         codes = torch.randint(0, 16, (rows, columns), dtype=torch.int32, generator=generator)
         # [group, row, (scale, zero)]; a weight is (code - 8) * scale + zero.
@@ -97,7 +97,7 @@ def _int4() -> Packer:
     return pack
 
 
-def _int4pack(codes: Any, table: Any) -> Packed:
+def _int4pack(codes: Any, table: Any) -> PackedMatrix:
     import torch
 
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
@@ -107,7 +107,7 @@ def _int4pack(codes: Any, table: Any) -> Packed:
         scale, zero = (np.repeat(as_float64(table[:, :, i]).T, GROUP, axis=1) for i in (0, 1))
         return np.asarray((small.astype(np.float64) - 8) * scale + zero)
 
-    return Packed(
+    return PackedMatrix(
         (packed, table), lambda x: torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, GROUP, table), values
     )
 

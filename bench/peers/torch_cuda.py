@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moegauge.bench.peers.linear import Floats, Packed, Packer, as_float64, prepare_linear
+from moegauge.bench.peers.linear import Floats, PackedMatrix, Packer, as_float64, prepare_linear
 from moegauge.bench.peers.peer import Peer, Prepared, not_installed
 from moegauge.bench.peers.work import Work
 from moegauge.errors import DeviceError
@@ -57,9 +57,9 @@ def _peer(
     )
 
 
-def _each(make: Callable[[int, int], Packed]) -> Callable[[], Packer]:
+def _each(make: Callable[[int, int], PackedMatrix]) -> Callable[[], Packer]:
     def packer() -> Packer:
-        def pack(rows: int, columns: int, count: int, seed: int) -> list[Packed]:
+        def pack(rows: int, columns: int, count: int, seed: int) -> list[PackedMatrix]:
             import torch
 
             torch.manual_seed(seed)
@@ -70,14 +70,14 @@ def _each(make: Callable[[int, int], Packed]) -> Callable[[], Packer]:
     return packer
 
 
-def _bf16(rows: int, columns: int) -> Packed:
+def _bf16(rows: int, columns: int) -> PackedMatrix:
     import torch
 
     weight = torch.empty(rows, columns, dtype=torch.bfloat16, device="cuda").normal_(0, WEIGHT_STD)
-    return Packed((weight,), lambda x: torch.nn.functional.linear(x, weight), lambda: as_float64(weight))
+    return PackedMatrix((weight,), lambda x: torch.nn.functional.linear(x, weight), lambda: as_float64(weight))
 
 
-def _float8(rows: int, columns: int) -> Packed:
+def _float8(rows: int, columns: int) -> PackedMatrix:
     import torch
 
     weight = torch.randn(rows, columns, device="cuda").to(torch.float8_e4m3fn)
@@ -88,7 +88,7 @@ def _float8(rows: int, columns: int) -> Packed:
         codes, scale = x
         return scaled(codes, weight.t(), scale_a=scale, scale_b=scales, out_dtype=torch.bfloat16, use_fast_accum=True)
 
-    return Packed((weight, scales), product, lambda: as_float64(weight) * as_float64(scales).T, _as_float8)
+    return PackedMatrix((weight, scales), product, lambda: as_float64(weight) * as_float64(scales).T, _as_float8)
 
 
 def _as_float8(x: Any) -> tuple[Any, Any]:
@@ -99,7 +99,7 @@ def _as_float8(x: Any) -> tuple[Any, Any]:
     return (x / scale).to(torch.float8_e4m3fn), scale
 
 
-def _int4(rows: int, columns: int) -> Packed:
+def _int4(rows: int, columns: int) -> PackedMatrix:
     import torch
 
     # Tiles of 16 columns a thread block takes at once: the most that divide the matrix.
@@ -117,7 +117,7 @@ def _int4(rows: int, columns: int) -> Packed:
         scale, zero = (np.repeat(as_float64(table[:, :, i]).T, GROUP, axis=1) for i in (0, 1))
         return np.asarray((elements - 8) * scale + zero)
 
-    return Packed((packed, table), lambda x: torch.ops.aten._weight_int4pack_mm(x, packed, GROUP, table), values)
+    return PackedMatrix((packed, table), lambda x: torch.ops.aten._weight_int4pack_mm(x, packed, GROUP, table), values)
 
 
 PEERS = (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moegauge.bench.judge.compare import Comparison, Summary
-from moegauge.bench.judge.two_records import Verdict
+from moegauge.bench.judge.two_records import SpeedRatio
 from moegauge.record import Case, Pattern, Record
 
 # Columns of the CSV: name -> how it is read off a case.
@@ -252,7 +252,7 @@ def _judgement(name: str, summary: Summary) -> str:
     return f"{name}: median error {100 * summary.median:.1f} %, worst {100 * summary.worst:.1f} %, {summary.n} points."
 
 
-def verdict_markdown(verdicts: Sequence[Verdict]) -> str:
+def verdict_markdown(verdicts: Sequence[SpeedRatio]) -> str:
     """One record against another, one row per point, counts below."""
     lines = ["| point | verdict | speed ratio | 95 % interval |", "|---|---|--:|--:|"]
     lines += [

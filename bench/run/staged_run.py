@@ -25,7 +25,7 @@ from moegauge.bench.run.sweep import Bench, Failure, guarded, key_of, run_sweep
 from moegauge.bench.step.build import step_kinds
 from moegauge.errors import MoegaugeError
 from moegauge.kernels.backend import Backend
-from moegauge.record import UNTRIED, LeftOut, Place, Reason, Record
+from moegauge.record import UNTRIED, LeftOut, PointName, Reason, Record
 
 # (stage, launch mode, point or what): what is tried again, or no more. Without the last: all of a launch mode.
 Turn = tuple[str, str, object]
@@ -36,9 +36,9 @@ def turn_of(one: LeftOut) -> Turn:
     return one.stage, one.launch_mode, one.point or one.what
 
 
-def place_of(point: Point) -> Place:
+def name_of(point: Point) -> PointName:
     """A point of a plan as a record names it."""
-    return Place(model=point.model, format=point.format, batch=point.batch, context=point.context)
+    return PointName(model=point.model, format=point.format, batch=point.batch, context=point.context)
 
 
 def measure(session: Session) -> Record:
@@ -109,7 +109,7 @@ class StageRun:
         same = [one.name for one in self._session.stages if one.kind == "decode" and mode]
         found = []
         for point in stage.points:
-            place = place_of(point)
+            place = name_of(point)
             known: set[Turn] = {(stage.name, mode, None), (stage.name, mode, place), *((s, "", place) for s in same)}
             if not known & self._given_up:
                 if bool(known & self._bad) == self._again:
@@ -171,7 +171,7 @@ class StageRun:
         name = f"{stage.name} {mode}".strip()
 
         def skip(point: Point, kernel: str, why: str) -> None:
-            place = replace_struct(place_of(point), kernel=kernel)
+            place = replace_struct(name_of(point), kernel=kernel)
             self._record.left_out.append(
                 LeftOut(stage=stage.name, launch_mode=mode, point=place, reason=Reason.NOT_ALONE, detail=why)
             )
@@ -283,7 +283,7 @@ class StageRun:
                     session.store(case)
 
     def _leave(self, stage: str, what: Point | str, reason: Reason, detail: str = "", *, mode: str = "") -> LeftOut:
-        known = {"what": what} if isinstance(what, str) else {"point": place_of(what)}
+        known = {"what": what} if isinstance(what, str) else {"point": name_of(what)}
         one = LeftOut(stage=stage, launch_mode=mode, reason=reason, detail=detail, **known)
         self._record.left_out.append(one)
         return one

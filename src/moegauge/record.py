@@ -272,7 +272,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
         return " ".join(parts)
 
 
-class Skipped(msgspec.Struct, kw_only=True, frozen=True):
+class SkippedPeer(msgspec.Struct, kw_only=True, frozen=True):
     """A peer that was not timed, and why: everywhere, or at one `point`."""
 
     peer: str
@@ -307,7 +307,7 @@ RETRIED = frozenset({Reason.NO_TIME, Reason.DEVICE_LOST, Reason.FAILED, Reason.B
 UNTRIED = frozenset({Reason.NO_TIME, Reason.DEVICE_LOST})
 
 
-class Place(msgspec.Struct, kw_only=True, frozen=True):
+class PointName(msgspec.Struct, kw_only=True, frozen=True):
     """A point of a plan by name; `model` as it was asked for."""
 
     model: str
@@ -338,7 +338,7 @@ class LeftOut(msgspec.Struct, kw_only=True, frozen=True):
 
     stage: str
     reason: Reason
-    point: Place | None = None
+    point: PointName | None = None
     what: str = ""
     launch_mode: str = ""
     detail: str = ""
@@ -372,7 +372,7 @@ def _old_left_out(text: str) -> LeftOut:
     point = None
     if found:
         model, name, batch, context, kernel = found.groups()
-        point = Place(model=model, format=name, batch=int(batch or 1), context=int(context or 0), kernel=kernel)
+        point = PointName(model=model, format=name, batch=int(batch or 1), context=int(context or 0), kernel=kernel)
     return LeftOut(stage=stage, reason=reason, point=point, what="" if point else what, launch_mode=mode, detail=detail)
 
 
@@ -398,7 +398,7 @@ class Record(msgspec.Struct, kw_only=True):
     complete: bool = True
     floors: list[Floor] = []
     left_out: list[LeftOut] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedPeer] = []
 
     @property
     def own_cases(self) -> list[Case]:

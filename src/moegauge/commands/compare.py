@@ -14,7 +14,7 @@ from moegauge.record import Record, load, pool
 
 if TYPE_CHECKING:
     from moegauge.bench.judge.compare import Comparison, Summary
-    from moegauge.bench.judge.two_records import Verdict
+    from moegauge.bench.judge.two_records import SpeedRatio
 
 _EPILOG = """Examples:
 
@@ -134,7 +134,7 @@ def _against(before: Record, after: Record, as_json: bool) -> None:
     )
 
 
-def _verdict(v: Verdict) -> list[str]:
+def _verdict(v: SpeedRatio) -> list[str]:
     return [
         v.before.label,
         v.verdict,

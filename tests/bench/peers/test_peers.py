@@ -16,7 +16,7 @@ from moegauge import cli, machine
 from moegauge.bench.clock.pairs import Limits
 from moegauge.bench.clock.roof import find_roof
 from moegauge.bench.peers import fused, gguf_model, llama_cpp, ours, torch_cpu
-from moegauge.bench.peers.linear import Packed, Products, judge
+from moegauge.bench.peers.linear import LinearProducts, PackedMatrix, judge
 from moegauge.bench.peers.peer import Peer, not_installed, serves
 from moegauge.bench.peers.point import Versus, time_ratios
 from moegauge.bench.peers.registry import PEERS
@@ -368,11 +368,11 @@ def test_wrong_products_are_refused() -> None:
         lambda x: x @ weight.t() * 1.05,
         lambda x: x @ weight.t() + np.nan,
     ):
-        wrong = Packed((weight,), product, lambda: right)
+        wrong = PackedMatrix((weight,), product, lambda: right)
         with pytest.raises(NumericsError, match="off by"):
-            Products(work, "cpu", [wrong], torch.randn(1, work.columns)).check()
-    fine = Packed((weight,), lambda x: x @ weight.t(), lambda: right)
-    assert Products(work, "cpu", [fine], torch.randn(1, work.columns)).check() < 1e-5
+            LinearProducts(work, "cpu", [wrong], torch.randn(1, work.columns)).check()
+    fine = PackedMatrix((weight,), lambda x: x @ weight.t(), lambda: right)
+    assert LinearProducts(work, "cpu", [fine], torch.randn(1, work.columns)).check() < 1e-5
 
 
 def test_the_judge_measures_against_the_largest_output() -> None:
@@ -471,10 +471,10 @@ def test_a_product_of_its_own_input_type_gets_it_prepared() -> None:
     torch = pytest.importorskip("torch")
     work = work_of("product", "bf16")
     weight = torch.randn(work.rows, work.columns)
-    half = Packed(
+    half = PackedMatrix(
         (weight,), lambda x: x[0] @ weight.t() * x[1], lambda: weight.double().numpy(), lambda x: (x / 2, 2.0)
     )
-    assert Products(work, "cpu", [half], torch.randn(1, work.columns)).check() < 1e-5
+    assert LinearProducts(work, "cpu", [half], torch.randn(1, work.columns)).check() < 1e-5
 
 
 # -- llama.cpp ----------------------------------------------------------------------------------------------------
