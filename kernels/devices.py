@@ -1,4 +1,4 @@
-"""The devices there are, by the names of `--device`."""
+"""The list of devices (`--device`): where a new backend is registered."""
 
 from __future__ import annotations
 

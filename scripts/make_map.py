@@ -25,6 +25,7 @@ SUFFIXES = (".py", ".cpp", ".h")
 DATA = {
     "counting/releases": "Configs of released checkpoints, from which their headers are laid out (JSON, one a model).",
     "estimator/data": "Published readings, served speeds, claims, hardware; constants learned from them (CSV, JSON).",
+    "kernels/cpu/native": "The C++ of the CPU core: executor, kernels per instruction set, formats.",
     "results": "Committed records by device, with their JSON Schema and tables.",
     "scripts": "Programs for who works on the kit: they measure, regenerate data and tables, and check kernels.",
     "src/moegauge/models": "Shapes of known models (JSON, one a model), as `moegauge count --shape` writes them.",

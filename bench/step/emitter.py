@@ -1,4 +1,4 @@
-"""The operations and registers of a decode step while it is composed."""
+"""Collects operations and registers of a decode step while it is composed."""
 
 from __future__ import annotations
 

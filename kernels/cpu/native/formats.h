@@ -1,6 +1,6 @@
-// What each weight format is to the core: the types of an element and of a scale, and the block of weights that shares a
-// scale. A format's name stands here alone; everything else asks its traits. The same table as moegauge.formats.FORMATS,
-// row by row: Python compares the two when it loads the core.
+// Traits of each weight format on the CPU: types of element and scale, and the block that shares a scale.
+// A format's name stands here alone; everything else asks its traits. The same table as moegauge.formats.FORMATS, row
+// by row: Python compares the two when it loads the core.
 #pragma once
 #include <cstdint>
 #include <utility>

@@ -1,4 +1,4 @@
-// Products with 4-bit weights (int4, mxfp4, nvfp4) on interleaved rows: integer sums, then group scales.
+// Products with 4-bit weights on interleaved rows: integer sums, then group scales (E8M0, E4M3, bfloat16).
 // Rows lie in strips of as many rows as a vector has 32-bit lanes: four bytes (eight columns) of each row in turn, so
 // that a lane always belongs to one row, and its products are summed as integers over a whole run of columns before a
 // scale is needed. Scales lie likewise, one of each row of the strip in turn. Rows that fill no strip, and matrices

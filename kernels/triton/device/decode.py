@@ -1,4 +1,4 @@
-"""Unpack fp8, int8 and 4-bit weights to pairs of bfloat16, by integer operations and inline assembly.
+"""Decode packed bits to bfloat16 pairs: e4m3, int8, int4, e2m1 weights; E8M0, E4M3 and bfloat16 scales.
 
 A word holds the weights of one row that one lane feeds to the tensor core. `pairs_*` returns, for the k-th step of
 16 columns, two int32 whose halves are bfloat16 numbers. The bit orders are those that

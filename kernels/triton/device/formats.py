@@ -1,5 +1,6 @@
-"""What each weight format is to the Triton kernels: its traits, and how its words become weights and scales. A format's
-name is asked for here alone; the other kernels ask its traits.
+"""Traits of each weight format on the GPU (element, scale, block), and its packed words as weights and scales.
+
+A format's name is asked for here alone; the other kernels ask its traits.
 
 A tile is 16 rows of 512 bytes (`moegauge.kernels.triton.lowering.layout`), multiplied in steps of 16 columns.
 """

@@ -1,4 +1,4 @@
-"""Tensor-core product of a packed row tile, and where group scales (E8M0, E4M3, bfloat16) are applied.
+"""Tensor-core product of a packed tile; the group scales (E8M0, E4M3, bfloat16) are applied to its sums here.
 
 Legend: a tile is 16 rows x TILE columns in 512 bytes (64, 32 or 16 columns for 4, 8 or 16 bits), one 16-byte load of
 each lane. Lane (r, c) of the 8 x 4 lanes holds rows r and r + 8 (axis h) and, in each step of 16 columns, the columns
