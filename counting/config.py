@@ -18,6 +18,7 @@ from moegauge.counting.families import FAMILY_FACTS
 
 # Largest value any of these fields can sanely hold; a vocabulary or a width is far below 2^31.
 LARGEST = 2**31 - 1
+MOST_LAYERS = 10_000  # each is looked at; 10^9 of them took 33 s and 5.6 GB
 
 # Our name -> the config's spellings, in order of trust.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -459,7 +460,10 @@ def _single(value: int | tuple[int, ...] | None) -> int | None:
 
 
 def _check(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """top_k never exceeds the experts."""
+    """top_k never exceeds the experts, and layers can be counted one by one."""
+    layers = _single(values.get("layers"))
+    if layers is not None and layers > MOST_LAYERS:
+        raise _bad(names.get("layers", "layers"), layers, f"more than {MOST_LAYERS:,}")
     experts, top_k = values.get("experts"), values.get("top_k")
     if not experts or not top_k:
         return

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+from moegauge.counting.errors import BadConfigError
 from moegauge.counting.group import NO_LAYER
 from moegauge.counting.packings import Hints
 from moegauge.counting.roles import layer_place, template_of
+
+MOST_PATTERNS = 256  # `re:` targets of a config; the largest known has some dozen
+LONGEST_PATTERN = 1000  # characters
 
 
 def quantisation(config: Mapping[str, Any] | None, quant_config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -43,14 +48,16 @@ def hints_for(
     base = Hints(method.lower() if isinstance(method, str) else "", bits, group, expert_dtype)
     groups = section.get("config_groups")
     rows = [_group(g) for g in groups.values() if isinstance(g, Mapping)] if isinstance(groups, Mapping) else []
+    group_of = _group_finder([targets for targets, _, _ in rows])
     overrides = dict(_overrides(section))
     kinds = {template_of(name): kind for entry in metadata for name, kind in _kinds(entry or {})}
 
     def hints(module: str, layer: int = NO_LAYER) -> Hints:
         found = base._replace(kind=kinds.get(f"{module}.weight", ""))
-        for targets, bits, group in rows:
-            if any(_targets(target, module) for target in targets):
-                return found._replace(bits=bits, group=group)
+        number = group_of(module)
+        if number is not None:
+            _, bits, group = rows[number]
+            return found._replace(bits=bits, group=group)
         if (module, layer) in overrides:
             bits, group = overrides[(module, layer)]
             return found._replace(bits=bits, group=group)
@@ -105,10 +112,33 @@ def _group(group: Mapping[str, Any]) -> tuple[tuple[str, ...], int, int]:
     return named, _small(weights.get("num_bits")), _small(weights.get("group_size"))
 
 
-def _targets(target: str, module: str) -> bool:
-    """True when a target of compressed-tensors names this module: a class name holds for every linear layer, a name
-    or `re:` pattern for what it matches. Patterns come from a stranger's file, so `re:` ones are read as globs."""
-    if not target.startswith("re:"):
-        return "." not in target or target == module
-    glob = re.sub(r"\\([.\-])", r"\1", target[3:].strip("^$")).replace(".*", "*")
-    return fnmatch.fnmatchcase(module, glob) or fnmatch.fnmatchcase(module, f"*{glob}")
+def _group_finder(groups: Sequence[tuple[str, ...]]) -> Callable[[str], int | None]:
+    """A function from a module to the first group whose targets name it: a class name holds for every linear layer, a
+    name or `re:` pattern for what it matches. Patterns come from a stranger's file, so `re:` ones are read as globs.
+
+    Raises:
+        BadConfigError: more patterns than can be tried on every module in good time.
+    """
+    names: dict[str, int] = {}
+    patterns: list[tuple[int, re.Pattern[str]]] = []
+    everywhere: list[int] = []
+    for number, targets in enumerate(groups):
+        for target in targets:
+            if target.startswith("re:"):
+                glob = re.sub(r"\\([.\-])", r"\1", target[3 : 3 + LONGEST_PATTERN].strip("^$")).replace(".*", "*")
+                patterns += [(number, re.compile(fnmatch.translate(each))) for each in (glob, f"*{glob}")]
+            elif "." not in target:
+                everywhere.append(number)
+            else:
+                names.setdefault(target, number)
+        if len(patterns) > 2 * MOST_PATTERNS:
+            problem = f"config_groups hold more than {MOST_PATTERNS} patterns."
+            raise BadConfigError(problem, file="config.json", advice="Mend the config, or count without one.")
+
+    @lru_cache(maxsize=16_384)
+    def find(module: str) -> int | None:
+        matching = next((number for number, pattern in patterns if pattern.match(module)), None)
+        found = [number for number in (names.get(module), matching, *everywhere[:1]) if number is not None]
+        return min(found, default=None)
+
+    return find

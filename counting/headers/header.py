@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from moegauge.counting.errors import HeaderTooLargeError
+
 HEADER_LIMIT_BYTES = 100_000_000  # safetensors' own limit (MAX_HEADER_SIZE)
+CHECKPOINT_LIMIT_BYTES = 250_000_000  # of all headers together; the largest known take some 65 MB (Kimi-K3)
 HEADER_LIMIT_VALUES = 10_000_000  # commas and colons: about 900,000 tensors in one file; bounds memory near 1 GB
 LENGTH_BYTES = 8
 MAX_DIMENSIONS = 64
@@ -37,6 +40,24 @@ DTYPE_BITS: dict[str, int] = {
     "I64": 64,
     "U64": 64,
 }
+
+
+class HeaderBudget:
+    """What the headers of one checkpoint may take together, so that ten thousand shards of 100 MB are not read."""
+
+    def __init__(self) -> None:
+        self.left_bytes = CHECKPOINT_LIMIT_BYTES
+
+    def take(self, size: int, file: str) -> None:
+        """Account for a header of `size` bytes, before it is read.
+
+        Raises:
+            HeaderTooLargeError: there is no room for it.
+        """
+        self.left_bytes -= size
+        if self.left_bytes < 0:
+            problem = f"with it, the headers of this checkpoint take more than {CHECKPOINT_LIMIT_BYTES:,} bytes."
+            raise HeaderTooLargeError(problem, file=file)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ DOCUMENTS = (
 )
 DOCUMENT_LIMIT_BYTES = 10_000_000
 READ_LIMIT_BYTES = 4096
+NESTING_LIMIT = 64  # sections in sections of a document; the deepest known has 7
 
 
 @dataclass(slots=True)
@@ -104,4 +105,20 @@ def parse_document(raw: bytes, *, file: str) -> dict[str, Any]:
         raise errors.BadConfigError(f"is not JSON: {error}.", file=file) from None
     if not isinstance(document, dict):
         raise errors.BadConfigError("its outermost value is not an object.", file=file)
+    _check_nesting(document, file)
     return document
+
+
+def _check_nesting(document: dict[str, Any], file: str) -> None:
+    """Whoever reads a config goes down its sections one call each, so their depth is limited here."""
+    level: list[Any] = [document]
+    for _ in range(NESTING_LIMIT):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise errors.BadConfigError(f"nests deeper than {NESTING_LIMIT} levels.", file=file)

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 from moegauge.counting import errors
-from moegauge.counting.headers.header import LENGTH_BYTES, Header
+from moegauge.counting.headers.header import LENGTH_BYTES, Header, HeaderBudget
 from moegauge.counting.headers.parse import header_length, parse_header
 from moegauge.counting.sources import selection
 from moegauge.counting.sources.checkpoint import DOCUMENT_LIMIT_BYTES, DOCUMENTS, Checkpoint, parse_document
@@ -84,6 +84,7 @@ class Folder:
 
     def __init__(self, folder: Path, *, allow_links: bool = False) -> None:
         self.folder = folder
+        self.budget = HeaderBudget()
         real = Path(os.path.realpath(folder))
         self.roots = [Path(real.anchor) if allow_links else real]
         if _SNAPSHOT.fullmatch("/".join(real.parts[-3:])):
@@ -103,6 +104,7 @@ class Folder:
         try:
             prefix = read_all(descriptor, _PREFIX_BYTES, 0)
             size = LENGTH_BYTES + header_length(prefix, file=file, file_size=before.st_size)
+            self.budget.take(size, file)
             raw = prefix if size <= len(prefix) else read_all(descriptor, size, 0)
             after = os.fstat(descriptor)
         except OSError as error:

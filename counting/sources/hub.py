@@ -86,11 +86,11 @@ def open_repo(
 def _snapshot(repo: str, revision: str | None) -> Path | None:
     """The folder of a repo that huggingface_hub has downloaded, weights and all; None when it has not."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repo, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
+    except (LocalEntryNotFoundError, HFValidationError, OSError):  # none, a name it has no place for, an unreadable one
         return None
 
 

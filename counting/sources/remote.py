@@ -11,7 +11,13 @@ from urllib.parse import quote
 import msgspec
 
 from moegauge.counting import errors
-from moegauge.counting.headers.header import HEADER_LIMIT_BYTES, LENGTH_BYTES, Header
+from moegauge.counting.headers.header import (
+    CHECKPOINT_LIMIT_BYTES,
+    HEADER_LIMIT_BYTES,
+    LENGTH_BYTES,
+    Header,
+    HeaderBudget,
+)
 from moegauge.counting.headers.parse import header_length, parse_header, parse_text
 from moegauge.counting.sources.cache import COMMIT, RepoCache
 from moegauge.counting.sources.index import NAME_LIMIT_CHARACTERS, check_shard_name
@@ -65,6 +71,7 @@ class Remote:
         self.offline = self.transfer.offline
         self.cache = RepoCache(repo, self.transfer.endpoint)
         self.commit, listing = self._resolve()
+        self.budget = HeaderBudget()
         self.tiny: dict[str, bytes] | None = None
         self.sizes = {file.rfilename: file.size for file in listing.siblings}
         self.names = {name for name in self.sizes if "/" not in name and len(name) <= NAME_LIMIT_CHARACTERS}
@@ -154,6 +161,7 @@ class Remote:
             raise errors.TransferError(problem, file=f"{self.repo}: {file}")
         size = piece.file_size if size is None else size
         wanted = LENGTH_BYTES + header_length(piece.data[:64], file=file, file_size=size)
+        self.budget.take(wanted, file)
         data = piece.data[:wanted]
         if len(data) < wanted:
             data += self.transfer.range(self.commit, file, len(data), wanted).data
@@ -226,7 +234,7 @@ class Remote:
     def _fetch_decoded(self, index_file: str) -> bytes:
         """The body of the Hub's one request for all headers, proven to be of our commit."""
         path = f"/safetensors-metadata/{quote(index_file)}"
-        body, commit = self.transfer.api(path, limit=4 * HEADER_LIMIT_BYTES, what=index_file, optional=True)
+        body, commit = self.transfer.api(path, limit=CHECKPOINT_LIMIT_BYTES, what=index_file, optional=True)
         if commit is None:
             # The answer does not say of which commit it is: main must not have moved while it was made.
             path = self._revision_path() + "?expand[]=sha"

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from moegauge.counting import errors
+from moegauge.counting import count, errors
+from moegauge.counting.headers import header
 from moegauge.counting.sources import folder, index
 from moegauge.counting.sources.open import open_checkpoint
 
@@ -416,3 +417,96 @@ def test_config_larger_than_any(place: Path) -> None:
     with (place / "config.json").open("wb") as stream:
         stream.truncate(11_000_000)
     refused(place, errors.UnreadableError)
+
+
+# 14: sizes a stranger chooses: refused or read in good time, whatever they are.
+
+GROUPS = {f"g{n}": {"targets": [f"re:.*x{n}.*y"], "weights": {"num_bits": 4}} for n in range(20_000)}
+NAMED = {f"g{n}": {"targets": [f"model.layers.{n}.w"], "weights": {"num_bits": 4}} for n in range(20_000)}
+SIZES: dict[str, tuple[dict[str, Any], bool]] = {
+    "10^9 layers": ({"num_hidden_layers": 10**9}, False),
+    "10,001 layers": ({"num_hidden_layers": 10_001}, False),
+    "10^400 layers": ({"num_hidden_layers": 10**400}, False),
+    "20,000 patterns": ({"quantization_config": {"config_groups": GROUPS}}, False),
+    "20,000 names": ({"quantization_config": {"config_groups": NAMED}}, True),
+    "a long word": ({"model_type": "x" * 5_000_000}, True),
+    "a window of 10^18": ({"sliding_window": 10**18}, False),
+}
+
+
+@pytest.mark.parametrize(("config", "fine"), SIZES.values(), ids=SIZES)
+def test_sizes_of_a_config(tmp_path: Path, config: dict[str, Any], fine: bool) -> None:
+    (tmp_path / "model.safetensors").write_bytes(weights("model.embed_tokens.weight"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "x", **config}))
+    if fine:
+        assert count(str(tmp_path)).checkpoint.tensors == 1
+        return
+    with pytest.raises(errors.BadConfigError) as caught:
+        count(str(tmp_path))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("section", ["text_config", "quant_config", "x"])
+def test_sections_in_sections_in_sections(place: Path, section: str) -> None:
+    for depth, fine in ((60, True), (70, False), (900, False)):
+        (place / "config.json").write_text(f'{{"{section}":' * depth + "{}" + "}" * depth)
+        if fine:
+            open_checkpoint(str(place))
+        else:
+            refused(place, errors.BadConfigError)
+
+
+def test_headers_of_a_checkpoint_have_one_limit(place: Path, monkeypatch: Any) -> None:
+    sizes = [header.header_bytes for header in open_checkpoint(str(place)).headers]
+    monkeypatch.setattr(header, "CHECKPOINT_LIMIT_BYTES", sum(sizes))
+    open_checkpoint(str(place))
+    monkeypatch.setattr(header, "CHECKPOINT_LIMIT_BYTES", sum(sizes) - 1)
+    refused(place, errors.HeaderTooLargeError)
+
+
+@pytest.mark.parametrize("name", ["1" * 400_000, "1-of-" * 100_000, "x." * 200_000, "-" * 400_000, "a/" * 200_000])
+def test_long_names_cost_nothing(place: Path, name: str) -> None:
+    write_index(place, {"a1": A, "a2": A, "b1": f"{name}.safetensors"})
+    refused(place, errors.ShardNameError)
+
+
+def test_numbers_in_names_of_any_length(tmp_path: Path) -> None:
+    for name in ("model-1-of-" + "9" * 200, "model-" + "1" * 200 + "-of-2", "model-\u0661-of-2"):
+        (tmp_path / f"{name}.safetensors").write_bytes(weights("w"))
+    refused(tmp_path, errors.AmbiguousWeightsError)
+
+
+# 15: systems that read little at a time; folders that only look like a Hub cache.
+
+
+def test_short_reads_are_read_on(place: Path, monkeypatch: Any) -> None:
+    """A network file system may give a byte where 64 were asked for."""
+    whole = [header.names for header in open_checkpoint(str(place)).headers]
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: pread(descriptor, min(size, 7), offset))
+    assert [header.names for header in open_checkpoint(str(place)).headers] == whole
+
+
+@pytest.mark.parametrize(
+    "parts",
+    ["snapshots/x", f"a/snapshots/{'0' * 40}", "models--a/snapshots/main", f"models--a/snapshots/{'0' * 39}g"],
+)
+def test_folder_that_only_looks_like_a_cache(tmp_path: Path, parts: str) -> None:
+    snapshot = tmp_path / "hub" / "deep" / parts
+    snapshot.mkdir(parents=True)
+    for up in ("..", "../..", "../../..", "../../../.."):
+        secret = snapshot / up / "secret.safetensors"
+        secret.write_bytes(weights("secret"))
+        (snapshot / "model.safetensors").unlink(missing_ok=True)
+        (snapshot / "model.safetensors").symlink_to(f"{up}/secret.safetensors")
+        refused(snapshot, errors.EscapingLinkError)
+
+
+def test_cache_links_to_blobs_alone(tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub" / "models--a--b" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    for up in ("..", "../..", "../../..", "../../../.."):
+        (snapshot / up / "secret.safetensors").write_bytes(weights("secret"))
+        (snapshot / "model.safetensors").unlink(missing_ok=True)
+        (snapshot / "model.safetensors").symlink_to(f"{up}/secret.safetensors")
+        refused(snapshot, errors.EscapingLinkError)

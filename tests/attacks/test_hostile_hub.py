@@ -4,8 +4,10 @@ The client is the real huggingface_hub in another process, the server a Hub on 1
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+_SPEC = importlib.util.spec_from_file_location(
+    "moegauge_tests_hostile_acts", Path(__file__).parent.parent / "counting" / "hostile_acts.py"
+)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+acts = importlib.util.module_from_spec(_SPEC)
+sys.modules[_SPEC.name] = acts
+_SPEC.loader.exec_module(acts)
+closed, dripping, dripping_headers, empty_gzip = acts.closed, acts.dripping, acts.dripping_headers, acts.empty_gzip
+endless, informing, silent, status = acts.endless, acts.informing, acts.silent, acts.status
 
 SHARDS = 3
 PER_SHARD = 40
@@ -65,71 +78,6 @@ def quiet(hub: Any) -> Iterator[None]:
 
 def ranges(hub: Any) -> int:
     return sum(request.range is not None for request in hub.log)
-
-
-def status(number: int, body: bytes = b"", **headers: str) -> Act:
-    named = {key.replace("_", "-"): value for key, value in headers.items()}
-    return lambda h: h.answer(number, body, named) or True
-
-
-def closed(handler: Any) -> bool:
-    """The connection goes without a word."""
-    handler.close_connection = True
-    handler.connection.shutdown(2)
-    return True
-
-
-def endless(handler: Any, number: int = 404) -> bool:
-    """A body that never ends, as fast as it is read."""
-    handler.send_response(number)
-    handler.send_header("Location", handler.path)
-    handler.send_header("Transfer-Encoding", "chunked")
-    handler.end_headers()
-    while True:
-        handler.wfile.write(b"10000\r\n" + bytes(65536) + b"\r\n")
-
-
-def dripping(handler: Any) -> bool:
-    """A byte each tenth of a second."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000000")
-    handler.end_headers()
-    while True:
-        handler.wfile.write(b" ")
-        time.sleep(0.1)
-
-
-def dripping_headers(handler: Any) -> bool:
-    """Never through with the headers."""
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
-    while True:
-        handler.wfile.write(b"X: y\r\n")
-        time.sleep(0.1)
-
-
-def informing(handler: Any) -> bool:
-    """1xx answers without end."""
-    while True:
-        handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
-        time.sleep(0.05)
-
-
-def empty_gzip(handler: Any) -> bool:
-    """Compressed data without end that never yields a byte: empty stored blocks."""
-    handler.send_response(200)
-    handler.send_header("Content-Encoding", "gzip")
-    handler.send_header("Transfer-Encoding", "chunked")
-    handler.end_headers()
-    handler.wfile.write(b"a\r\n\x1f\x8b\x08\0\0\0\0\0\0\x03\r\n")
-    while True:
-        handler.wfile.write(b"5\r\n\x00\x00\x00\xff\xff\r\n")
-        time.sleep(0.01)
-
-
-def silent(handler: Any) -> bool:
-    time.sleep(3)
-    closed(handler)
-    return True
 
 
 HTML = b"<!doctype html><html><body>Sign in</body></html>"

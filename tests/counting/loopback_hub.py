@@ -58,11 +58,15 @@ class Request:
 
 @dataclass
 class Fault:
-    """What to do with the next `times` requests whose path contains `match`."""
+    """What to do with the next `times` requests whose path contains `match`, and `repo` where one is named."""
 
     match: str
     act: Callable[[Handler], bool]
     times: int = 1
+    repo: str = ""
+
+    def meets(self, path: str) -> bool:
+        return self.match in path and self.repo in path
 
 
 class Hub:
@@ -197,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
         )
         with hub.lock:
             hub.log.append(self.record)
-            fault = next((f for f in hub.faults if f.times > 0 and f.match in self.path), None)
+            fault = next((f for f in hub.faults if f.times > 0 and f.meets(self.path)), None)
             if fault:
                 fault.times -= 1
         try:
@@ -352,17 +356,22 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main(arguments: list[str]) -> None:
-    """Serve `org/name=FOLDER ...` until stdin closes; the first line printed is the address. `name*N=FOLDER` serves
-    N repos, `name-0` to `name-<N-1>`, of one folder."""
+    """Serve `org/name=FOLDER ...` until stdin closes; the first line printed is the address. `@FILE` holds more such
+    words, one a line. Requests about `org/hostile-<kind>-*` meet that act of hostile_acts.KINDS."""
     hub = Hub()
-    for argument in arguments:
-        name, _, folder = argument.partition("=")
-        name, _, times = name.partition("*")
-        hub.add_folder(name if not times else f"{name}-0", Path(folder))
-        for number in range(1, int(times or 1)):
-            first = hub.repos[f"{name}-0"]
-            commit = hashlib.sha1(f"{name}-{number}".encode()).hexdigest()
-            hub.repos[f"{name}-{number}"] = Repo({commit: next(iter(first.commits.values()))}, {"main": commit})
+    import hostile_acts  # beside this file, which is run as a script here
+
+    for kind, (match, act) in hostile_acts.KINDS.items():
+        hub.faults.append(Fault(match, act, times=10**9, repo=f"org/hostile-{kind}-"))
+    words = [w for a in arguments for w in (Path(a[1:]).read_text().splitlines() if a.startswith("@") else [a])]
+    read: dict[str, dict[str, File]] = {}
+    for word in words:
+        name, _, folder = word.partition("=")
+        if folder not in read:
+            commit = hub.add_folder(name, Path(folder))
+            read[folder] = hub.repos[name].commits[commit]
+        commit = hashlib.sha1(name.encode()).hexdigest()
+        hub.repos[name] = Repo({commit: read[folder]}, {"main": commit})
     sys.stdout.write(f"{hub.url}\n")
     sys.stdout.flush()
     sys.stdin.read()
