@@ -22,9 +22,7 @@ namespace moegauge {
 const Kernels *avx2_kernels() {
     __builtin_cpu_init();
     const bool here = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    if (!here) return nullptr;
-    // AMD multiplies subnormal numbers at full speed; Intel takes some 150 cycles for each.
-    return __builtin_cpu_is("amd") ? Table<Avx2, Direct<Avx2>>::get() : Table<Avx2>::get();
+    return here ? x86_table<Avx2>() : nullptr;
 }
 }  // namespace moegauge
 #if defined(__clang__)

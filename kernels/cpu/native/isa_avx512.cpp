@@ -22,9 +22,7 @@ const Kernels *avx512_kernels() {
     __builtin_cpu_init();
     const bool here = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("f16c");
-    if (!here) return nullptr;
-    // AMD multiplies subnormal numbers at full speed; Intel takes some 150 cycles for each.
-    return __builtin_cpu_is("amd") ? Table<Avx512, Direct<Avx512>>::get() : Table<Avx512>::get();
+    return here ? x86_table<Avx512>() : nullptr;
 }
 }  // namespace moegauge
 #if defined(__clang__)

@@ -33,9 +33,7 @@ const Kernels *avx512_vnni_kernels() {
     const bool here = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
                       __builtin_cpu_supports("f16c");
-    if (!here) return nullptr;
-    // AMD multiplies subnormal numbers at full speed; Intel takes some 150 cycles for each.
-    return __builtin_cpu_is("amd") ? Table<Avx512Vnni, Direct<Avx512Vnni>>::get() : Table<Avx512Vnni>::get();
+    return here ? x86_table<Avx512Vnni>() : nullptr;
 }
 }  // namespace moegauge
 #if defined(__clang__)
