@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moegauge.errors import UsageError
-from moegauge.estimator.readings import packaged
+from moegauge.estimator.packaged import packaged
 from moegauge.estimator.traffic import step_traffic
 from moegauge.shape import ModelShape
 

@@ -20,7 +20,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from moegauge.estimator.law import Prediction
-from moegauge.estimator.readings import Reading, packaged, read
+from moegauge.estimator.packaged import packaged
+from moegauge.estimator.readings import Reading, read
+from moegauge.units import GB
 
 ALL_REDUCES_PER_LAYER = 2  # one behind attention, one behind the MLP
 

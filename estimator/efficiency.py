@@ -26,7 +26,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from moegauge.estimator.readings import Reading, packaged
+from moegauge.estimator.packaged import packaged
+from moegauge.estimator.readings import Reading
 
 if TYPE_CHECKING:
     import numpy as np

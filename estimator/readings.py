@@ -13,10 +13,10 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from moegauge.errors import ObservationError
+from moegauge.estimator.packaged import packaged
 from moegauge.units import GB, GIB
 
 COLUMNS = (
@@ -145,16 +145,6 @@ class Skipped:
 
 class _UnusableError(Exception):
     """Why a row cannot be used: column and reason."""
-
-
-def packaged(name: str) -> str:
-    """Text of a file in `estimator/data`."""
-    return (resources.files("moegauge.estimator") / "data" / name).read_text(encoding="utf-8")
-
-
-def has_packaged(name: str) -> bool:
-    """True when `estimator/data` has a file of that name."""
-    return "/" not in name and (resources.files("moegauge.estimator") / "data" / name).is_file()
 
 
 def read(path: Path | None = None) -> tuple[list[Reading], list[Skipped]]:

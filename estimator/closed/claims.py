@@ -30,7 +30,7 @@ from moegauge.estimator.closed.condition import COLUMNS_PER_MODEL, REPLICA_EXPON
 from moegauge.estimator.closed.fleets import fleets
 from moegauge.estimator.closed.points import quasi_random
 from moegauge.estimator.closed.published import counted
-from moegauge.estimator.readings import packaged
+from moegauge.estimator.packaged import packaged
 from moegauge.units import GB
 
 if TYPE_CHECKING:

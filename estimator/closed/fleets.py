@@ -18,7 +18,8 @@ from pathlib import Path
 
 from moegauge import models
 from moegauge.errors import MoegaugeError, ObservationError
-from moegauge.estimator.readings import Skipped, has_packaged, packaged, table, text_of
+from moegauge.estimator.packaged import has_packaged, packaged
+from moegauge.estimator.readings import Skipped, table, text_of
 from moegauge.shape import ModelShape
 
 COLUMNS = ("model", "provider", "tokens_per_s", "date", "metric")

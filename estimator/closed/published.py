@@ -12,7 +12,7 @@ from typing import Any
 
 from moegauge.estimator import one_term
 from moegauge.estimator.closed.fleets import Fleet
-from moegauge.estimator.readings import packaged
+from moegauge.estimator.packaged import packaged
 from moegauge.units import GB
 
 

@@ -14,7 +14,8 @@ import pytest
 from moegauge.errors import MoegaugeError
 from moegauge.estimator import predict
 from moegauge.estimator.closed import fleets
-from moegauge.estimator.readings import packaged, read
+from moegauge.estimator.packaged import packaged
+from moegauge.estimator.readings import read
 
 CELLS = [
     *("", "nan", "-1", "0", "1e400", '"', "\x00", "é", "inf", "1,2,3", "None", "[]", "tg", "@", "tg1e9", "9" * 400),

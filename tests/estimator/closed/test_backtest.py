@@ -15,7 +15,8 @@ import pytest
 from moegauge.errors import ObservationError
 from moegauge.estimator.closed import backtest
 from moegauge.estimator.efficiency import FEATURES, GUESS, Case, Spreads, case, fit_spreads, load_calibration, posterior
-from moegauge.estimator.readings import packaged, read
+from moegauge.estimator.packaged import packaged
+from moegauge.estimator.readings import read
 
 Writer = Callable[..., Path]
 
