@@ -28,7 +28,7 @@ _PUBLIC = {
     "by_device": ("predict", "by_device"),
     "by_hand": ("predict", "by_hand"),
     "by_record": ("predict", "by_record"),
-    "device": ("datasheet", "device"),
+    "device": (".hardware", "device"),
     "dollars_per_million": ("batching", "dollars_per_million"),
     "fit": ("law", "fit"),
     "leave_one_model_out": ("law", "leave_one_model_out"),
@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, member = _PUBLIC[name]
-    return getattr(importlib.import_module(f"{__name__}.{module}"), member)
+    return getattr(importlib.import_module(f".{module}", __name__), member)
 
 
 def __dir__() -> list[str]:

@@ -19,17 +19,18 @@ TOTAL_TOLERANCE = 0.12  # published totals are rounded, and some leave out a vis
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class KnownArchitecture:
     """One row.
 
     Attributes:
         name: the first of its names.
         layers: decoder layers.
         total: parameters of the decoder.
-        dense, routed: parameters one token uses, input embedding left out: in always-active matrices, in routed experts.
+        dense, routed: parameters one token uses: in always-active matrices without the input embedding, in experts.
         expansion: experts over experts per token; 1 without experts.
         kv_elements: cached per token of context by the layers that see all of it.
         local_kv_elements, window: by the layers that see `window` tokens, and that window.
+        recurrent: share of the layers whose mixer keeps a state instead of a cache.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Architecture:
     kv_elements: float
     local_kv_elements: float
     window: float
+    recurrent: float
 
     def cache_elements(self, context: float) -> float:
         """Elements one decode step reads of one stream's cache of `context` tokens."""
@@ -48,11 +50,11 @@ class Architecture:
 
 
 @lru_cache(maxsize=1)
-def _table() -> dict[str, Architecture]:
+def _table() -> dict[str, KnownArchitecture]:
     found = {}
     for row in csv.DictReader(io.StringIO(packaged("architectures.csv"))):
         names = row["names"].split("|")
-        known = Architecture(
+        known = KnownArchitecture(
             name=names[0],
             layers=int(row["layers"]),
             total=float(row["total"]),
@@ -62,17 +64,18 @@ def _table() -> dict[str, Architecture]:
             kv_elements=float(row["kv_elements"]),
             local_kv_elements=float(row["local_kv_elements"]),
             window=float(row["window"] or 0),
+            recurrent=float(row["recurrent"]),
         )
         found.update(dict.fromkeys(names, known))
     return found
 
 
-def architectures() -> list[Architecture]:
+def architectures() -> list[KnownArchitecture]:
     """Every row once."""
     return list(dict.fromkeys(_table().values()))
 
 
-def find(key: str, total: float | None = None) -> Architecture | None:
+def find(key: str, total: float | None = None) -> KnownArchitecture | None:
     """The row of a model.
 
     Args:

@@ -1,7 +1,7 @@
 """Predict tokens/s of a model on a device, with the terms that make up the step and an interval.
 
 Three sources of the law's constants: a record measured by `moegauge bench` (fitted by `estimator.law`), a bandwidth
-and floor given by hand, or a datasheet device (`estimator.datasheet`).
+and floor given by hand, or a datasheet device with what published readings say of systems on it (`hierarchy`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from moegauge import models
 from moegauge.errors import MoegaugeError, RecordError, UsageError
-from moegauge.estimator import datasheet, law
-from moegauge.estimator.efficiency import load_calibration
+from moegauge.estimator import additive, hierarchy, law
+from moegauge.estimator.additive import PARAMETERS, TokenStep, TokenSteps
 from moegauge.estimator.observe import decode_cases, observe
 from moegauge.estimator.traffic import Traffic, format_bytes, format_macs, step_traffic
 from moegauge.hardware import Device
@@ -90,9 +90,9 @@ def by_hand(
         "weights": traffic.weight_bytes / rate,
         "kv": traffic.kv_bytes / rate,
         "floor": traffic.kernels * floor_us * MICROSECOND,
-        "communication": _all_reduce_s(traffic, devices, datasheet.packaged_law().all_reduce_s if devices > 1 else 0.0),
+        "communication": _all_reduce_s(traffic, devices),
     }
-    spreads = load_calibration().all
+    spreads = hierarchy.load_calibration().all
     deviation = math.hypot(spreads.model_family, spreads.noise)
     return _forecast(traffic, seconds, deviation, f"{bandwidth_gb_per_s:g} GB/s, floor {floor_us:g} us, given", batch)
 
@@ -101,38 +101,71 @@ def by_device(
     shape: ModelShape,
     device: Device,
     *,
+    stack: str = "",
     batch: int = 1,
     context: int = 0,
     kv_format: str = "bf16",
     devices: int = 1,
 ) -> Forecast:
-    """Predict from a datasheet and the law of published readings; the interval is that law's error on unseen groups.
+    """Predict from a datasheet and the law of published readings, with the law's own deviation.
+
+    Args:
+        shape: the model, its matrices in the formats they are read in.
+        device: one of `devices` that share every layer (tensor parallel).
+        stack: the program that serves it, as readings name their systems (`SGLang`, `vLLM`); any, if empty.
+        batch, context, kv_format: as `step_traffic`.
 
     Raises:
         UsageError: devices out of range.
     """
     _check_devices(devices)
-    constants = datasheet.packaged_law()
     traffic = step_traffic(shape, batch=batch, context=context, kv_format=kv_format)
-    active = shape.active_without_embedding
-    bits = 8.0 * shape.bytes_per_token / active
-    guess = constants.predict(
-        size=traffic.total_bytes,
-        bandwidth=device.bandwidth,
-        layers=traffic.layers,
-        bits=bits,
-        moe=traffic.moe_layers > 0,
-        devices=devices,
-    )
-    weights = guess.terms_s["bytes"] * traffic.weight_bytes / traffic.total_bytes
+    step = step_of(shape, traffic, batch=batch, devices=devices, bandwidth=device.bandwidth)
+    posterior = hierarchy.fitted()
+    target = replace(posterior.place(stack, device.name), step=step, context=float(context))
+    mean, _ = posterior.of_group(target)
+    _, deviation = posterior.predict(target)
+    terms = {name: float(value[0]) for name, value in additive.terms_s(mean, TokenSteps.of([step])).items()}
     seconds = {
-        "weights": weights,
-        "kv": guess.terms_s["bytes"] - weights,
-        "floor": guess.terms_s["layers"],
-        "communication": guess.terms_s["communication"],
+        "weights": terms["weights"] + terms["compute"],
+        "kv": terms["kv"],
+        "floor": terms["floor"] + terms["batch"],
+        "communication": terms["all_reduce"],
     }
-    source = f"{device.name}, {device.bandwidth / GB:g} GB/s ({device.kind}); law of {constants.readings} readings"
-    return _forecast(traffic, seconds, constants.spread, source, batch)
+    source = f"{device.name}, {device.bandwidth / GB:g} GB/s ({device.kind}); law of {len(posterior.cases)} readings"
+    if stack:
+        source += f", those of {target.family} and of the device foremost"
+    return _forecast(traffic, seconds, deviation, source, batch)
+
+
+def step_of(shape: ModelShape, traffic: Traffic, *, batch: float, devices: float, bandwidth: float) -> TokenStep:
+    """What a step of `traffic` is to the additive law.
+
+    Args:
+        shape: the model in the formats it is read in.
+        batch, devices: streams; devices that share every layer.
+        bandwidth: datasheet bytes/s of one device.
+    """
+    dense = shape.active_without_embedding - shape.routed_active_parameters
+    routed = shape.routed_active_parameters
+    pools = [pool for layer in shape.layers for pool in layer.experts]
+    sizes = format_bytes(shape)
+    narrow = sum(size for name, size in sizes.items() if hierarchy.quantised(name))
+    return TokenStep(
+        layers=len(shape.layers),
+        dense=dense,
+        routed=routed,
+        expansion=sum(p.count / p.top_k for p in pools) / len(pools) if pools else 1.0,
+        dense_bits=8 * shape.dense_bytes / dense,
+        routed_bits=8 * shape.routed_bytes / routed if routed else 8.0,
+        kv_bytes=traffic.kv_bytes,
+        streams=batch,
+        devices=devices,
+        bandwidth=bandwidth,
+        moe=float(routed > 0),
+        recurrent=sum(layer.attention.kind == "linear" for layer in shape.layers) / len(shape.layers),
+        quantised=float(narrow > 0.5 * sum(sizes.values())),
+    )
 
 
 def by_record(
@@ -211,8 +244,12 @@ def _observation(where: str, case: Case) -> law.Observation:
     return row
 
 
-def _all_reduce_s(traffic: Traffic, devices: int, each_s: float) -> float:
-    return traffic.all_reduces * math.log2(devices) * each_s if devices > 1 else 0.0
+def _all_reduce_s(traffic: Traffic, devices: int) -> float:
+    """Of a system nothing is known about."""
+    if devices == 1:
+        return 0.0
+    hop = float(hierarchy.load_calibration().unseen[0][PARAMETERS.index("hop")])
+    return traffic.layers * math.log2(devices) * math.exp(hop) * MICROSECOND
 
 
 def _forecast(traffic: Traffic, seconds: dict[str, float], deviation: float, source: str, batch: int) -> Forecast:

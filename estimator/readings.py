@@ -36,6 +36,7 @@ COLUMNS = (
     "evidence",
     "source",
     "note",
+    "speed_of",
 )
 # Bits per weight that a format's name fixes, scales included; mixtures such as Q4_K_M must state theirs.
 FIXED_BITS = {
@@ -50,6 +51,8 @@ FIXED_BITS = {
     "nvfp4": 4.5,  # 16 e2m1 and one e4m3
 }
 SHORT_CONTEXT = 128  # tokens, where a row states none
+# Mean time per output token holds other requests' prefill; this far from the median gap between tokens it says nothing.
+MOST_PREFILL = 3.0
 # Plausible ranges; outside them a unit has slipped.
 RANGES = {
     "tokens_per_s": (1e-3, 1e5),
@@ -60,6 +63,8 @@ RANGES = {
     "file_GiB": (1e-3, 1e6),
     "n_devices": (1, 10_000),
     "batch": (1, 1e6),
+    "mean_tpot_ms": (1e-3, 1e6),
+    "median_itl_ms": (1e-3, 1e6),
 }
 # Words of a file's name that say how it is packed or tuned, not which model it is.
 _PACKAGING = frozenset(
@@ -84,10 +89,11 @@ class Reading:
         format: weight format as given.
         bits: bits per weight, scales included.
         context: tokens of context, middle of the run.
-        tokens_per_s: of the one stream.
+        tokens_per_s: of one stream.
         source: where it was published.
         unverified: true when its evidence column says so.
         pipelined: true when its note says that layers were split over the devices, whose bandwidths do not add up.
+        batch: streams decoded together; a measured concurrency may be a fraction.
     """
 
     line: int
@@ -105,10 +111,11 @@ class Reading:
     source: str = ""
     unverified: bool = False
     pipelined: bool = False
+    batch: float = 1.0
 
     @property
     def seconds(self) -> float:
-        """Seconds per token."""
+        """Seconds per token of one stream, which is one step."""
         return 1.0 / self.tokens_per_s
 
     @property
@@ -153,9 +160,19 @@ def read(path: Path | None = None) -> tuple[list[Reading], list[Skipped]]:
     Raises:
         ObservationError: the file cannot be read, is no CSV of these columns, or has no usable row.
     """
-    where = "packaged throughput.csv" if path is None else str(path)
+    if path is None:
+        return _read(packaged("throughput.csv"), "packaged throughput.csv")
+    return _read(text_of(path), str(path))
+
+
+def read_packaged(name: str) -> list[Reading]:
+    """Readings of a file in `estimator/data`."""
+    return _read(packaged(name), f"packaged {name}")[0]
+
+
+def _read(text: str, where: str) -> tuple[list[Reading], list[Skipped]]:
     rows, skipped = [], []
-    for line, row in table(packaged("throughput.csv") if path is None else text_of(path), COLUMNS[:14], where):
+    for line, row in table(text, COLUMNS[:14], where):
         try:
             rows.append(_reading(line, row))
         except _UnusableError as error:
@@ -226,7 +243,8 @@ def _reading(line: int, row: dict[str, str]) -> Reading:
     for column in ("system", "device", "model"):
         if not row[column]:
             raise _UnusableError(f"{column} is empty")
-    speed = _must(row, "tokens_per_s")
+    batch = _must(row, "batch")
+    speed = _must(row, "tokens_per_s") / _streams(row, batch)
     active = _must(row, "active_params")
     total = _must(row, "total_params")
     # Published totals of dense models are sometimes rounded: 0.1 % is no contradiction.
@@ -234,14 +252,14 @@ def _reading(line: int, row: dict[str, str]) -> Reading:
         raise _UnusableError(f"active_params {active:.0f} is more than total_params {total:.0f}")
     devices = _must(row, "n_devices")
     bandwidth = _must(row, "device_bandwidth_GBps")
-    batch = _must(row, "batch")
-    if batch != 1:
-        raise _UnusableError(f"batch is {batch:g}: the method reads the speed of one stream")
     words = f"{row['system']} {row['format']} {row.get('note', '')}"
     if _SPECULATIVE.search(_PLAIN.sub("", words)):
         raise _UnusableError("speculative decoding: tokens per step are unknown")
     if row["evidence"].lower().startswith("vendor"):
         raise _UnusableError("evidence is a vendor's claim, not a measurement")
+    gaps = [number(row, column, required=False) for column in ("mean_tpot_ms", "median_itl_ms")]
+    if gaps[0] and gaps[1] and not 1 / MOST_PREFILL <= gaps[0] / gaps[1] <= MOST_PREFILL:
+        raise _UnusableError(f"mean_tpot_ms and median_itl_ms differ by more than x{MOST_PREFILL:g}")
     return Reading(
         line,
         row["system"],
@@ -258,7 +276,18 @@ def _reading(line: int, row: dict[str, str]) -> Reading:
         row.get("source", ""),
         "unverified" in row["evidence"].lower(),
         "layers split" in row.get("note", "").lower(),
+        batch,
     )
+
+
+def _streams(row: dict[str, str], batch: float) -> float:
+    """By what a row's speed is divided to be that of one stream."""
+    of = row.get("speed_of", "").lower()
+    if of not in ("", "stream", "all"):
+        raise _UnusableError(f"speed_of is '{of}', neither stream nor all")
+    if batch != 1 and not of:
+        raise _UnusableError(f"batch is {batch:g} and speed_of does not say whether the speed is of one stream or all")
+    return batch if of == "all" else 1.0
 
 
 def _must(row: dict[str, str], column: str) -> float:

@@ -1,40 +1,110 @@
-"""Fit the spreads of `moegauge.estimator.efficiency` and write estimator/data/calibration.json; a few minutes.
+"""Fit the spreads of `moegauge.estimator.hierarchy` and write estimator/data/calibration.json; a few minutes.
 
-Run: .venv/bin/python scripts/make_calibration.py
+Spreads come from all readings of `hierarchy.training`, and again without each model, each system and each family of
+systems; then the misses of the back-test on those readings, each model left out, from which intervals get their widths.
+The models kept apart are never looked at.
+
+Run: OMP_NUM_THREADS=1 .venv/bin/python scripts/make_calibration.py
 """
 
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
-from moegauge.estimator.efficiency import FEATURES, case, fit_spreads
-from moegauge.estimator.readings import read
+import numpy as np
+
+from moegauge.estimator import hierarchy
+from moegauge.estimator.additive import PARAMETERS
+from moegauge.estimator.architectures import kept_apart
+from moegauge.estimator.closed import backtest, widths
+from moegauge.estimator.hierarchy import Calibration, Spreads, case, condition, fit_spreads, training
+from moegauge.estimator.readings import Reading, read_packaged
 
 OUT = Path(__file__).resolve().parent.parent / "estimator" / "data" / "calibration.json"
 
 
-def main() -> None:
-    readings, _ = read()
+def spreads() -> dict[str, object]:
+    """From all readings, and without each label."""
+    readings = training()
     cases = [case(r) for r in readings]
     everything = fit_spreads(cases)
-    document = {
-        "made_by": "scripts/make_calibration.py",
-        "features": list(FEATURES),
-        "all": everything.to_list(),
-    }
+    document: dict[str, object] = {"all": everything.to_list()}
     labels = {
         "without": [c.model for c in cases],
         "without_system": [r.system for r in readings],
         "without_family": [c.family for c in cases],
     }
-    for key, names in labels.items():
-        document[key] = {}
+    for part, names in labels.items():
+        found = {}
         for name in sorted(set(names)):
             kept = [c for c, label in zip(cases, names, strict=True) if label != name]
-            document[key][name] = fit_spreads(kept).to_list()
-            print(key, name, flush=True)
-    OUT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            found[name] = fit_spreads(kept, everything, rounds=1, iterations=15).to_list()
+            print(part, name, flush=True)
+        document[part] = found
+    return document
+
+
+def trials(calibration: Calibration) -> list[backtest.Trial]:
+    """The back-test on every file fitted to, of the models fitted to."""
+    found: list[backtest.Trial] = []
+    for name, wanted in {"throughput.csv": lambda _: True, **hierarchy.SWEEPS}.items():
+        rows = [r for r in read_packaged(name) if wanted(r)]
+        if len({case(r).model for r in rows}) < 4:
+            continue  # a sweep of one model has no others to be estimated from
+        result = backtest.run_on(rows, [], training(), calibration)
+
+        def judges(reading: Reading, name: str = name) -> bool:
+            return name == "throughput.csv" or not kept_apart(reading.key, reading.total)
+
+        found += result.chosen(judges).trials
+    return found
+
+
+def misses(found: list[backtest.Trial]) -> dict[str, list[list[object]]]:
+    """Of each trial: regime, model, and by how many half-widths of each interval the truth is off the median."""
+    document: dict[str, list[list[object]]] = {"inverse": [], "forward": []}
+    for trial in found:
+        r = trial.reading
+        regime = widths.regime(r.moe, r.devices, r.batch)
+        for part, what in (("inverse", trial), ("forward", trial.forward)):
+            if what is None:
+                continue
+            middle = trial.measured if part == "inverse" else trial.forward.tokens_per_s  # type: ignore[union-attr]
+            row: list[object] = [regime, trial.model]
+            for percent in widths.PERCENTS:
+                low, high = what.interval(percent)
+                off = math.log(what.truth / middle)
+                row.append(float(f"{off / math.log((high if off > 0 else low) / middle):.4g}"))
+            document[part].append(row)
+    return document
+
+
+def main() -> None:
+    document: dict[str, object] = {
+        "made_by": "scripts/make_calibration.py",
+        "parameters": list(PARAMETERS),
+        **spreads(),
+    }
+    parts = ({k: Spreads.from_list(v) for k, v in document[p].items()} for p in  # type: ignore[attr-defined]
+             ("without", "without_system", "without_family"))  # fmt: skip
+    plain = Calibration(
+        Spreads.from_list(document["all"]),  # type: ignore[arg-type]
+        *parts,
+        (np.zeros(0), np.zeros(0)),
+        {"inverse": [], "forward": []},
+        {},
+    )
+    posterior = condition(plain.all, [case(r) for r in training()])
+    mean, covariance = posterior.of_group(posterior.place("", ""))
+    document["unseen"] = {"mean": mean.round(5).tolist(), "covariance": covariance.round(6).tolist()}
+    residuals = misses(trials(plain))
+    document["residuals"] = residuals
+    final = trials(replace(plain, residuals=residuals))
+    document["accuracy"] = backtest.Backtest(tuple(final), ()).summary()
+    OUT.write_text(json.dumps(document, indent=None).replace('], "', '],\n"') + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

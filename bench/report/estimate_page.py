@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from moegauge import models
+from moegauge import hardware, models
 from moegauge.bench.report import elements
 from moegauge.bench.report.svg import Chart, Scale
-from moegauge.estimator.batching import BATCHES, curve
+from moegauge.estimator.batching import BATCHES, curve, on_device
 from moegauge.estimator.closed.backtest import Backtest
 
 BILLION = 1e9
 # Sparse and less sparse models, as an inversion calibrated on GLM-4.7 (8 of 160) would see them.
 CURVES = ("kimi-k2", "deepseek-v3", "qwen3-235b-a22b", "mixtral-8x7b")
 CALIBRATOR = "glm-4.7"
+DEVICE, DEVICES = "NVIDIA H200 SXM", 8
 
 
 def page(document: dict[str, Any], tested: Backtest) -> str:
@@ -28,7 +29,7 @@ def page(document: dict[str, Any], tested: Backtest) -> str:
     title = f"Estimate: {', '.join(_providers(document)) or 'nothing identifiable'}"
     body = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(document['backtest']['sentence'])}</p>",
+        f"<p>{escape(document['backtest']['sentence'])} {escape(tested.sentence)}</p>",
         f'<p class="bad">{escape(document["why"])}</p>' if document["why"] else "",
         _folds(tested),
         _intervals(document),
@@ -144,7 +145,8 @@ def _variance(document: dict[str, Any]) -> str:
 def _batches() -> str:
     """By what factor an inversion that knows only active parameters is misled, against the batch."""
     reference = models.load(CALIBRATOR)
-    series = [(name, curve(models.load(name).cast("fp8"), reference)) for name in CURVES]
+    place = on_device(hardware.device(DEVICE), DEVICES)
+    series = [(name, curve(models.load(name).cast("fp8"), reference, place)) for name in CURVES]
     folds = [point.misled for _, points in series for point in points]
     chart = Chart(
         "Misled by the batch",
@@ -162,7 +164,7 @@ def _batches() -> str:
             chart.mark(p.batch, p.misled, i, f"f{i}", f"{name}, batch {p.batch}: x{p.misled:.2f}")
     return _figure(
         "More than one stream",
-        f"Calibrated on {CALIBRATOR} at the same batch, uniform routing, all in FP8, no context.",
+        f"Calibrated on {CALIBRATOR} at the same batch on {place.name}, uniform routing, all in FP8, no context.",
         chart,
         [(name, f"f{i}", i) for i, name in enumerate(CURVES)],
     )

@@ -12,9 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from moegauge.errors import UnknownNameError, UsageError
+from moegauge.estimator.additive import PARAMETERS
+from moegauge.estimator.hierarchy import depth, load_calibration
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.float64]
 
+SERVED_DEVICES = 8  # of the replica whose floors the law is asked for
 # Bytes per parameter of (always-active, routed) matrices, scales included.
 PRECISIONS = {
     "bf16": (2.0, 2.0),
@@ -46,7 +50,7 @@ class Assumption:
     Attributes:
         name: as in `--assume NAME=VALUE` and in the variance table.
         unit: of its value.
-        value: coordinates in (0, 1) to values; shape kept.
+        value: coordinates in (0, 1) to values; shape kept. Of `layers`, over those of an open model of the same size.
         why: the prior in words.
         low, high: values `--assume` accepts.
     """
@@ -115,6 +119,39 @@ def _replica(u: Array) -> Array:
     return np.where(u < 0.15, 0.5, np.where(u < 0.75, 1.0, 2.0))
 
 
+def floor_us(constants: Mapping[str, float]) -> float:
+    """Microseconds a layer of an MoE takes before it reads anything, on SERVED_DEVICES devices in FP8."""
+    layer = math.exp(constants["floor"]) + math.log2(SERVED_DEVICES) * math.exp(constants["hop"])
+    return layer * math.exp(constants["moe_floor"] + constants["quantised"])
+
+
+@lru_cache(maxsize=1)
+def floor_prior() -> tuple[float, float]:
+    """Median of `floor_us` of a system nothing is known about, and standard deviation of its logarithm."""
+    import numpy as np
+
+    mean, covariance = load_calibration().unseen
+    value = floor_us(dict(zip(PARAMETERS, mean, strict=True)))
+    step = 1e-4
+    moved = [dict(zip(PARAMETERS, mean + step * row, strict=True)) for row in np.eye(len(mean))]
+    slope = np.array([math.log(floor_us(m) / value) / step for m in moved])
+    return value, math.sqrt(float(slope @ covariance @ slope))
+
+
+def _floor(u: Array) -> Array:
+    import numpy as np
+
+    median, deviation = floor_prior()
+    return np.asarray(median * np.exp(deviation * normal(u)))
+
+
+def _depth(u: Array) -> Array:
+    """Layers over those of an open MoE of the same size."""
+    import numpy as np
+
+    return np.asarray(np.exp(depth(True).deviation * normal(u)))
+
+
 def choose(u: Array, options: Sequence[tuple[str, float]]) -> Any:
     """Indices of options drawn with their probabilities."""
     import numpy as np
@@ -143,7 +180,12 @@ ASSUMPTIONS: dict[str, Assumption] = {
             8,
         ),
         Assumption("replica", "x", _replica, "half as many devices 15 %, as many 60 %, twice 25 %", 0.0625, 16),
-        Assumption("layers", "layers", _log_normal(75, 1.35), "75 layers, 80 % within x1.35", 8, 1000),
+        Assumption(
+            "hardware", "x", _log_normal(1, 1.3), "devices as fast as the open models', 80 % within x1.3", 0.1, 10
+        ),
+        Assumption("stack", "x", _log_normal(1, 1.3), "floors as the open models', 80 % within x1.3", 0.05, 20),
+        Assumption("floor", "us/layer", _floor, "as the law has it for a system nothing is known about", 0.1, 2000),
+        Assumption("layers", "layers", _depth, "as many as an open MoE of its size, spread as theirs", 8, 1000),
         Assumption(
             "dense_share", "", _logit_normal(0.42, 0.45), "42 % of the active ones, 80 % in 29 to 56 %", 0.01, 1
         ),

@@ -2,9 +2,10 @@
 
 A claim fixes active or total parameters (or sparsity, precision, server). Everything it leaves open is drawn from wide,
 flat ranges (`RANGES`): dense share, experts per chosen one, precision, batch, speculation, context, depth, replica.
-A point is consistent when four things hold:
+A point is consistent when all of these hold:
 
-    speed      bytes of its step within 1.96 standard deviations of what `inversion` says the observed tokens/s allow
+    speed      bytes of its step within 1.96 standard deviations of what `condition` says the observed tokens/s allow
+    floors     those of the open models fit into their steps
     bandwidth  those bytes are no more than all devices of the server can read in the step
     memory     weights in at most half of a server (or the claimed fraction, or with the claimed bytes left over)
     price      device-hours per token at most the API price of output tokens
@@ -24,9 +25,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moegauge.errors import UnknownNameError
+from moegauge.estimator.additive import coverage
 from moegauge.estimator.batching import dollars_per_million, prices
 from moegauge.estimator.closed.assumptions import PRECISIONS
-from moegauge.estimator.closed.condition import COLUMNS_PER_MODEL, REPLICA_EXPONENT, Condition, coverage_of, kv_bytes
+from moegauge.estimator.closed.condition import COLUMNS_PER_MODEL, REPLICA_EXPONENT, Condition, kv_bytes, served_factors
 from moegauge.estimator.closed.fleets import fleets
 from moegauge.estimator.closed.points import quasi_random
 from moegauge.estimator.closed.published import counted
@@ -49,6 +51,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "context": (500.0, 32_000.0),  # tokens
     "layers": (40.0, 130.0),
     "replica": (0.5, 8.0),  # devices over those of the calibration models
+    "hardware": (0.5, 2.0),  # bandwidth of one of them over that of theirs
+    "floor": (10.0, 300.0),  # microseconds a layer
     "kv": (300.0, 2500.0),  # elements per layer and token
 }
 ACTIVE_RANGE = (1e9, 3e12)  # where a claim leaves active parameters open
@@ -219,11 +223,17 @@ def _judge(claim: Mapping[str, Any], seed: int) -> Verdict:
     if speed:
         known = fleet.open if subject in on_fleet else ()
         u = quasi_random(POINTS, COLUMNS_PER_MODEL * len(fleet.open), seed + 1)
-        condition = Condition.on(known, drawn["batch"], drawn["context"], u)
+        condition = Condition.on(known, drawn["batch"], drawn["context"], drawn["floor"], u)
         allowed, deviation = condition.allowed_bytes(drawn["speculation"] / speed, drawn["layers"])
-        allowed = allowed * drawn["replica"] ** REPLICA_EXPONENT
-        each = drawn["dense_share"] * per[:, 0] + (1 - drawn["dense_share"]) * per[:, 1] * coverage_of(
-            drawn["expansion"], drawn["batch"]
+        allowed = allowed * drawn["replica"] ** REPLICA_EXPONENT * drawn["hardware"]
+        if known:
+            broken["floors"] = np.maximum(condition.excess, 1.0)
+        each = (
+            drawn["dense_share"] * per[:, 0]
+            + (1 - drawn["dense_share"])
+            * per[:, 1]
+            * coverage(drawn["expansion"], drawn["batch"])
+            * served_factors()[2]
         )
         cache = kv_bytes(drawn["kv"] * drawn["layers"], drawn["batch"], drawn["context"])
         step = drawn["active"] * each + cache

@@ -1,30 +1,24 @@
 """Bytes per step that a served speed allows, with a provider's open models as calibrators.
 
-A provider is one group of `efficiency`, of unknown bandwidth. Its open models' bytes per step are reckoned under
-assumptions (one value per quasi-random point); conditioned on them, the model gives the bytes per step that a step
-time and a depth allow, with a deviation.
+A provider is one system on devices that nobody names: what its replica delivers (bytes/s) is learned from its open
+models, floors are drawn from what the law says of a system it knows nothing about (`hierarchy`). For every
+quasi-random point the open models' bytes and floors are reckoned under the point's assumptions; each speed then gives
+a delivered bandwidth, bytes / (step time - floors). Those agree well or badly, which is the point's weight, and their
+mean gives the bytes that a closed model's step time and depth allow, with a deviation.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from moegauge.estimator.additive import PARAMETERS, coverage
 from moegauge.estimator.closed import assumptions as assumed
 from moegauge.estimator.closed.fleets import Served
-from moegauge.estimator.efficiency import (
-    FEATURES,
-    FLOOR_PER_LAYER_S,
-    PRIOR_MEAN,
-    Coefficients,
-    Spreads,
-    case,
-    coefficients,
-    load_calibration,
-)
-from moegauge.estimator.readings import read
+from moegauge.estimator.hierarchy import load_calibration
 from moegauge.shape import ModelShape
 
 if TYPE_CHECKING:
@@ -36,18 +30,13 @@ if TYPE_CHECKING:
 # A replica is somewhere around eight H200 (38.4 TB/s); log standard deviation 1 is a factor of 2.7 either way.
 REPLICA_BANDWIDTH = 38.4e12
 REPLICA_SPREAD = 1.0
-# Two devices for one stream give 1.7 times the speed of one (gpt-fast on A100, readings of data/throughput.csv).
+# Two devices for one stream give 1.7 times the bandwidth of one (gpt-fast on A100, readings of data/throughput.csv).
 REPLICA_EXPONENT = 0.77
 SERVED_NOISE = 0.10  # log; two readings of one model at one provider on one day differ by about this
 KV_ELEMENT_BYTES = 1.5  # half of the fleets keep FP8
 COLUMNS_PER_MODEL = 2  # quasi-random coordinates an open model takes: speculation and precision
-
-
-@lru_cache(maxsize=1)
-def packaged_coefficients() -> tuple[Spreads, Coefficients]:
-    """Spreads, and what all packaged readings say of the shared coefficients."""
-    spreads = load_calibration().all
-    return spreads, coefficients(spreads, [case(r) for r in read()[0]])
+# A step is never taken to be more than this share of floors: some bytes were read.
+MOST_FLOOR = 0.97
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +78,8 @@ class Open:
         each = self.released[1] / self.routed if self.routed else self.released[0] / self.dense
         return "4-bit" if each < 0.75 else "8-bit" if each < 1.5 else "16-bit"
 
-    def bytes(self, precision: str, coverage: Array) -> Array:
-        """Weight bytes of one step when `coverage` times the experts of one token are read."""
+    def bytes(self, precision: str, distinct: Array) -> Array:
+        """Weight bytes of one step when `distinct` times the experts of one token are read."""
         import numpy as np
 
         if precision == "released":
@@ -98,26 +87,7 @@ class Open:
         else:
             per_dense, per_routed = assumed.PRECISIONS[precision]
             dense, routed = self.dense * per_dense, self.routed * per_routed
-        return np.asarray(dense + routed * coverage)
-
-
-def coverage_of(expansion: float | Array, batch: Array) -> Array:
-    """Distinct experts a batch reads over those of one token: x (1 - (1 - 1/x)^B) with x = E / k."""
-    import numpy as np
-
-    x = np.maximum(expansion, 1.0 + 1e-9)
-    return np.asarray(x * -np.expm1(batch * np.log1p(-1.0 / x)))
-
-
-def served_features(seconds: Array, layers: Array, moe: bool = True) -> Array:
-    """`FEATURES` of a served step: 8-bit, its KV reckoned apart, device count apart; shape [points, features]."""
-    import numpy as np
-
-    X = np.zeros((len(seconds), len(FEATURES)))
-    X[:, FEATURES.index("constant")] = 1.0
-    X[:, FEATURES.index("floor")] = np.log1p(FLOOR_PER_LAYER_S * layers / seconds)
-    X[:, FEATURES.index("moe")] = float(moe)
-    return X
+        return np.asarray(dense + routed * distinct)
 
 
 def kv_bytes(elements: Array | float, batch: Array, context: Array) -> Array:
@@ -127,75 +97,106 @@ def kv_bytes(elements: Array | float, batch: Array, context: Array) -> Array:
     return np.asarray(batch * context * elements * KV_ELEMENT_BYTES)
 
 
+@lru_cache(maxsize=1)
+def own_deviations() -> tuple[float, float]:
+    """Deviations of one model from the law at a provider: of log(seconds), and of the logarithm of its floor."""
+    spreads = load_calibration().all
+    level = math.sqrt(spreads.model_family**2 + spreads.model_group**2 + spreads.noise**2 + SERVED_NOISE**2)
+    return level, spreads.model_floor
+
+
+@lru_cache(maxsize=1)
+def served_factors() -> tuple[float, float, float]:
+    """(what dense floors are of an MoE's; share of the floor added by a doubling of streams; cost of gathered bytes),
+    by the law of a system nothing is known about."""
+    mean = dict(zip(PARAMETERS, load_calibration().unseen[0], strict=True))
+    added = math.exp(mean["batch"]) / assumed.floor_us(mean) * math.exp(mean["moe_floor"])
+    return math.exp(-mean["moe_floor"]), added, math.exp(mean["moe_bytes"])
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The mixed model of one provider conditioned on its open models, for every point at once.
+    """The law at one provider conditioned on its open models, for every point at once.
 
     Attributes:
-        X: features of the open models; shape [points, models, features].
-        solved: inverse covariance times residual; shape [points, models].
-        inverse: shape [points, models, models].
+        floor: seconds per layer of an MoE, at the point's streams; shape [points].
+        log_rate: mean of log(delivered bytes/s) of the open models' replica; shape [points].
+        rate_deviation: its standard deviation; shape [points].
         weight: likelihood of the open models' agreement, largest 1; shape [points].
+        excess: floors of the open model that has least time for them, over that time; shape [points].
     """
 
-    prior: Coefficients
-    group: Array
-    own: float
-    X: Array
-    solved: Array
-    inverse: Array
+    floor: Array
+    log_rate: Array
+    rate_deviation: Array
     weight: Array
+    excess: Array
 
     @classmethod
-    def on(cls, known: Sequence[Served], batch: Array, context: Array, u: Array) -> Condition:
-        """Condition on the open models `known`; without any, only the packaged readings speak.
+    def on(cls, known: Sequence[Served], batch: Array, context: Array, floor_us: Array, u: Array) -> Condition:
+        """Condition on the open models `known`; without any, the prior of the replica stands.
 
         Args:
             known: readings with shapes.
             batch, context: of the provider's steps; shape [points].
+            floor_us: floor of a layer of an MoE for one stream, microseconds; shape [points].
             u: quasi-random coordinates; shape [points, COLUMNS_PER_MODEL * models].
         """
         import numpy as np
 
         points = len(batch)
-        X = np.zeros((points, len(known), len(FEATURES)))
-        z = np.zeros((points, len(known)))
+        dense_floor, added, gathering = served_factors()
+        floor = floor_us * 1e-6 * (1 + added * np.log2(batch))
+        precision = np.full(points, 1 / REPLICA_SPREAD**2)
+        total = precision * math.log(REPLICA_BANDWIDTH)
+        square = precision * math.log(REPLICA_BANDWIDTH) ** 2
+        log_weight = np.zeros(points)
+        excess = np.zeros(points)
         for i, row in enumerate(known):
             assert row.shape is not None
             model = Open.of(row.shape)
             seconds = assumed.calibration_speculation[model.drafts](u[:, 2 * i]) / row.tokens_per_s
             options = assumed.CALIBRATION_PRECISIONS[model.release]
             choice = assumed.choose(u[:, 2 * i + 1], options)
-            coverage = coverage_of(model.expansion, batch)
-            weights = np.choose(choice, [model.bytes(name, coverage) for name, _ in options])
-            z[:, i] = np.log((weights + kv_bytes(model.cache_elements, batch, context)) / (seconds * REPLICA_BANDWIDTH))
-            X[:, i] = served_features(seconds, np.full(points, float(model.layers)), model.routed > 0)
-        spreads, prior = packaged_coefficients()
-        return cls._of(prior, spreads, X, z)
+            distinct = coverage(np.full(points, model.expansion), batch) * (gathering if model.routed else 1.0)
+            size = np.choose(choice, [model.bytes(name, distinct) for name, _ in options])
+            size = size + kv_bytes(model.cache_elements, batch, context)
+            floors = floor * model.layers * (1.0 if model.routed else dense_floor)
+            streaming, deviation = streaming_s(seconds, floors)
+            log_rate = np.log(size / streaming)
+            precision = precision + 1 / deviation**2
+            total = total + log_rate / deviation**2
+            square = square + np.square(log_rate / deviation)
+            # The density is of log(seconds), of which log(rate) moves by seconds / streaming. Floors longer than the
+            # step are as unlikely as the model's own deviations make them.
+            log_weight -= np.log(deviation * streaming / seconds)
+            over = np.maximum(floors / seconds, 1.0)
+            log_weight -= 0.5 * np.square(np.log(over) / math.hypot(*own_deviations()))
+            excess = np.maximum(excess, floors / seconds)
+        mean = total / precision
+        # Marginal likelihood of the rates under one true rate with the prior of the replica.
+        log_weight += -0.5 * (square - np.square(mean) * precision) - 0.5 * np.log(precision)
+        return cls(floor, mean, np.sqrt(1 / precision), np.exp(log_weight - log_weight.max()), excess)
 
-    @classmethod
-    def _of(cls, prior: Coefficients, spreads: Spreads, X: Array, z: Array) -> Condition:
-        import numpy as np
+    def floors(self, layers: Array, moe: bool = True, stack: Array | float = 1.0) -> Array:
+        """Seconds of a step's floors; shape [points]."""
+        return self.floor * layers * stack * (1.0 if moe else served_factors()[0])
 
-        group = prior.covariance + np.diag(np.square(spreads.group))
-        # A provider is a system and a device of its own, and its datasheet bandwidth is unknown.
-        group[0, 0] += spreads.family**2 + spreads.device**2 + REPLICA_SPREAD**2
-        own = spreads.model_family**2 + spreads.model_group**2 + spreads.noise**2 + SERVED_NOISE**2
-        K = X @ group @ X.transpose(0, 2, 1) + own * np.eye(X.shape[1])
-        inverse = np.linalg.inv(K)
-        residual = z - PRIOR_MEAN - X @ prior.mean
-        solved = np.einsum("pij,pj->pi", inverse, residual)
-        log_weight = -0.5 * np.einsum("pi,pi->p", residual, solved) - 0.5 * np.linalg.slogdet(K)[1]
-        return cls(prior, group, own, X, solved, inverse, np.exp(log_weight - log_weight.max()))
-
-    def allowed_bytes(self, seconds: Array, layers: Array, moe: bool = True) -> tuple[Array, Array]:
+    def allowed_bytes(
+        self, seconds: Array, layers: Array, moe: bool = True, stack: Array | float = 1.0
+    ) -> tuple[Array, Array]:
         """Bytes a step of `seconds` and `layers` reads on a replica like the open models', and the standard deviation
-        of their logarithm; shapes [points]."""
+        of their logarithm; shapes [points]. `stack` multiplies the floors."""
         import numpy as np
 
-        x = served_features(seconds, layers, moe)
-        cross = np.einsum("pf,fg,pmg->pm", x, self.group, self.X)
-        mean = PRIOR_MEAN + x @ self.prior.mean + np.einsum("pm,pm->p", cross, self.solved)
-        variance = np.einsum("pf,fg,pg->p", x, self.group, x) + self.own
-        variance -= np.einsum("pm,pmn,pn->p", cross, self.inverse, cross)
-        return np.exp(mean) * seconds * REPLICA_BANDWIDTH, np.asarray(np.sqrt(np.maximum(variance, 1e-12)))
+        streaming, own = streaming_s(seconds, self.floors(layers, moe, stack))
+        return np.exp(self.log_rate) * streaming, np.asarray(np.hypot(own, self.rate_deviation))
+
+
+def streaming_s(seconds: Array, floors: Array) -> tuple[Array, Array]:
+    """Seconds left for bytes, and the standard deviation of their logarithm that the model's own deviations make."""
+    import numpy as np
+
+    level, own_floor = own_deviations()
+    share = np.minimum(floors / seconds, MOST_FLOOR)
+    return seconds * (1 - share), np.hypot(level, own_floor * share) / (1 - share)

@@ -1,9 +1,9 @@
 """Invert served tokens/s into parameters of closed models: priors on the unknowns, intervals as the answer.
 
-For each quasi-random point the open models' bytes per step are reckoned under the point's assumptions; the mixed model
-of `efficiency` (floors by depth and step time, one constant of the provider) is conditioned on them, and predicts the
-bytes per step of each closed model from its step time; those bytes, less the KV cache, divided by bytes per active
-parameter at the point's precision, dense share and batch coverage, are active parameters. Points are weighted by how
+For each quasi-random point the additive law is conditioned on the open models under the point's assumptions
+(`condition`). A closed model's step time less its floors, by depth, stack and streams, leaves the time its bytes
+stream in; those bytes, less the KV cache, divided by bytes per active parameter at the point's precision, dense share
+and batch coverage, are active parameters. Depth goes with size, so both are found together. Points are weighted by how
 well their assumptions make the open models agree with each other.
 
 Active parameters here leave out the input embedding, of which a step reads one row.
@@ -16,10 +16,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from moegauge.estimator.additive import coverage
 from moegauge.estimator.closed import assumptions as assumed
-from moegauge.estimator.closed.condition import COLUMNS_PER_MODEL, REPLICA_EXPONENT, Condition, coverage_of, kv_bytes
+from moegauge.estimator.closed.condition import (
+    COLUMNS_PER_MODEL,
+    REPLICA_EXPONENT,
+    Condition,
+    kv_bytes,
+    served_factors,
+)
 from moegauge.estimator.closed.fleets import Served
 from moegauge.estimator.closed.points import quasi_random
+from moegauge.estimator.hierarchy import depth
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +35,10 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.float64]
 
-POINTS = 1 << 14  # quasi-random points: from seed to seed the ends of the 95 % interval move by 2 %
+POINTS = 1 << 15  # quasi-random points: from seed to seed the median moves by 2 %
 PERCENTS = (50, 80, 95)
+MOSTLY_FLOORS = 0.5
+SIZE_ROUNDS = 24  # in which a size and the depth that goes with it find each other, halfway each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,7 @@ class Estimate:
         variance: share of the variance of log(active) each assumption explains alone (first-order Sobol index,
             estimated from the weighted points); what no single one explains is under `together`.
         points: effective number of points.
+        floor_share: quantiles of the share of the step that its floors take, as `active`.
     """
 
     model: str
@@ -49,6 +60,12 @@ class Estimate:
     total: dict[str, Any]
     variance: dict[str, float]
     points: float
+    floor_share: dict[str, Any]
+
+    @property
+    def hardly_identifiable(self) -> bool:
+        """True when floors take most of the step, so that its time says little about size."""
+        return bool(self.floor_share["median"] > MOSTLY_FLOORS)
 
     def to_json(self) -> dict[str, Any]:
         """An entry of the `measured.models` list."""
@@ -58,6 +75,8 @@ class Estimate:
             "active": self.active,
             "total": self.total,
             "variance": self.variance,
+            "floor_share": self.floor_share,
+            "hardly_identifiable": self.hardly_identifiable,
         }
 
 
@@ -92,15 +111,13 @@ def estimate(
         name: np.full(points, fixed[name]) if name in fixed else assumed.ASSUMPTIONS[name].value(u[:, i])
         for i, name in enumerate(names)
     }
-    condition = Condition.on(known, drawn["batch"], drawn["context"], u[:, first:])
+    condition = Condition.on(known, drawn["batch"], drawn["context"], drawn["floor"], u[:, first:])
     noise = assumed.normal(u[:, len(names)])
     moe = fixed.get("expansion") != 1.0
     results = []
     for row in wanted:
         seconds = drawn["speculation"] / row.tokens_per_s
-        allowed, deviation = condition.allowed_bytes(seconds, drawn["layers"], moe)
-        size = allowed * np.exp(deviation * noise) * drawn["replica"] ** REPLICA_EXPONENT
-        active = _solve(size, drawn)
+        active, floor_share = _solve(condition, seconds, drawn, noise, moe=moe, layers=fixed.get("layers"))
         total = active * (drawn["dense_share"] + (1 - drawn["dense_share"]) * drawn["expansion"])
         inputs = {name: u[:, i] for i, name in enumerate(names) if name not in fixed}
         inputs[assumed.EFFICIENCY] = u[:, len(names)]
@@ -117,21 +134,38 @@ def estimate(
                 _summary(total, weight),
                 _variance(np.log(np.maximum(active, 1.0)), weight, inputs),
                 float(1.0 / np.square(weight).sum()),
+                _summary(floor_share, weight),
             )
         )
     return results
 
 
-def _solve(size: Array, drawn: Mapping[str, Array]) -> Array:
-    """Active parameters whose weights and cache make `size` bytes a step; 0 where the cache alone is more."""
+def _solve(
+    condition: Condition, seconds: Array, drawn: Mapping[str, Array], noise: Array, *, moe: bool, layers: float | None
+) -> tuple[Array, Array]:
+    """Active parameters whose step takes `seconds`, 0 where the cache alone is more, and the floors' share of it."""
     import numpy as np
 
     table = np.array([assumed.PRECISIONS[name] for name, _ in assumed.TARGET_PRECISIONS])
     per = table[drawn["precision"].astype(int)]
     share = drawn["dense_share"]
-    each = share * per[:, 0] + (1 - share) * per[:, 1] * coverage_of(drawn["expansion"], drawn["batch"])
-    kv = kv_bytes(drawn["kv"] * drawn["layers"], drawn["batch"], drawn["context"])
-    return np.asarray(np.maximum(size - kv, 0.0) / each)
+    distinct = coverage(drawn["expansion"], drawn["batch"]) * (served_factors()[2] if moe else 1.0)
+    each = share * per[:, 0] + (1 - share) * per[:, 1] * distinct
+    faster = drawn["replica"] ** REPLICA_EXPONENT * drawn["hardware"]
+    prior = depth(moe)
+
+    def size(deep: Array) -> Array:
+        allowed, deviation = condition.allowed_bytes(seconds, deep, moe, drawn["stack"])
+        cache = kv_bytes(drawn["kv"] * deep, drawn["batch"], drawn["context"])
+        return np.asarray(np.maximum(allowed * faster * np.exp(deviation * noise) - cache, 0.0) / each)
+
+    deep = np.full(len(seconds), layers or math.exp(prior.log_layers(prior.largest)))
+    active = size(deep)
+    for _ in range(0 if layers else SIZE_ROUNDS):
+        wanted = np.exp(prior.log_layers(np.log(np.maximum(active, 1e8)))) * drawn["layers"]
+        deep = np.sqrt(deep * wanted)
+        active = size(deep)
+    return active, np.minimum(condition.floors(deep, moe, drawn["stack"]) / seconds, 1.0)
 
 
 def _summary(values: Array, weight: Array) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from moegauge.shape import ModelShape
 
 THROUGHPUT = """system device n_devices device_bandwidth_GBps model total_params active_params format bits_per_weight
-file_GiB batch context tokens_per_s evidence source note""".split()  # noqa: SIM905
+file_GiB batch context tokens_per_s evidence source note speed_of mean_tpot_ms median_itl_ms""".split()  # noqa: SIM905
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ def readings_csv(tmp_path: Path) -> Callable[..., Path]:
             "evidence": "primary",
             "source": "here",
             "note": "",
+            "speed_of": "",
         }
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, THROUGHPUT)

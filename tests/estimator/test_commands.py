@@ -78,6 +78,13 @@ def test_backtest_document(run: Run) -> None:
     folds = {"median_fold", "p80_fold", "p95_fold", "worst_fold"}
     assert set(document["published"]) == folds
     assert set(document["measured"]) == folds | {"coverage_50", "coverage_80", "coverage_95"}
+    assert folds | {"n", "coverage_50", "coverage_80", "coverage_95"} <= set(document["forward"])
+    assert {row["regime"] for row in document["by_regime"]} == {"one device", "data centre"}
+    for row in document["by_regime"]:
+        assert {"moe", "n", "median_fold", "p80_fold", "coverage_80"} <= set(row)
+    for trial in document["cases"]:
+        low, high = trial["interval_80"]
+        assert low < trial["estimate"] < high
 
 
 def test_other_documents(run: Run) -> None:
@@ -96,8 +103,11 @@ def test_other_documents(run: Run) -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (("estimate", "--preset", "opus-2026-03"), "On 131 readings of open models"),
-        (("backtest",), "On 131 readings of open models"),
+        (
+            ("estimate", "--preset", "opus-2026-03"),
+            "readings of open MoE models in data centres the 80 % interval holds",
+        ),
+        (("backtest",), "On 144 readings of open models the intervals hold"),
         (("claims", "mythos-10t"), "no usable speed"),
         (("claims",), "opus-active-17b"),
         (("batching", "kimi-k2"), "misled"),
@@ -129,6 +139,7 @@ def test_words_for_people(run: Run, argv: tuple[str, ...], words: str) -> None:
         (("backtest", "--observations", "absent.csv"), 1, "absent.csv"),
         (("claims", "nothing"), 2, "unknown claim"),
         (("batching", "kimi-k2", "--dollars-per-device-hour", "1"), 2, "--bandwidth"),
+        (("batching", "kimi-k2", "--device", "NVIDIA H200 SXM"), 2, "Give more --devices"),
     ],
 )
 def test_one_line_errors(run: Run, argv: tuple[str, ...], code: int, words: str) -> None:

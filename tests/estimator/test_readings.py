@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moegauge.errors import ObservationError
-from moegauge.estimator.readings import Reading, read, table
+from moegauge.estimator.readings import Reading, read, read_packaged, table
 
 Writer = Callable[..., Path]
 
@@ -80,6 +80,21 @@ def test_rows_left_out_say_why(readings_csv: Writer, cells: dict[str, object], w
     assert words in reason(readings_csv, **cells)
 
 
+def test_several_streams_need_to_be_told_whose_speed_it_is(readings_csv: Writer) -> None:
+    assert one(readings_csv, batch=8, speed_of="stream").tokens_per_s == 40
+    assert one(readings_csv, batch=8, speed_of="all").tokens_per_s == 5
+    row = one(readings_csv, batch=13.93, speed_of="stream")
+    assert (row.batch, row.seconds) == (13.93, 1 / 40)
+    assert "neither stream nor all" in reason(readings_csv, batch=8, speed_of="both")
+    assert one(readings_csv).batch == 1
+
+
+def test_times_that_hold_other_requests_prefill_are_not_used(readings_csv: Writer) -> None:
+    cells = {"batch": 64, "speed_of": "stream", "median_itl_ms": 10}
+    assert one(readings_csv, **cells, mean_tpot_ms=29).tokens_per_s == 40
+    assert "differ by more than x3" in reason(readings_csv, **cells, mean_tpot_ms=31)
+
+
 @pytest.mark.parametrize("note", ["speculative flags off as reported", "per user, without MTP", ""])
 def test_plain_decoding_is_kept(readings_csv: Writer, note: str) -> None:
     assert one(readings_csv, note=note).tokens_per_s == 40
@@ -103,7 +118,7 @@ def test_files_that_are_no_table(tmp_path: Path, readings_csv: Writer) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ObservationError, match="cannot be read"):
         read(path)
-    with pytest.raises(ObservationError, match=r"no usable row.*Line 2: batch is 4"):
+    with pytest.raises(ObservationError, match=r"no usable row.*Line 2: batch is 4 and speed_of"):
         read(readings_csv({"batch": 4}))
 
 
@@ -114,8 +129,25 @@ def test_a_row_with_too_many_cells() -> None:
         table("a,a\n1,2\n", ("a",), "x.csv")
 
 
+@pytest.mark.parametrize(
+    ("name", "rows", "usable"),
+    [
+        ("throughput_datacentre_client.csv", 95, 95),
+        ("throughput_concurrency.csv", 87, 76),
+        ("throughput_tokens_per_pass.csv", 582, 582),
+        ("throughput_context.csv", 225, 90),
+    ],
+)
+def test_the_files_of_sweeps_are_whole(name: str, rows: int, usable: int) -> None:
+    path = Path(__file__).parents[2] / "estimator" / "data" / name
+    found, skipped = read(path)
+    assert (len(found) + len(skipped), len(found)) == (rows, usable)
+    assert read_packaged(name) == found
+
+
 def test_the_packaged_readings_are_whole() -> None:
     rows, skipped = read()
     assert len(rows) + len(skipped) == 242
-    assert len(rows) == 193
-    assert len({row.key for row in rows}) == 43
+    assert len(rows) == 228
+    assert len([row for row in rows if row.batch == 1]) == 193
+    assert len({row.key for row in rows if row.batch == 1}) == 43

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from moegauge import models
 from moegauge.errors import UnknownNameError, UsageError
-from moegauge.estimator.batching import curve, dollars_per_million
+from moegauge.estimator.additive import PARAMETERS
+from moegauge.estimator.batching import Replica, curve, dollars_per_million, weight_bytes
 from moegauge.estimator.traffic import coverage_factor, kernel_boundaries, step_traffic
 from moegauge.shape import ModelShape
 
@@ -91,11 +95,19 @@ def test_coverage_factor_limits() -> None:
     assert coverage_factor(1, 50) == 1
 
 
+def nothing_but_bytes() -> Replica:
+    """Eight devices of 3 TB/s whose floors, formats and arithmetic cost nothing."""
+    constants = np.where([name in ("floor", "hop", "batch", "token") for name in PARAMETERS], -40.0, 0.0)
+    return Replica("bytes", 3e12, 8, None, constants)
+
+
 def test_inversion_misleads_when_sparsities_differ(moe: ModelShape) -> None:
-    same = curve(moe, moe)
+    place = nothing_but_bytes()
+    same = curve(moe, moe, place)
     assert all(point.misled == pytest.approx(1) for point in same)
     kimi, mixtral = models.load("kimi-k2"), models.load("mixtral-8x7b")
-    points = curve(kimi, mixtral, bandwidth=3e12, devices=8, dollars_per_device_hour=2.0)
+    points = curve(kimi, mixtral, place, dollars_per_device_hour=2.0)
+    assert points[0].tokens_per_s == pytest.approx(24e12 / step_traffic(kimi).weight_bytes, rel=0.001)
     folds = [p.misled for p in points]
     # 8 of 384 against 2 of 8: at batch 256 Kimi reads nearly all of 1 T parameters, Mixtral has long read all of its;
     # at batch 2 both still read nearly twice their experts.
@@ -105,6 +117,18 @@ def test_inversion_misleads_when_sparsities_differ(moe: ModelShape) -> None:
     assert folds[-1] > 5
     costs = [p.dollars_per_million for p in points]
     assert costs == sorted(costs, reverse=True)
+
+
+def test_the_curve_ends_where_caches_no_longer_fit(moe: ModelShape) -> None:
+    each = step_traffic(moe, context=1000).kv_bytes
+    room = Replica("box", 1e12, 1, weight_bytes(moe) + 37.5 * each, nothing_but_bytes().constants)
+    points = curve(moe, moe, room, context=1000)
+    assert [p.batch for p in points] == [1, 2, 4, 8, 16, 32, 37]
+    assert points[-1].kv_share == pytest.approx(37 / 37.5)
+    with pytest.raises(UsageError, match="no room for one cache"):
+        curve(moe, moe, replace(room, memory=weight_bytes(moe) + 0.5 * each), context=1000)
+    with pytest.raises(UsageError, match="Give more --devices"):
+        curve(moe, moe, replace(room, memory=1.0), context=1000)
 
 
 def test_cost_by_hand() -> None:

@@ -12,7 +12,7 @@ from moegauge.commands._output import json_option, print_json, print_table, prin
 from moegauge.commands._threads import one_blas_thread
 
 if TYPE_CHECKING:
-    from moegauge.estimator.closed.backtest import Backtest, Trial
+    from moegauge.estimator.closed.backtest import Backtest, Folds, Trial
 
 
 @click.command("backtest", epilog="Example: moegauge backtest --observations my.csv --json")
@@ -70,6 +70,16 @@ def command(observations: Path | None, unseen: str, records: tuple[Path, ...], a
             )
 
 
+def _folds(folds: Folds) -> list[str]:
+    return [f"x{v:.3f}" for v in (folds.median, folds.p80, folds.p95, folds.worst)]
+
+
+def _regime(row: dict[str, Any]) -> str:
+    kind = {True: ", MoE", False: ", dense", None: ""}[row["moe"]]
+    streams = {"1": ", one stream", "above 1": ", several", None: ""}[row["batch"]]
+    return f"  {row['regime']}{kind}{streams}"
+
+
 def _emulated(path: Path) -> dict[str, Any]:
     from moegauge.estimator.closed.backtest import Folds
     from moegauge.estimator.closed.emulated import trials
@@ -88,7 +98,7 @@ def _emulated(path: Path) -> dict[str, Any]:
 
 
 def _case(trial: Trial) -> dict[str, Any]:
-    from moegauge.estimator.closed.backtest import Z
+    from moegauge.estimator.closed.widths import PERCENTS
 
     reading = trial.reading
     return {
@@ -107,24 +117,43 @@ def _case(trial: Trial) -> dict[str, Any]:
         "published_fold": trial.published_fold,
         "measured": trial.measured,
         "measured_fold": trial.measured_fold,
-        "intervals": {str(p): list(trial.interval(p)) for p in Z},
+        "estimate": trial.measured,
+        "interval_80": list(trial.interval(80)),
+        "intervals": {str(p): list(trial.interval(p)) for p in PERCENTS},
+        "floor_share": trial.density.floor_share,
+        "batch": reading.batch,
+        "forward": _forward(trial),
     }
 
 
+def _forward(trial: Trial) -> dict[str, Any] | None:
+    if trial.forward is None:
+        return None
+    return {"tokens_per_s": trial.forward.tokens_per_s, "interval_80": list(trial.forward.interval(80))}
+
+
 def _print(result: Backtest, untold: Backtest) -> None:
-    from moegauge.estimator.closed.backtest import Backtest, Z
+    from moegauge.estimator.closed.backtest import Backtest, forward, inverse
+    from moegauge.estimator.closed.widths import PERCENTS
 
     click.echo(result.sentence)
-    n = str(len(result.trials))
-    rows = [
-        (name, n, *(f"x{v:.3f}" for v in (folds.median, folds.p80, folds.p95, folds.worst)), *covered)
-        for name, folds, covered in (
-            ("published formula", result.published, ["", "", ""]),
-            ("ours", result.measured, [f"{result.coverage(p):.0%}" for p in Z]),
-            ("ours, not told MoE", untold.measured, [f"{untold.coverage(p):.0%}" for p in Z]),
-        )
-    ]
-    print_table(("fold error", "n", "median", "80 %", "95 %", "worst", "in 50 %", "in 80 %", "in 95 %"), rows)
+    rows = [("published formula", str(len(result.trials)), *[""] * 5, *_folds(result.published))]
+    judged = [("ours", inverse(result)), ("ours, not told MoE", inverse(untold)), ("forward", forward(result))]
+    for name, row in judged + [(_regime(row), row) for row in result.by_regime()]:
+        if row["n"]:
+            rows.append(
+                (
+                    name,
+                    str(row["n"]),
+                    *(f"{row[f'coverage_{p}']:.0%}{'*' if p in row['rejected'] else ''}" for p in PERCENTS),
+                    f"x{row['width_80']:.2f}",
+                    f"{row['score_80']:.2f}",
+                    *(f"x{row[q]:.3f}" for q in ("median_fold", "p80_fold", "p95_fold", "worst_fold")),
+                )
+            )
+    headings = ("", "n", "in 50 %", "in 80 %", "in 95 %", "80 % wide", "score", "median", "80 %", "95 %", "worst")
+    print_table(headings, rows)
+    click.echo("* not what the interval promises, at 5 %, by a bootstrap over models")
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in result.trials:
         groups.setdefault(trial.reading.group, []).append(trial)

@@ -6,18 +6,25 @@ import click
 
 from moegauge import models
 from moegauge.commands._output import json_option, print_json
+from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 from moegauge.units import GB
 
+DEVICE, DEVICES = "NVIDIA H200 SXM", 8  # where neither a device nor a bandwidth is given
 
-@click.command("batching", epilog="Example: moegauge batching kimi-k2 --bandwidth 3000 --devices 8")
+
+@click.command(
+    "batching", epilog="Example: moegauge batching kimi-k2 --device 'NVIDIA B200' --devices 8 --context 8000"
+)
 @click.argument("model")
 @click.option("--calibrator", default="glm-4.7", show_default=True, help="Open model an inversion is calibrated on.")
 @click.option("--context", type=int, default=0, show_default=True, help="Tokens in each stream's cache.")
 @click.option("--kv-format", default="bf16", show_default=True, help="bf16, fp8 or f32.")
 @click.option("--format", "weight_format", default="fp8", show_default=True, help="Weight format of both models.")
-@click.option("--bandwidth", type=float, metavar="GBPS", help="Delivered GB/s of one device.")
-@click.option("--devices", type=int, default=1, show_default=True, help="Devices of one replica.")
+@click.option("--device", help=f"A device of the packaged hardware table; {DEVICES} x {DEVICE} if nothing is given.")
+@click.option("--stack", default="", help="The program that serves, as readings name it: SGLang, vLLM, ...")
+@click.option("--bandwidth", type=float, metavar="GBPS", help="Instead: delivered GB/s of one device.")
+@click.option("--devices", type=int, help="Devices of one replica.  [default: 1, with nothing else given 8]")
 @click.option("--dollars-per-device-hour", type=float, help="Price of one device.")
 @json_option
 def command(
@@ -26,42 +33,62 @@ def command(
     context: int,
     kv_format: str,
     weight_format: str,
+    device: str | None,
+    stack: str,
     bandwidth: float | None,
-    devices: int,
+    devices: int | None,
     dollars_per_device_hour: float | None,
     as_json: bool,
 ) -> None:
-    """Batch by batch: bytes per step of MODEL, how much slower each stream is, by what factor an inversion that knows
-    only active parameters is misled, and with a bandwidth and a price the cost of a million tokens."""
-    from moegauge.estimator.batching import curve, prices
+    """Batch by batch, up to the largest whose caches fit beside the weights: bytes per step of MODEL, tokens/s of a
+    stream by the additive law, how much slower that is, by what factor an inversion that knows only active parameters
+    is misled, and with a price the cost of a million tokens."""
+    one_blas_thread()
+    from moegauge.estimator import batching
+    from moegauge.hardware import device as device_by_name
 
-    if dollars_per_device_hour is not None and bandwidth is None:
-        raise UsageError("--dollars-per-device-hour needs --bandwidth.")
-    points = curve(
-        models.resolve(model).cast(weight_format),
+    if device is not None and bandwidth is not None:
+        raise UsageError("give --device or --bandwidth, not both.")
+    if dollars_per_device_hour is not None and device is None and bandwidth is None:
+        raise UsageError("--dollars-per-device-hour needs --device or --bandwidth.")
+    if bandwidth is not None:
+        place = batching.at_bandwidth(bandwidth * GB, devices or 1)
+    else:
+        place = batching.on_device(device_by_name(device or DEVICE), devices or (1 if device else DEVICES), stack)
+    shape = models.resolve(model).cast(weight_format)
+    points = batching.curve(
+        shape,
         models.resolve(calibrator).cast(weight_format),
+        place,
         context=context,
         kv_format=kv_format,
-        bandwidth=None if bandwidth is None else bandwidth * GB,
-        devices=devices,
         dollars_per_device_hour=dollars_per_device_hour,
     )
+    most = batching.largest_batch(shape, place, context=context, kv_format=kv_format)
     if as_json:
         print_json(
             {
                 "schema": "moegauge.batching/1",
                 "model": model,
                 "calibrator": calibrator,
+                "place": place.name,
+                "largest_batch": most,
                 "points": [p.to_json() for p in points],
-                "api_prices": {name: {"input": i, "output": o} for name, (i, o) in prices().items()},
+                "api_prices": {name: {"input": i, "output": o} for name, (i, o) in batching.prices().items()},
             }
         )
         return
-    click.echo(f"{'batch':>6}{'GB/step':>10}{'slower':>9}{'misled':>9}{'tokens/s':>10}{'$/M tokens':>12}")
+    click.echo(f"on {place.name}{', ' + stack if stack else ''}")
+    click.echo(f"{'batch':>6}{'GB/step':>10}{'tokens/s':>10}{'slower':>9}{'misled':>9}{'$/M tokens':>12}{'KV':>7}")
     for p in points:
-        speed = "" if p.tokens_per_s is None else f"{p.tokens_per_s:.1f}"
         cost = "" if p.dollars_per_million is None else f"{p.dollars_per_million:.3f}"
-        click.echo(f"{p.batch:>6}{p.bytes / GB:>10.2f}{p.slowdown:>9.2f}{p.misled:>9.2f}{speed:>10}{cost:>12}")
+        cache = "" if not p.kv_share else f"{p.kv_share:.0%}"
+        click.echo(
+            f"{p.batch:>6}{p.bytes / GB:>10.2f}{p.tokens_per_s:>10.1f}{p.slowdown:>9.2f}{p.misled:>9.2f}"
+            f"{cost:>12}{cache:>7}"
+        )
+    if most is not None:
+        click.echo(f"{most} caches of {context} tokens fit beside the weights")
     if dollars_per_device_hour is not None:
-        listed = ", ".join(f"{name} {out:g}" for name, (_, out) in prices().items())
+        listed = ", ".join(f"{name} {out:g}" for name, (_, out) in batching.prices().items())
         click.echo(f"API prices, $ per million output tokens: {listed}")

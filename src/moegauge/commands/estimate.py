@@ -114,7 +114,7 @@ def _print_published(published: dict[str, Any]) -> None:
 def _print_measured(models: list[dict[str, Any]]) -> None:
     if not models:
         return
-    click.echo("\nOurs: floors, depth, batch, precision, speculation and replica size left open")
+    click.echo("\nOurs: floors, depth, hardware, stack, batch, precision, speculation and replica left open")
     print_table(
         ("model", "active", "50 %", "80 %", "95 %", "total", "80 %"),
         [
@@ -128,5 +128,12 @@ def _print_measured(models: list[dict[str, Any]]) -> None:
             for row in models
         ],
     )
+    for row in models:
+        if row["hardly_identifiable"]:
+            low, high = row["active"]["80"]
+            click.echo(
+                f"{printable(row['model'])}: floors take {row['floor_share']['median']:.0%} of its step, so its size "
+                f"is hardly identifiable: the 80 % interval spans x{high / low:.1f}"
+            )
     shares = [(name, share) for name, share in models[0]["variance"].items() if share >= 0.01]
     click.echo("what leaves it open: " + ", ".join(f"{printable(name)} {share:.0%}" for name, share in shares))

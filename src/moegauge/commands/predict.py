@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,12 +20,15 @@ from moegauge.errors import UsageError
 @click.option("--bandwidth", type=float, metavar="GBPS", help="Delivered GB/s of one device.")
 @click.option("--floor-us", type=float, default=0.0, show_default=True, help="Microseconds per kernel boundary.")
 @click.option("--device", help="A device of the packaged hardware table.")
+@click.option(
+    "--stack", default="", help="With --device: the program that serves, as readings name it: SGLang, vLLM, ..."
+)
 @click.option("--format", "weight_format", default="native", show_default=True, help="Weight format.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Streams decoded together.")
 @click.option("--context", type=int, default=0, show_default=True, help="Tokens in each stream's cache.")
 @click.option("--kv-format", default="bf16", show_default=True, help="bf16, fp8 or f32.")
 @click.option("--devices", type=int, default=1, show_default=True, help="Tensor-parallel devices.")
-@click.option("--judge", is_flag=True, help="Instead: the datasheet law against published readings it has not seen.")
+@click.option("--judge", is_flag=True, help="Instead: the law against published readings kept apart from its fit.")
 @json_option
 def command(
     model: str | None,
@@ -34,6 +36,7 @@ def command(
     bandwidth: float | None,
     floor_us: float,
     device: str | None,
+    stack: str,
     weight_format: str,
     batch: int,
     context: int,
@@ -68,7 +71,7 @@ def command(
     elif bandwidth is not None:
         forecast = predict.by_hand(shape, bandwidth_gb_per_s=bandwidth, floor_us=floor_us, devices=devices, **options)
     else:
-        forecast = predict.by_device(shape, device_by_name(device or ""), devices=devices, **options)
+        forecast = predict.by_device(shape, device_by_name(device or ""), stack=stack, devices=devices, **options)
     if as_json:
         print_json({"model": shape.name, **forecast.to_json()})
         return
@@ -83,13 +86,15 @@ def command(
 
 
 def _judge(as_json: bool) -> None:
-    """Errors of the datasheet law on the half of the readings it was not fitted to, by system."""
-    from moegauge.estimator import datasheet
+    """Errors of the law on models it was not fitted to, predicted from the other models of their group, by system."""
+    from moegauge.estimator.closed.backtest import kept_apart_trials, quantile
 
+    trials = [t for t in kept_apart_trials() if t.forward]
     by_system: dict[str, list[float]] = {}
-    for reading, error in datasheet.judgement():
-        by_system.setdefault(reading.system, []).append(error)
-    law = datasheet.packaged_law()
+    for trial in trials:
+        assert trial.forward is not None
+        error = trial.forward.tokens_per_s / trial.forward.measured - 1
+        by_system.setdefault(trial.reading.system, []).append(error)
     rows: list[dict[str, Any]] = [
         {
             "system": name,
@@ -100,37 +105,26 @@ def _judge(as_json: bool) -> None:
         for name, errors in sorted(by_system.items())
     ]
     everything = [abs(e) for errors in by_system.values() for e in errors]
+    folds = [t.forward.fold for t in trials if t.forward]
+    document = {
+        "schema": "moegauge.predict-judge/1",
+        "n": len(everything),
+        "models": len({t.model for t in trials}),
+        "median_abs_error": median(everything),
+        "median_fold": quantile(folds, 0.5),
+        "p80_fold": quantile(folds, 0.8),
+        "systems": rows,
+    }
     if as_json:
-        constants = {
-            "share": law.share,
-            "narrow": law.narrow,
-            "moe": law.moe,
-            "floor_per_layer_us": law.floor_per_layer_s * 1e6,
-            "all_reduce_us": law.all_reduce_s * 1e6,
-        }
-        print_json(
-            {
-                "schema": "moegauge.predict-judge/1",
-                "law": constants,
-                "fitted_to": law.readings,
-                "n": len(everything),
-                "median_abs_error": median(everything),
-                "spread": law.spread,
-                "systems": rows,
-            }
-        )
+        print_json(document)
         return
     click.echo(
-        f"fitted to {law.readings} readings of {law.groups} groups: {law.share:.3f} of the datasheet bandwidth, "
-        f"x{law.narrow:.3f} under 8 bits, x{law.moe:.3f} for an MoE, {law.floor_per_layer_s * 1e6:.1f} us per layer, "
-        f"{law.all_reduce_s * 1e6:.1f} us per all-reduce and doubling of devices"
-    )
-    click.echo(
-        f"on {len(everything)} readings of other groups: median error {median(everything):.1%}, "
-        f"spread x{math.exp(law.spread):.2f}"
+        f"on {document['n']} readings of {document['models']} models kept apart from the fit: median error "
+        f"{document['median_abs_error']:.1%}, within x{document['median_fold']:.3f} in half and "
+        f"x{document['p80_fold']:.3f} in 80 % of cases"
     )
     for row in rows:
         click.echo(
-            f"  {row['system']:<34}{row['n']:>3}  median {row['median_abs_error']:6.1%}"
+            f"  {row['system']:<44}{row['n']:>3}  median {row['median_abs_error']:6.1%}"
             f"  worst {row['worst_error']:+7.1%}"
         )

@@ -19,7 +19,7 @@ from moegauge.estimator.closed.assumptions import ASSUMPTIONS, parse
 from moegauge.estimator.closed.condition import Condition, Open
 from moegauge.estimator.closed.estimate import estimate as document
 from moegauge.estimator.closed.fleets import Served, fleets
-from moegauge.estimator.closed.inversion import Estimate, estimate
+from moegauge.estimator.closed.inversion import POINTS, Estimate, estimate
 from moegauge.estimator.closed.points import quasi_random
 
 DAY = date(2026, 3, 12)
@@ -30,6 +30,9 @@ MIDDLE = {
     "context": 4000.0,
     "speculation": 1.0,
     "replica": 1.0,
+    "hardware": 1.0,
+    "stack": 1.0,
+    "floor": 50.0,
     "layers": 75.0,
     "dense_share": 0.42,
     "expansion": 30.0,
@@ -59,7 +62,7 @@ def test_same_seed_same_answer() -> None:
 
 
 def test_seeds_agree() -> None:
-    medians = [math.log(one(seed=seed, points=1 << 14).active["median"]) for seed in range(4)]
+    medians = [math.log(one(seed=seed, points=POINTS).active["median"]) for seed in range(4)]
     assert max(medians) - min(medians) < 0.06
 
 
@@ -136,7 +139,7 @@ def test_calibrators_of_known_bandwidth_give_that_bandwidth() -> None:
         precision = "released" if model.release == "8-bit" else "fp8"
         size = float(model.bytes(precision, np.ones(1))[0]) + 1.5 * model.cache_elements
         rows.append(served(name, 5e12 / size, name))
-    condition = Condition.on(rows, ones, ones, u)
+    condition = Condition.on(rows, ones, ones, np.full(4, 1e-3), u)
     allowed, deviation = condition.allowed_bytes(np.full(4, seconds), np.full(4, 70.0))
     assert allowed[0] == pytest.approx(5e12 * seconds, rel=0.12)
     assert deviation[0] < 0.35
@@ -246,7 +249,9 @@ def test_a_dense_open_model_calibrates_too() -> None:
 
 def test_preset_and_its_first_words() -> None:
     result = document(preset="opus-2026-03")
-    assert result["backtest"]["sentence"].startswith("On 131 readings of open models")
+    assert result["backtest"]["sentence"].startswith(
+        "On 50 readings of open MoE models in data centres the 80 % interval holds"
+    )
     assert result["backtest"]["served"]["n"] == 3
     assert len(result["measured"]["models"]) == len(result["published"]["models"]) == 6
     with pytest.raises(UnknownNameError, match="opus-2026-03"):

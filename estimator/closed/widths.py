@@ -1,0 +1,45 @@
+"""How wide intervals must be to hold: what the back-test's own misses say, by regime, with the model left out.
+
+Conformal: a trial's miss is measured in the half-width its interval would have had; the quantile of those misses over
+the trials of one regime is the factor the regime's intervals are widened or narrowed by.
+Regimes with few models keep nearer to 1. Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005;
+normalised misses as in Lei and others, "Distribution-Free Predictive Inference for Regression", 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+PERCENTS = (50, 80, 95)
+FEW = 6.0  # models at which a regime's own misses weigh as much as the law's intervals
+LEAST, MOST = 0.5, 2.5  # factors
+
+
+def regime(moe: bool, devices: int, batch: float) -> str:
+    """Which misses a trial is judged with."""
+    place = "data centre" if devices > 1 else "one device"
+    return f"{place}, {'MoE' if moe else 'dense'}, {'one stream' if batch == 1 else 'several streams'}"
+
+
+def factors(residuals: Sequence[Sequence[Any]], wanted: str, model: str) -> dict[int, float]:
+    """What half-widths are multiplied by.
+
+    Args:
+        residuals: of each trial: regime, model, and its miss over the half-width at each of `PERCENTS`.
+        wanted: the regime.
+        model: left out.
+    """
+    rows = [row for row in residuals if row[0] == wanted and row[1] != model]
+    if not rows:
+        return dict.fromkeys(PERCENTS, 1.0)
+    models = len({row[1] for row in rows})
+    trust = models / (models + FEW)
+    found = {}
+    for i, percent in enumerate(PERCENTS):
+        ordered = sorted(float(row[2 + i]) for row in rows)
+        needed = math.ceil(percent / 100 * (len(ordered) + 1))  # of the trials, the one to come included
+        miss = ordered[min(needed, len(ordered)) - 1]
+        found[percent] = math.exp(trust * math.log(min(max(miss, LEAST), MOST)))
+    return found
