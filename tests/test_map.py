@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import ModuleType
 
@@ -37,3 +38,16 @@ def test_every_folder_says_what_it_holds(make_map: ModuleType) -> None:
 def test_a_first_sentence_ends_at_its_full_stop(make_map: ModuleType) -> None:
     assert make_map.sentence("Reads x.json\nof a repo. Then more.\n\nAnd more.") == "Reads x.json of a repo."
     assert make_map.sentence("Grid, e.g. of programs: none") == "Grid, e.g. of programs: none"
+
+
+def test_links_and_paths_of_the_pages_lead_somewhere(make_map: ModuleType) -> None:
+    root = make_map.ROOT
+    pages = [*root.glob("*.md"), *(root / "docs").glob("*.md"), root / "results" / "README.md"]
+    astray = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        links = [page.parent / link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text)]
+        paths = [root / path for path in re.findall(r"`((?:\w+/)+[\w.-]+\.(?:py|cpp|h|md|csv|css|html))`", text)]
+        astray += [f"{page.name}: {path}" for path in (*links, *paths) if not path.exists()]
+    assert len(pages) > 8
+    assert not astray
