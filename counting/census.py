@@ -73,7 +73,7 @@ def take_census(checkpoint: Checkpoint, *, top_k: int | None = None) -> Census:
             raise
         pools = find_pools(groups, facts, top_k, partial=True)
         warnings.append(f"this file is part of a checkpoint and counted alone: {error.message}")
-    warnings += drop_second_layout(pools)
+    warnings += drop_second_layout(pools, groups)
     census = Census(checkpoint, facts, groups, pools, warnings, collected.inferred)
     census.warnings.extend(_remarks(census))
     return census

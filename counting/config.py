@@ -50,6 +50,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "router_top_k",
     ),
     "zero_experts": ("zero_expert_num",),
+    "value_experts": ("mova_num_experts",),
+    "value_top_k": ("mova_num_experts_per_tok",),
     "heads": ("num_attention_heads", "n_heads", "n_head", "num_heads"),
     "kv_heads": ("num_key_value_heads", "num_attention_groups", "n_kv_heads", "kv_n_heads", "multi_query_group_num"),
     "head_dim": ("head_dim", "attention_head_dim", "kv_channels", "d_kv"),
@@ -127,6 +129,8 @@ OPTIONAL = frozenset(
         "kv_rank",
         "rope_dim",
         "expert_widths",
+        "value_experts",
+        "value_top_k",
     )
 )
 
@@ -139,6 +143,7 @@ class Facts:
         family: the outermost `model_type`.
         layers: decoder layers; tensors of layers at or past it belong to multi-token prediction.
         experts, top_k: routed experts of a layer and how many a token uses; lists where layers or pools differ.
+        value_experts, value_top_k: the same of routed value projections in attention (K2-Horizon).
         by_layer: our name (`experts`, `top_k`) -> layer -> value, where the config says them layer by layer.
         sparse: layer -> whether it has routed experts, where the config says so.
         zero_experts: experts without weights a router may choose (LongCat-Flash).
@@ -147,7 +152,7 @@ class Facts:
         expert_width: width of every expert, where the config gives one.
         widths: every width the config gives for a feed-forward part, one number each.
         mtp_layers: layers or modules of multi-token prediction the config promises.
-        modalities: `vision`, `audio`: those the config has a section for.
+        modalities: `vision`, `audio` -> the config's section for it.
         windows: per layer, the tokens a step looks back at most; None is all of them; empty when not said.
         kinds: per layer, the config's word for it (`layer_types` and its like); empty when not said.
         state_elements: elements of recurrent state of one linear layer; 0 when not said.
@@ -159,6 +164,8 @@ class Facts:
     layers: int | None = None
     experts: int | tuple[int, ...] | None = None
     top_k: int | tuple[int, ...] | None = None
+    value_experts: int | None = None
+    value_top_k: int | None = None
     by_layer: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     sparse: Mapping[int, bool] = field(default_factory=dict)
     zero_experts: int = 0
@@ -174,7 +181,7 @@ class Facts:
     expert_width: int | None = None
     widths: tuple[int, ...] = ()
     mtp_layers: int = 0
-    modalities: frozenset[str] = frozenset()
+    modalities: Mapping[str, str] = field(default_factory=dict)
     windows: tuple[int | None, ...] = ()
     kinds: tuple[str, ...] = ()
     state_elements: int = 0
@@ -183,7 +190,7 @@ class Facts:
 
     def spelling(self, name: str) -> str:
         """The config's own spelling of our field `name`."""
-        return (self.names or {}).get(name, FIELDS[name][0])
+        return (self.names or {}).get(name) or FIELDS.get(name, (name,))[0]
 
     def is_appended(self, stack: str, layer: int) -> bool:
         """True when a layer lies past the decoder, and so belongs to multi-token prediction. An encoder and a decoder
@@ -255,9 +262,13 @@ def read_facts(config: Mapping[str, Any] | None) -> Facts:
     _check(values, names)
     layers = values.get("layers")
     kinds = _strings(sections, ("layer_types", "layers_block_type"))
-    tied = {s[key] for s in sections for key in _TIED if isinstance(s.get(key), bool)}
+    tied = {s[key]: key for s in sections for key in _TIED if isinstance(s.get(key), bool)}
+    names["tied"] = next(iter(tied.values()), _TIED[0])
     widths = (section.get(key) for section in sections for key in _WIDTHS)
-    promised = (section.get(key) for section in sections for key in _MTP_LAYERS)
+    promised = ((key, section.get(key)) for section in sections for key in _MTP_LAYERS)
+    names["mtp_layers"], mtp_layers = next(
+        ((k, n) for k, n in promised if type(n) is int and n > 0), (_MTP_LAYERS[0], 0)
+    )
     kept = list(_kept(config))
     return Facts(
         family=family,
@@ -269,25 +280,38 @@ def read_facts(config: Mapping[str, Any] | None) -> Facts:
         zero_experts=_single(values.get("zero_experts")) or 0,
         **{
             name: _single(values.get(name))
-            for name in ("hidden", "heads", "kv_heads", "head_dim", "value_dim", "kv_rank", "rope_dim", "vocabulary")
+            for name in (
+                "value_experts",
+                "value_top_k",
+                "hidden",
+                "heads",
+                "kv_heads",
+                "head_dim",
+                "value_dim",
+                "kv_rank",
+                "rope_dim",
+                "vocabulary",
+            )
         },
         expert_widths=values["expert_widths"] if isinstance(values.get("expert_widths"), tuple) else (),
         expert_width=values["expert_widths"] if isinstance(values.get("expert_widths"), int) else None,
         widths=tuple(dict.fromkeys(width for width in widths if type(width) is int and width > 0)),
-        mtp_layers=next((n for n in promised if type(n) is int and n > 0), 0),
-        modalities=frozenset(name for name, words in _MODALITIES.items() if any(map(words.search, kept))),
+        mtp_layers=mtp_layers,
+        modalities={name: key for name, words in _MODALITIES.items() for key in kept if words.search(key)},
         windows=_windows(sections, values, kinds, layers),
         kinds=kinds,
         state_elements=_state(sections),
-        tied=tied.pop() if len(tied) == 1 else None,
+        tied=next(iter(tied)) if len(tied) == 1 else None,
         names=names,
     )
 
 
 _TIED = ("tie_word_embeddings", "tied_embeddings", "tie_embeddings")
 _MODALITIES = {
-    "vision": re.compile(r"^(?:.*_)?(?:vision|visual|vit|image_encoder)(?:_.*)?_?config$|^vision_encoder$"),
-    "audio": re.compile(r"^(?:.*_)?(?:audio|speech|talker)(?:_.*)?_?config$|^audio_encoder$"),
+    "vision": re.compile(
+        r"^(?:.*_)?(?:vision|visual|vit|image_encoder)(?:_.*)?_?config$|^(?:vision_encoder|vision|visual)$"
+    ),
+    "audio": re.compile(r"^(?:.*_)?(?:audio|speech|talker)(?:_.*)?_?config$|^(?:audio_encoder|audio)$"),
 }
 
 

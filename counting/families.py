@@ -25,12 +25,15 @@ class Rule(NamedTuple):
 # Wrappers that hold a text decoder without changing what it is.
 WRAP = (
     r"(?:(?:model|language_model|text_model|llm|lm|text|thinker|transformer|backbone|base_model|decoder|encoder|ernie"
-    r"|gpt_model|actor|policy|student)\.)*"
+    r"|gpt_model|actor|policy|student|pretrained_model)\.)*"
 )
 # One layer of a stack; T5-style blocks hold numbered sublayers.
 LAYER = WRAP + r"(?:(?:layers|h|blocks|block|layer|decoder_layer|meta_mlp)\.#|midlayer)\.(?:layer\.#\.)?"
 # Modules that hold a layer's feed-forward part; some families have none and hang experts on the layer itself.
-FEED = r"(?:(?:mlp|mlps\.#|ffn|feed_forward|block_sparse_moe|moe|moe_block|mixer|text_moe|vision_moe)\.){1,2}"
+FEED = (
+    r"(?:(?:mlp|mlps\.#|ffn|feed_forward|block_sparse_moe|moe|moe_block|mixer|text_moe|vision_moe"
+    r"|deepspeed_moe)\.){1,2}"
+)
 FEED0 = r"(?:" + FEED + r")?"
 # The projections of an MLP in every spelling.
 MLP = (
@@ -49,8 +52,8 @@ INNER = (
     r"|rel_l2_clip|rel_logits_proj|qk_norm)\.)*"
 )
 MIX = (
-    r"(?:q|k|v|o|wq|wk|wv|wo|Wqkv|dense|out_proj|in_proj|x_proj|dt_proj|c_proj|c_attn|query_key_value|output_gate|conv"
-    r"|conv1d|[qkv]_conv1d|kv_proj|[qkv]kv_proj|qk_proj|index_(?:q|k|qk)_proj|[qkvobgfr]_proj|[qgof]_[ab]_proj|q_gate_proj"
+    r"(?:q|k|v|o|qkvg_proj|wq|wk|wv|wo|Wqkv|dense|out_proj|in_proj|x_proj|dt_proj|c_proj|c_attn|query_key_value|output_gate|conv"
+    r"|conv1d|[qkv]_conv1d|[qkv]_conv\.conv|kv_proj|[qkv]kv_proj|qk_proj|index_(?:q|k|qk)_proj|[qkvobgfr]_proj|[qgof]_[ab]_proj|q_gate_proj"
     r"|kv_a_proj_with_mqa|kv_a_proj|kv_b_proj|fused_qkv_a_proj_with_mqa|gate_proj|gate_attn|linear_gate|weights_proj"
     r"|weight_proj|wq_[ab]|wo_[ab]|wkv|wkv_b|wkv_a_with_mqa|wgate|w[qr]_du|w[kv]_dv|wo_ud|in_proj_(?:qkv|z|a|b|ba|qkvz)"
     r"|qkv|out|embed_q|unembed_out|linear_(?:qkv|proj|q_proj|q_down_proj|q_up_proj|kv_down_proj|kv_up_proj|qkv_down_proj)"
@@ -60,18 +63,16 @@ MIX = (
     r"|learnable_sink_param|attention_sink_bias|gate_bias|index_kpool_compress_(?:ape|gate)|k_sconv|v_sconv)"
 )
 # A component that says it is a norm.
-NORM = r"(?:[A-Za-z0-9_]*norm[A-Za-z0-9_]*|ln_[a-z0-9]+)(?:\.#)?"
+NORM = r"(?:[A-Za-z0-9_]*norm[A-Za-z0-9_]*|(?:[a-z]+_)?ln(?:\d|_[a-z0-9]+)?)(?:\.#)?"
 VISION = (
-    r"(?:visual|visual_tokenizer|vte|vpm|vision|image_start|image_end|img_projector|vision_proj|vision_embed_tokens"
-    r"|visual_projection|vision_resampler|image_encoder|mlp_mm|mm_vision_tower|video_tower|moonvit|vision_tower"
-    r"|vision_model|vision_encoder|vision_adapter|vision_projector|vision_projection|vision_language_adapter|vit"
-    r"|vit_large_projector|vit_downsampler2?|vision_embedding|mm_projector|multi_modal_projector|multimodal_projector"
+    r"(?:visual|visual_tokenizer|vte|vpm|vision|(?:visual|vision|image|video)_[a-z_]+|img_projector"
+    r"|resampler|mlp_mm|mm_vision_tower|moonvit|vit"
+    r"|vit_large_projector|vit_downsampler2?|mm_projector|multi_modal_projector|multimodal_projector"
     r"|patch_merger|patch_merge_mlp|pre_mm_projector_norm|resampler_model|sam_model|qwen2_model|projector|embed_vision"
-    r"|image_newline|view_seperator|view_separator|connector|aligner|mlp1)"
+    r"|view_seperator|view_separator|connector|aligner|mlp1)"
 )
 AUDIO = (
-    r"(?:apm|tts|token2wav|speech_encoder|speech_projector|audio_projection_layer|audio_proj|whisper|codec|audio_tower"
-    r"|audio_encoder|audio_model|audio_projector|audio_adapter|audio|embed_audio|talker|code2wav)"
+    r"(?:audio|(?:audio|speech)_[a-z_0-9]+|apm|tts|token2wav|whisper|whisper_encoder|codec|embed_audio|talker|code2wav)"
 )
 # What PEFT keeps beside the base weights.
 ADAPTER = r".+\.(?:lora_[A-Za-z_]+|modules_to_save)(?:\.[a-z0-9_]+)?"
@@ -113,13 +114,13 @@ RULES: tuple[Rule, ...] = (
     Rule("shared_expert", LAYER + FEED0 + r"shared_expert_gate", "Qwen2-MoE and later"),
     Rule("shared_expert", LAYER + FEED + r"shared_experts\.(?:shared_w13_weight|shared_w2_weight)", "Inkling"),
     # Routed experts, by number: one tensor per expert and matrix.
-    Rule("routed_expert", LAYER + FEED0 + r"experts\.(?:mlp\.|local_experts\.|deepspeed_moe\.)?#\.(?:mlp\.)?" + MLP),
+    Rule("routed_expert", LAYER + FEED0 + r"experts\.(?:(?:mlp|local_experts|deepspeed_experts)\.)?#\." + MLP),
     Rule("routed_expert", LAYER + FEED0 + r"experts\.(?:local_experts\.)?" + MLP + r"\.#", "Unsloth, Megatron"),
     Rule("routed_expert", LAYER + r"moe\.mlp\.#\." + MLP, "Phixtral"),
     Rule("routed_expert", LAYER + r"self_attn\.v_experts(?:\.#)?", "K2-Horizon: routed values"),
     # Routed experts, fused: one tensor per matrix for all experts.
     Rule("routed_expert", LAYER + FEED0 + r"experts\.(?:gate_up_proj|up_proj|gate_proj|down_proj|fc1|fc2)(?:_bias)?"),
-    Rule("routed_expert", LAYER + FEED + r"experts\.(?:w13|w2|w1|w3)(?:_weight|_bias)?", "Inkling; torchtitan"),
+    Rule("routed_expert", LAYER + FEED + r"experts\.(?:routed_experts\.)?(?:w13|w2|w1|w3)(?:_weight|_bias)?"),
     Rule("routed_expert", LAYER + FEED + r"experts\.(?:fc|proj|weight1|weight2)(?:_bias)?", "IQuest, Megatron"),
     Rule("routed_expert", LAYER + FEED0 + r"(?:experts\.)?switch_(?:mlp|glu)\." + MLP, "mlx-lm's conversions"),
     Rule("routed_expert", LAYER + FEED0 + r"mlp[12]_(?:weight|bias)", "gpt-oss, OpenAI's own names"),

@@ -77,12 +77,11 @@ def collect(
 def _modules(counts: Counter[Tensor], headers: Sequence[Header], numbering: Numbering) -> list[Module]:
     """The tensors of each module in each layer. Where copies of a module differ (an expert left unpacked, experts of
     several widths), those alike make a module of their own: a scale belongs to the tensor beside it."""
-    split: dict[str, tuple[str, str, LayerPlace]] = {}
+    templates = [numbering.template(name) for name, _, _ in counts]
+    present = set(templates)
+    split = {template: (*split_leaf(template, present), numbering.place(template)) for template in present}
     modules: dict[tuple[str, str], dict[Tensor, Group]] = {}
-    for (name, dtype, shape), tensors in counts.items():
-        template = numbering.template(name)
-        if template not in split:
-            split[template] = (*split_leaf(template), numbering.place(template))
+    for template, ((name, dtype, shape), tensors) in zip(templates, counts.items(), strict=True):
         module, leaf, (start, stack) = split[template]
         number = name[start:].partition(".")[0] if start > 0 else ""
         alike = modules.setdefault((module, number), {})
@@ -186,7 +185,8 @@ class _Resolver:
                     claims.setdefault(leaf, (group, answer))
         for group, answer in zip(groups, answers, strict=True):
             claim = claims.get(group.leaf)
-            role = self.place(group, self.role(module if claim or group.leaf in MAIN_LEAVES else group.template))
+            named = self.role(module) if claim or group.leaf in MAIN_LEAVES else "unclassified"
+            role = self.place(group, self.role(group.template) if named == "unclassified" else named)
             group.owner = role
             if claim is not None:
                 group.role, group.format, group.rule = "quant_meta", claim[1].format, f"describes {claim[0].leaf}"

@@ -136,6 +136,8 @@ def packed_words(main: Part, parts: Parts, hints: Hints) -> Answer | None:
     words, scale = main.shape[-1], _scale(parts)
     columns = scale.shape[-1] * hints.group if hints.group else 0
     bits = hints.bits or (round(words * 32 / columns) if columns else 0)
+    if columns and -(-columns * bits // 32) != words:  # this module has other bits than the config's first group
+        bits = round(words * 32 / columns) or bits
     if not bits:
         return Answer("packed", _widen(main.shape, 32), exact=False)
     most = words * 32 // bits

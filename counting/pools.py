@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -48,7 +49,7 @@ class ExpertPool:
         return Fraction(self.top_k, self.count + self.zero_experts)
 
 
-_EXPERTS = re.compile(r".*\.experts(?=\.)")
+_EXPERTS = re.compile(r".*\.(?:v_)?experts(?=\.)")
 
 
 def pool_name(module: str) -> str:
@@ -80,9 +81,11 @@ def find_pools(
     pools = [part for key in sorted(found, key=lambda k: (k[1], k[0], k[2])) for part in _split(found[key], facts)]
     moe_layers = sorted({pool.layer for pool in pools})
     for pool in pools:
-        claimed = facts.of_layer("experts", pool.layer, moe_layers) or None
+        values = pool.name.endswith("v_experts")
+        claimed = facts.value_experts if values else facts.of_layer("experts", pool.layer, moe_layers) or None
         pool.count = _count(pool, facts, claimed, partial=partial)
-        used = top_k if top_k is not None else facts.of_layer("top_k", pool.layer, moe_layers)
+        chosen = facts.value_top_k if values else facts.of_layer("top_k", pool.layer, moe_layers)
+        used = top_k if top_k is not None else chosen
         pool.top_k, pool.zero_experts = used or None, facts.zero_experts
         if used is not None and pool.count is not None and used > pool.count:
             raise BadConfigError(
@@ -102,8 +105,10 @@ def _split(pool: ExpertPool, facts: Facts) -> list[ExpertPool]:
         return [pool]
     by_width: dict[int, list[Group]] = {}
     for group in pool.groups:
-        dims = group.logical or group.shape
-        width = next((w for w in widths if w in dims), 0)
+        dims = list(group.logical or group.shape)
+        if facts.hidden in dims:
+            dims.remove(facts.hidden)
+        width = next((w for w in widths if w in dims or 2 * w in dims), 0)  # gate and up may be one matrix
         by_width.setdefault(width, []).append(group)
     if len(widths) != 2 or set(by_width) != set(widths):
         return [pool]
@@ -118,8 +123,14 @@ def _numbered(group: Group, pool: ExpertPool) -> bool:
     return ".#" in group.module[len(pool.name) :]
 
 
-def drop_second_layout(pools: list[ExpertPool]) -> list[str]:
+def drop_second_layout(pools: list[ExpertPool], groups: list[Group]) -> list[str]:
     """Take experts that one pool stores twice, numbered and stacked, out of it once: the stacks become `duplicate`.
+
+    Two pools of one layer that only one router chooses from are such a pair too: `experts` and `switch_mlp`.
+
+    Args:
+        pools: of one checkpoint; a pool that is a second copy of another is taken out.
+        groups: all groups, for the routers.
 
     Returns:
         A warning for each pool of one kind.
@@ -130,15 +141,30 @@ def drop_second_layout(pools: list[ExpertPool]) -> list[str]:
         sizes = [sum(g.parameters for g in part) for part in parts]
         if min(sizes) == 0 or sizes[0] != sizes[1]:
             continue
-        for group in parts[1]:
-            group.owner = "duplicate"
-            group.role = "duplicate" if group.role == "routed_expert" else group.role
+        _set_apart(parts[1])
         pool.groups = parts[0]
         found.setdefault(pool.name, []).append(pool.layer)
+    routers: Counter[tuple[str, int]] = Counter()
+    for group in groups:
+        if group.role == "router" and len(group.logical or ()) == 2:
+            routers[(group.stack, group.layer)] += 1
+    for index, pool in reversed(list(enumerate(pools))):
+        place = (pool.groups[0].stack, pool.layer)
+        alike = [p for p in pools[:index] if (p.groups[0].stack, p.layer) == place and p.parameters == pool.parameters]
+        if alike and routers[place] == 1 and {p.count for p in alike} == {pool.count} and pool.modality == "text":
+            _set_apart(pool.groups)
+            del pools[index]
+            found.setdefault(pool.name, []).append(pool.layer)
     return [
         f"{shown(name)}: experts are stored twice in {len(layers)} layers, numbered and stacked; they are counted once."
         for name, layers in found.items()
     ]
+
+
+def _set_apart(groups: list[Group]) -> None:
+    for group in groups:
+        group.owner = "duplicate"
+        group.role = "duplicate" if group.role == "routed_expert" else group.role
 
 
 def _count(pool: ExpertPool, facts: Facts, claimed: int | None, *, partial: bool) -> int | None:

@@ -10,6 +10,7 @@ from moegauge.counting.packings import PLAIN
 from moegauge.counting.quant_config import quantisation
 
 SHOWN_LAYERS = 4
+_WITH_HEAD = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "unnamed")
 
 
 def broken_promises(counts: Counts) -> Iterator[str]:
@@ -28,18 +29,18 @@ def _experts(counts: Counts) -> Iterator[str]:
     facts = counts.facts
     if facts.expert_counts and not counts.pools:
         promised = _numbers(facts.expert_counts)
-        yield f"the config's {facts.spelling('experts')} promises {promised} experts, but no tensor is one."
+        yield f"{facts.spelling('experts')} is {promised}, but no tensor is a routed expert: none is counted."
         return
     if counts.pools and not facts.expert_counts:
         held = counts.common("count") or "routed"
-        yield f"the config names no number of experts, but {held} experts are stored in {counts.moe_layers} layers."
+        yield f"config.json names no number of experts, but {held} experts are stored in {counts.moe_layers} layers."
     present = {pool.layer for pool in counts.pools}
     missing = sorted(layer for layer in facts.sparse_layers if layer not in present)
     if missing and counts.pools:
-        yield f"the config makes {_listed(missing)} mixture-of-experts, but no routed expert is stored there."
+        yield f"config.json makes {_listed(missing)} mixture-of-experts, but no routed expert is stored there."
     extra = sorted(layer for layer in present if layer in facts.dense_layers)
     if extra:
-        yield f"the config makes {_listed(extra)} dense, but routed experts are stored there."
+        yield f"config.json makes {_listed(extra)} dense, but routed experts are stored there."
 
 
 def _layers(counts: Counts) -> Iterator[str]:
@@ -56,25 +57,27 @@ def _layers(counts: Counts) -> Iterator[str]:
     # A module of multi-token prediction has tensors no decoder layer has: what joins the token and the hidden state.
     plain = sorted(layer for layer, templates in appended.items() if templates <= decoder)
     if plain:
+        promised = f"{facts.spelling('layers')} is {facts.layers}"
         yield (
-            f"{facts.spelling('layers')} is {facts.layers}, but {_listed(plain)} are stored too and hold no module of "
-            "multi-token prediction: they are counted as mtp, and may be decoder layers the config forgets."
+            f"{promised}, but the headers hold {_listed(plain)} too, without a module of multi-token prediction: "
+            "counted as mtp, but perhaps decoder layers the config forgets."
         )
     if facts.mtp_layers and not counts.parameters("mtp") and counts.checkpoint.kind != "file":
-        yield f"the config promises {facts.mtp_layers} layers of multi-token prediction, but none is stored."
+        promised = f"{facts.spelling('mtp_layers')} is {facts.mtp_layers}"
+        yield f"{promised}, but no tensor of multi-token prediction (mtp) is stored."
 
 
 def _head(counts: Counts) -> Iterator[str]:
     if counts.embedding is None or counts.checkpoint.kind == "file":
         return
     stored = any(group.role == "lm_head" for group in counts.groups)
+    field = counts.facts.spelling("tied")
     if counts.facts.tied and stored:
-        yield "the config ties the LM head to the embedding, yet both are stored: both are counted."
-    if counts.facts.tied is False and not stored:
-        yield (
-            "the config does not tie the LM head to the embedding, but no head is stored: the embedding is counted as "
-            "the head too."
-        )
+        yield f"{field} is true, yet an LM head lies beside the embedding: both are stored, both are counted."
+    architectures = (counts.checkpoint.config or {}).get("architectures") or ["unnamed"]
+    generates = any(str(name).endswith(_WITH_HEAD) for name in architectures)  # a reward model or a bare stack has none
+    if counts.facts.tied is False and not stored and generates:
+        yield f"{field} is false, but no LM head is stored: the embedding is counted as the head too."
 
 
 def _widths(counts: Counts) -> Iterator[str]:
@@ -91,17 +94,15 @@ def _widths(counts: Counts) -> Iterator[str]:
         }
         width = facts.expert_width
         if dims and width and pool.modality == "text" and not dims & {width, 2 * width, width * (pool.count or 1)}:
-            yield (
-                f"the config's expert width is {width}, but no matrix of the experts of layer "
-                f"{pool.layer} is as wide: {_numbers(dims)}."
-            )
+            field = facts.spelling("expert_widths")
+            yield f"{field} is {width}, but layer {pool.layer} has no expert as wide: sides are {_numbers(dims)}."
             return
 
 
 def _modalities(counts: Counts) -> Iterator[str]:
-    for name in sorted(counts.facts.modalities):
+    for name, section in sorted(counts.facts.modalities.items()):
         if not counts.parameters(name) and counts.checkpoint.kind != "file":
-            yield f"the config has a section for {name}, but no tensor of {name} is stored."
+            yield f"config.json has {section}, but no tensor of {name} is stored."
 
 
 def _storage(counts: Counts) -> Iterator[str]:
@@ -118,7 +119,7 @@ def _storage(counts: Counts) -> Iterator[str]:
     formats = {group.format for group in counts.groups if group.parameters}
     if isinstance(method, str) and formats and formats <= set(PLAIN.values()):
         stored = ", ".join(sorted(formats))
-        yield f"the config says quant_method {method[:40]!r}, but every weight is stored in {stored}."
+        yield f"quant_method is {method[:40]!r}, but every weight is stored in {stored}."
 
 
 def _listed(layers: list[int]) -> str:

@@ -15,6 +15,7 @@ from moegauge.counting.roles import layer_place, template_of
 
 MOST_PATTERNS = 256  # `re:` targets of a config; the largest known has some dozen
 LONGEST_PATTERN = 1000  # characters
+MOST_ALTERNATIVES = 16  # of one pattern
 
 
 def quantisation(config: Mapping[str, Any] | None, quant_config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def hints_for(
 
     def hints(module: str, layer: int = NO_LAYER) -> Hints:
         found = base._replace(kind=kinds.get(f"{module}.weight", ""))
-        number = group_of(module)
+        number = group_of(module.replace("#", str(layer), 1) if layer != NO_LAYER else module)
         if number is not None:
             _, bits, group = rows[number]
             return found._replace(bits=bits, group=group)
@@ -125,8 +126,8 @@ def _group_finder(groups: Sequence[tuple[str, ...]]) -> Callable[[str], int | No
     for number, targets in enumerate(groups):
         for target in targets:
             if target.startswith("re:"):
-                glob = re.sub(r"\\([.\-])", r"\1", target[3 : 3 + LONGEST_PATTERN].strip("^$")).replace(".*", "*")
-                patterns += [(number, re.compile(fnmatch.translate(each))) for each in (glob, f"*{glob}")]
+                for glob in _globs(target[3 : 3 + LONGEST_PATTERN]):
+                    patterns += [(number, re.compile(fnmatch.translate(each))) for each in (glob, f"*{glob}")]
             elif "." not in target:
                 everywhere.append(number)
             else:
@@ -142,3 +143,13 @@ def _group_finder(groups: Sequence[tuple[str, ...]]) -> Callable[[str], int | No
         return min(found, default=None)
 
     return find
+
+
+def _globs(pattern: str) -> list[str]:
+    """The globs a plain regular expression stands for: alternatives written out, wildcards and digits as `*`."""
+    plain = re.sub(r"\\([.\-])", r"\1", pattern.strip("^$"))
+    plain = re.sub(r"\.[*+]|\\[dw][*+]?|\[0-9\][*+]?", "*", plain)
+    found = [plain]
+    while len(found) < MOST_ALTERNATIVES and (group := re.search(r"\((?:\?:)?([^()]*)\)", found[0])):
+        found = [text.replace(group[0], choice, 1) for text in found for choice in group[1].split("|")]
+    return found[:MOST_ALTERNATIVES]

@@ -6,7 +6,7 @@ config is asked only for what those cannot say.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from moegauge.counting import packings
@@ -62,13 +62,19 @@ _HQQ_NOTES = tuple(
     )
 )
 # Tensors a step never reads: they describe the packing to a loader.
-UNREAD_LEAVES = frozenset((".weight_shape", ".weight_g_idx", ".g_idx", ".weight_format", *_HQQ_NOTES))
+UNREAD_LEAVES = frozenset(
+    (".original_shape", ".weight_shape", ".weight_g_idx", ".g_idx", ".weight_format", *_HQQ_NOTES)
+)
 _SCALES = (".weight_scale", ".weight_zero_point", ".input_scale", ".input_zero_point", ".output_scale")
 _CALIBRATION = (
     *(".input_scale", ".k_scale", ".v_scale", ".q_scale", ".pre_quant_scale", ".input_global_scale"),
     *(".input_scale_ub", ".activation_scale", ".bias_scale", ".qscale_act", ".act_scale", ".weight_zero_point"),
+    *(".input_amax", ".original_shape"),
 )
-_FUSED_CALIBRATION = ("_input_scale", "_activation_scale", ".input_scale", ".activation_scale", "_pre_quant_scale")
+_FUSED_CALIBRATION = (
+    *("_input_scale", "_activation_scale", ".input_scale", ".activation_scale", "_pre_quant_scale"),
+    *(".input_amax", ".original_shape"),
+)
 _BNB = (
     *("quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4"),
     "quant_state.bitsandbytes__fp4",
@@ -163,7 +169,7 @@ LAYOUTS: tuple[StorageLayout, ...] = (
     StorageLayout("AWQ", ".qweight", ("I32",), (".qzeros", ".scales"), packings.awq),
     StorageLayout("GPTQ", ".qweight", ("I32",), (".scales",), packings.gptq, (".g_idx",)),
     StorageLayout("FP4 in bytes", ".qweight", ("U8",), (".scales",), packings.packed_bytes, (".weight_global_scale",)),
-    StorageLayout("MLX", ".weight", ("U32",), (".scales",), packings.mlx, (".biases",)),
+    StorageLayout("MLX", ".weight", ("U32",), (".scales",), packings.mlx, (".biases", ".global_scale")),
     StorageLayout("HQQ", ".W_q", ("U8", "I32"), (".scale",), packings.hqq, (".zero", *_HQQ_NOTES)),
     StorageLayout(
         *("torchao", "._weight_qdata", ("I8", "U8", "I32", *FP8), (), packings.torchao),
@@ -177,6 +183,11 @@ LAYOUTS: tuple[StorageLayout, ...] = (
 # Leaves whose role is their module's; any other leaf that describes no sibling is a name of its own.
 MAIN_LEAVES = frozenset(row.main for row in LAYOUTS)
 _BY_LEAF = {leaf: tuple(row for row in LAYOUTS if row.main == leaf) for leaf in MAIN_LEAVES}
+# Leaf -> the main leaves it may describe.
+_DESCRIBED: dict[str, frozenset[str]] = {}
+for _row in LAYOUTS:
+    for _leaf in (*_row.needs, *_row.extras):
+        _DESCRIBED[_leaf] = _DESCRIBED.get(_leaf, frozenset()) | {_row.main}
 # Every leaf a module's tensors may end in, longest first.
 LEAVES: tuple[str, ...] = tuple(
     sorted(
@@ -186,13 +197,22 @@ LEAVES: tuple[str, ...] = tuple(
 )
 
 
-def split_leaf(template: str) -> tuple[str, str]:
-    """(module, leaf) of a tensor's template: `a.b.weight_scale` -> (`a.b`, `.weight_scale`)."""
-    if template.endswith(LEAVES):
-        for leaf in LEAVES:
-            if template.endswith(leaf) and len(template) > len(leaf):
-                return template[: -len(leaf)], leaf
-    return template, ""
+def split_leaf(template: str, present: Collection[str] = ()) -> tuple[str, str]:
+    """(module, leaf) of a tensor's template: `a.b.weight_scale` -> (`a.b`, `.weight_scale`).
+
+    Args:
+        template: the tensor's name.
+        present: every name there is. Of several leaves a name ends in, the one with a tensor to describe is meant: the
+            scale of `a.w13_weight` is `a.w13_weight_scale`, that of `a.w13` would be called the same.
+    """
+    if not template.endswith(LEAVES):
+        return template, ""
+    fits = [leaf for leaf in LEAVES if template.endswith(leaf) and len(template) > len(leaf)]
+    for leaf in fits:
+        module = template[: -len(leaf)]
+        if leaf in MAIN_LEAVES or any(f"{module}{main}" in present for main in _DESCRIBED[leaf]):
+            return module, leaf
+    return (template[: -len(fits[0])], fits[0]) if fits else (template, "")
 
 
 def unpack(main: Part, parts: Parts, hints: Hints) -> Unpacked | None:

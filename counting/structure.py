@@ -17,12 +17,13 @@ from typing import NamedTuple
 from moegauge.counting.config import Facts
 from moegauge.counting.families import HEAD_WORDS, WORDS
 from moegauge.counting.group import NO_LAYER, Group
-from moegauge.counting.packings import Shape
+from moegauge.counting.packings import PLAIN, Shape
 from moegauge.counting.roles import DENSE_ROLES, LayerPlace, layer_place, template_of
 
 Module = list[Group]
 # Fewer copies than this are halves, branches and heads; as many or more might be experts no config names.
 FEWEST_EXPERTS = 4
+UNKNOWN = -1
 MOST_NUMBERS = 10_000  # layers or experts; a hostile config may claim any number
 # A word that is numbered itself, as in `expert_7`.
 _WORDED_NUMBER = re.compile(r"\.([A-Za-z_]*[A-Za-z])_?([0-9]{1,5})(?=\.|$)")
@@ -77,8 +78,27 @@ def find_numbering(tensors: Collection[tuple[str, str, Shape]], facts: Facts) ->
     else:
         longest = max((len(numbers) for numbers in seen.values()), default=0)
         stacks = [stack for stack, numbers in seen.items() if len(numbers) == longest > 1]
+    stacks += [stack for stack in _shared_experts(tensors, facts) if stack not in stacks]
     unknown = tuple(stack for stack in stacks if layer_place(f"{stack}.#.x").start < 0)
     return Numbering(unknown, _expert_words(tensors, facts))
+
+
+def _shared_experts(tensors: Iterable[tuple[str, str, Shape]], facts: Facts) -> list[str]:
+    """What stands before the first number of names with two, where the second counts as many experts as the config
+    names: experts that several layers share, so numbered on their own."""
+    copies: dict[tuple[str, str], set[int]] = {}
+    for name, _, _ in tensors:
+        parts = name.split(".")
+        numbers = [i for i, part in enumerate(parts) if part.isdecimal() and len(part) < 6]
+        if len(numbers) == 2 and numbers[0] > 0:
+            first, second = numbers
+            key = (
+                ".".join(parts[:first]),
+                ".".join([*parts[:first], *parts[first + 1 : second], *parts[second + 1 :]]),
+            )
+            copies.setdefault(key, set()).add(int(parts[second]))
+    wanted = [set(range(min(count, MOST_NUMBERS))) for count in facts.expert_counts]
+    return list(dict.fromkeys(stack for (stack, _), numbers in copies.items() if numbers in wanted))
 
 
 def _expert_words(tensors: Iterable[tuple[str, str, Shape]], facts: Facts) -> tuple[str, ...]:
@@ -100,7 +120,7 @@ class _Copies(NamedTuple):
     Attributes:
         groups: its tensors.
         container: what stands before the expert's number, or the module that holds the stack.
-        number: numbered copies, or the stack's first dimension.
+        number: numbered copies, or the stack's first dimension; UNKNOWN for what is packed flat.
     """
 
     groups: Module
@@ -121,6 +141,8 @@ def place(modules: list[Module], facts: Facts, *, configured: bool) -> list[str]
     """
     if not configured and not facts.expert_counts:
         return []
+    if not any(_is_open(group) for module in modules for group in module):
+        return []
     before = {id(group) for module in modules for group in module if group.role == "unclassified"}
     _drop_indices(modules)
     doubtful = _place_experts(modules, facts)
@@ -130,6 +152,13 @@ def place(modules: list[Module], facts: Facts, *, configured: bool) -> list[str]
     _Rest(modules, facts).place(rest)
     placed = {g.template for module in modules for g in module if id(g) in before and g.role != "unclassified"}
     return sorted(placed)
+
+
+def _is_open(group: Group) -> bool:
+    """True for what structure may decide: an unknown name, or copies or a stack under a dense MLP's name."""
+    return group.owner == "unclassified" or (
+        group.owner == "dense_mlp" and (group.tensors > 1 or len(group.logical or ()) > 2)
+    )
 
 
 def _weight(module: Module) -> Group:
@@ -170,20 +199,25 @@ def _place_experts(modules: list[Module], facts: Facts) -> set[int]:
             copies = _copies(module, weight, tensors[(weight.module, weight.layer, weight.leaf)])
             if copies is not None:
                 candidates.setdefault((weight.stack, weight.layer), []).append(copies)
-    candidates = _decoder_s(candidates, modules, facts)
+    candidates = _in_decoder(candidates, modules, facts)
     named = {(module[0].stack, module[0].layer) for module in modules if module[0].owner == "routed_expert"}
     leftover: list[_Copies] = []
-    for place, found in candidates.items():
-        wanted = {facts.of_layer("experts", place[1]), *facts.expert_counts} - {None, 0, 1}
-        experts = [
-            c for c in found if c.number in wanted and (c.groups[0].owner == "unclassified" or place not in named)
-        ]
-        experts = [c for c in experts if any(len(_weight(o.groups).shape) > 1 for o in experts if _beside(o, c))]
-        pool = _common([c.container for c in experts])
+    for (stack, layer), found in candidates.items():
+        wanted = {facts.of_layer("experts", layer), *facts.expert_counts} - {None, 0, 1}
+        alike = [copies for copies in found if copies.number in wanted and not _may_be_heads(copies, facts, named)]
+        if (stack, layer) in named:  # a rule knows this layer's experts: a dense MLP is what it is called
+            alike = [copies for copies in alike if copies.groups[0].owner == "unclassified"]
+        experts = [one for one in alike if any(len(_weight(o.groups).shape) > 1 for o in alike if _beside(o, one))]
+        pools = _pools(experts)
         for copies in experts:
-            _become(copies.groups, "routed_expert", pool)
-        if not experts and place not in named:
-            leftover += [c for c in found if c.groups[0].owner == "unclassified" and c.number >= FEWEST_EXPERTS]
+            role = "mtp" if facts.is_appended(stack, layer) else "routed_expert"
+            _become(copies.groups, role, pools[copies.container])
+        if not experts and (stack, layer) not in named:
+            leftover += [
+                copies
+                for copies in found
+                if copies.groups[0].owner == "unclassified" and not 0 <= copies.number < FEWEST_EXPERTS
+            ]
     _join_biases(modules)
     routed = any(module[0].owner == "routed_expert" for module in modules)
     if facts.expert_counts and not routed and not leftover:
@@ -191,7 +225,7 @@ def _place_experts(modules: list[Module], facts: Facts) -> set[int]:
     return {id(copies.groups) for copies in leftover}
 
 
-def _decoder_s(
+def _in_decoder(
     candidates: dict[tuple[str, int], list[_Copies]], modules: list[Module], facts: Facts
 ) -> dict[tuple[str, int], list[_Copies]]:
     """The candidates in the text decoder, where towers may have experts too: its stack stands beside the table of the
@@ -217,15 +251,26 @@ def _copies(module: Module, weight: Group, tensors: int) -> _Copies | None:
     below = weight.module[len(weight.stack) + 2 :]  # after the layer's number
     if ".#" in below:
         return _Copies(module, weight.module[: weight.module.rindex(".#")], tensors)
-    logical = weight.logical or ()
+    logical, container = weight.logical or (), weight.module.rpartition(".")[0]
     if len(logical) >= 3 and min(logical) > 1:
-        return _Copies(module, weight.module.rpartition(".")[0], logical[0])
+        return _Copies(module, container, logical[0])
+    if len(logical) == 1 and len(module) > 1 and weight.format not in PLAIN.values():
+        return _Copies(module, container, UNKNOWN)  # packed flat: it may be a stack
     return None
 
 
 def _beside(one: _Copies, other: _Copies) -> bool:
     """Two modules of the same experts: norms and biases go with matrices."""
     return one.container == other.container or one.container.rpartition(".")[0] == other.container.rpartition(".")[0]
+
+
+def _may_be_heads(copies: _Copies, facts: Facts, named: set[tuple[str, int]]) -> bool:
+    """True for a stack that may as well be one matrix a head (MLX's absorbed attention): as many as heads, and the
+    layer's experts are known, or no side of it is the hidden size."""
+    weight = _weight(copies.groups)
+    if ".#" in weight.module[len(weight.stack) + 2 :] or copies.number not in (facts.heads, facts.kv_heads):
+        return False
+    return (weight.stack, weight.layer) in named or facts.hidden not in (weight.logical or ())[1:]
 
 
 def _pools(experts: list[_Copies]) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 Run where the packers are installed (none is a dependency of this package); those that are absent are left alone:
 
-    pip install compressed-tensors nvidia-modelopt torchao hqq bitsandbytes transformers requests datasets
+    pip install compressed-tensors nvidia-modelopt torchao hqq bitsandbytes "mlx[cpu]" mlx-lm transformers requests
+    pip install datasets
     python scripts/make_packed_headers.py tests/data/packed
 
 Each file holds the headers, tensors of up to 256 bytes in full (shapes are data in some formats), the config a
@@ -14,6 +15,7 @@ from __future__ import annotations
 import base64
 import importlib.metadata
 import json
+import math
 import os
 import re
 import sys
@@ -50,6 +52,10 @@ LINEARS = {
             ("down_proj", (HIDDEN, WIDTH)),
         )
     },
+}
+FUSED = {
+    "model.layers.0.mlp.experts.gate_up_proj": (EXPERTS, 2 * WIDTH, HIDDEN),
+    "model.layers.0.mlp.experts.down_proj": (EXPERTS, HIDDEN, WIDTH),
 }
 PLAIN = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN)}
 Packed = tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, str]]  # tensors, config additions, file metadata
@@ -146,6 +152,61 @@ def bitsandbytes(kind: str, nested: bool) -> Packed:
     return tensors, {"quantization_config": {"quant_method": "bitsandbytes"}}, {}
 
 
+def bitsandbytes_fused(kind: str, nested: bool) -> Packed:
+    """bitsandbytes on the fused parameters of transformers 5, which have no `.weight`."""
+    from bitsandbytes.nn.parametrize import replace_parameter_4bit
+
+    root = tree({n: shape for n, shape in LINEARS.items() if ".experts." not in n})
+    mlp, experts = nn.Module(), nn.Module()
+    for name, shape in FUSED.items():
+        data = torch.randn(shape, dtype=torch.bfloat16)
+        experts.register_parameter(name.rpartition(".")[2], nn.Parameter(data, requires_grad=False))
+        replace_parameter_4bit(experts, name.rpartition(".")[2], compress_statistics=nested, quant_type=kind)
+    mlp.add_module("experts", experts)
+    root.get_submodule("model.layers.0").add_module("mlp", mlp)
+    tensors = dict(root.state_dict())
+    return tensors, {"quantization_config": {"quant_method": "bitsandbytes"}}, {}
+
+
+def mlx(bits: int, group: int, mode: str) -> tuple[Path, dict[str, int]]:
+    """MLX's quantiser over mlx-lm's stacked experts and absorbed attention; router and head left plain."""
+    import mlx.core as mx
+    from mlx import nn as layers
+    from mlx.utils import tree_flatten
+    from mlx_lm.models.mla import MultiLinear
+    from mlx_lm.models.switch_layers import SwitchGLU
+
+    class Decoder(layers.Module):  # type: ignore[misc]  # mlx has no stubs here
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed_tokens = layers.Embedding(VOCABULARY, HIDDEN)
+            self.layers = [layers.Module()]
+            self.layers[0].self_attn = layers.Module()
+            self.layers[0].self_attn.embed_q = MultiLinear(64, 128, 4)
+            self.layers[0].self_attn.unembed_out = MultiLinear(128, 64, 4)
+            self.layers[0].self_attn.o_proj = layers.Linear(HIDDEN, HIDDEN, bias=False)
+            self.layers[0].mlp = layers.Module()
+            self.layers[0].mlp.gate = layers.Linear(HIDDEN, EXPERTS, bias=False)
+            self.layers[0].mlp.switch_mlp = SwitchGLU(HIDDEN, WIDTH, EXPERTS)
+
+    root = layers.Module()
+    root.model, root.lm_head = Decoder(), layers.Linear(HIDDEN, VOCABULARY, bias=False)
+    root.set_dtype(mx.bfloat16)
+    truth = {name: value.size for name, value in tree_flatten(root.parameters())}
+    how = {"group_size": group, "bits": bits, "mode": mode}
+
+    def chosen(path: str, module: Any) -> bool | dict[str, Any]:
+        if not hasattr(module, "to_quantized") or path in ("lm_head", "model.layers.0.mlp.gate"):
+            return False
+        return {**how, "global_scale": True} if mode == "nvfp4" and "switch_mlp" in path else how
+
+    layers.quantize(root, group, bits, mode=mode, class_predicate=chosen)
+    folder = Path(tempfile.mkdtemp())
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(root.parameters())), {"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "quantization": how}))
+    return folder, truth
+
+
 def modelopt(preset: str) -> tuple[Path, dict[str, int]]:
     """NVIDIA modelopt's Hugging Face export of a tiny Llama; (folder, weights by module)."""
     import modelopt.torch.quantization as mtq
@@ -183,6 +244,11 @@ def jobs() -> Iterator[tuple[str, str, Callable[[], Any]]]:
     for kind, nested in (("nf4", False), ("nf4", True), ("fp4", False), ("int8", False)):
         label = f"bitsandbytes-{kind}{'-nested' if nested else ''}"
         yield label, "bitsandbytes", lambda k=kind, n=nested: bitsandbytes(k, n)
+    for mode, bits, group in (("affine", 4, 64), ("affine", 3, 32), ("affine", 6, 64), ("mxfp4", 4, 32),
+                              ("nvfp4", 4, 16), ("mxfp8", 8, 32)):  # fmt: skip
+        yield f"mlx-{mode}-{bits}bit", "mlx-lm", lambda b=bits, g=group, m=mode: mlx(b, g, m)
+    for kind, nested in (("nf4", True), ("fp4", False)):
+        yield f"bitsandbytes-{kind}-fused", "bitsandbytes", lambda k=kind, n=nested: bitsandbytes_fused(k, n)
 
 
 def read(folder: Path) -> tuple[list[list[Any]], dict[str, str], dict[str, str]]:
@@ -211,9 +277,14 @@ def make(distribution: str, work: Callable[[], Any]) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text())
         config = {k: config[k] for k in ("model_type", "num_hidden_layers", "hidden_size", "quantization_config")}
         quant = json.loads((folder / "hf_quant_config.json").read_text())
+    elif distribution == "mlx-lm":
+        folder, truth = result
+        config, quant = json.loads((folder / "config.json").read_text()), None
     else:
         tensors, extra, metadata = result
-        truth = {f"{n}.weight": rows * columns for n, (rows, columns) in LINEARS.items()}
+        numbered = not any(name in tensors for name in FUSED)
+        truth = {f"{n}.weight": rows * columns for n, (rows, columns) in LINEARS.items() if numbered or "attn" in n}
+        truth.update({} if numbered else {n: math.prod(shape) for n, shape in FUSED.items()})
         truth.update({n: rows * columns for n, (rows, columns) in PLAIN.items()})
         tensors = {**tensors, **{n: torch.zeros(s, dtype=torch.bfloat16) for n, s in PLAIN.items()}}
         folder = Path(tempfile.mkdtemp())

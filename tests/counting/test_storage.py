@@ -25,6 +25,8 @@ from moegauge.counting.storage import LAYOUTS, split_leaf, unpack
 PACKED = sorted((Path(__file__).resolve().parents[1] / "data" / "packed").glob("*.json"))
 FORMATS = {
     "bitsandbytes-fp4": "bnb_fp4",
+    "bitsandbytes-fp4-fused": "bnb_fp4",
+    "bitsandbytes-nf4-fused": "bnb_nf4",
     "bitsandbytes-int8": "int8",
     "bitsandbytes-nf4": "bnb_nf4",
     "bitsandbytes-nf4-nested": "bnb_nf4",
@@ -51,6 +53,12 @@ FORMATS = {
     "hqq-4bit-axis0": "int4",
     "hqq-4bit-axis1": "int4",
     "hqq-8bit-axis1": "int8",
+    "mlx-affine-3bit": "int3",
+    "mlx-affine-4bit": "int4",
+    "mlx-affine-6bit": "int6",
+    "mlx-mxfp4-4bit": "mxfp4",
+    "mlx-mxfp8-8bit": "mxfp8",
+    "mlx-nvfp4-4bit": "nvfp4",
     "modelopt-fp8": "fp8_tensor",
     "modelopt-fp8_2d_blockwise_weight_only": "fp8_block",
     "modelopt-fp8_per_channel_per_token": "fp8_channel",
@@ -74,7 +82,8 @@ def test_real_packers(path, synthetic):
     census = synthetic.census(rows, document["config"], documents=quant)
     assert census.unclassified() == []
     assert census.total == sum(document["weights"].values())
-    assert census.routed == sum(n for name, n in document["weights"].items() if ".experts." in name)
+    experts = (n for name, n in document["weights"].items() if ".experts." in name or ".switch_mlp." in name)
+    assert census.routed == sum(experts)
     assert set(census.by_format()) == {FORMATS[path.stem], "bf16"}
     assert all(group.exact for group in census.groups)
     # Nothing but weights has parameters, and every byte belongs to a role.
@@ -240,6 +249,59 @@ def solve(parts, hints=None):
             for b in (2, 3, 4, 5, 6, 8)
         ],
         ([(".weight", "U32", (1024, 512)), (".scales", "U8", (1024, 128))], Hints("", 4, 32), "mxfp4", 4_194_304),
+        # EXL3 (K may be a half), EXL2, AQLM; GPTQ without zeros; quanto; safetensors' own FP4.
+        (
+            [
+                (".trellis", "I16", (64, 256, 40)),
+                (".suh", "F16", (1024,)),
+                (".svh", "F16", (4096,)),
+                (".mcg", "I32", ()),
+            ],
+            None,
+            "exl3",
+            4_194_304,
+        ),
+        (
+            [
+                *((".q_weight", "I32", (128, 4096)), (".q_invperm", "I32", (1024,)), (".q_scale", "I32", (16, 512))),
+                *((".q_scale_max", "F16", (16,)), (".q_groups", "I16", (32,))),
+            ],
+            None,
+            "exl2",
+            4_194_304,
+        ),
+        (
+            [
+                *((".codes", "I16", (4096, 128, 1)), (".codebooks", "F16", (1, 65536, 1, 8))),
+                (".scales", "F16", (4096, 1, 1, 1)),
+            ],
+            None,
+            "aqlm",
+            4_194_304,
+        ),
+        (
+            [(".qweight", "I32", (128, 4096)), (".scales", "F16", (8, 4096)), (".g_idx", "I32", (1024,))],
+            Hints("gptq", 4, 128),
+            "int4",
+            4_194_304,
+        ),
+        ([(".weight._data", "I8", (1024, 4096)), (".weight._scale", "F32", (1024, 1))], None, "int8", 4_194_304),
+        ([(".weight", "F4", (1024, 4096)), (".weight_scale", "F8_E8M0", (1024, 128))], None, "mxfp4", 4_194_304),
+        (
+            [(".weight", "F4", (1024, 4096)), (".scale", "F8_E4M3", (1024, 256)), (".scale2", "F32", ())],
+            None,
+            "nvfp4",
+            4_194_304,
+        ),
+        # Mistral's own names; 32 x 32 blocks are no MXFP8 though each scale has 32 columns.
+        (
+            [(".weight", "F8_E4M3", (1024, 4096)), (".qscale_weight", "F32", ()), (".qscale_act", "F32", ())],
+            None,
+            "fp8_tensor",
+            4_194_304,
+        ),
+        ([(".weight", "F8_E4M3", (1024, 4096)), (".scale", "F8_E8M0", (32, 128))], None, "fp8_block", 4_194_304),
+        ([(".weight", "F8_E4M3", (1024, 4096)), (".scale", "F8_E8M0", (1024, 128))], None, "mxfp8", 4_194_304),
         # Fused experts: gpt-oss, DeepSeek in FP8, modelopt NVFP4 (transposed), a 3-D stack of packed words.
         (
             [("_blocks", "U8", (4, 5760, 90, 16)), ("_scales", "U8", (4, 5760, 90))],
@@ -314,6 +376,31 @@ def test_mixed_widths_of_one_config():
     hints = hints_for({"text_config": {"quantization_config": section}}, None)
     assert hints("model.layers.#.mlp.experts.#.down_proj")[1:3] == (8, 32)
     assert hints("model.layers.#.mlp.experts.#.up_proj")[1:3] == (4, 128)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layer", "bits"),
+    [
+        (r"re:.*layers\.(0|1)\.mlp\.experts\.\d+\.(gate|up)_proj$", 1, 8),
+        (r"re:.*layers\.(0|1)\.mlp\.experts\.\d+\.(gate|up)_proj$", 2, 4),
+        (r"re:model\.layers\.[0-9]+\.mlp\.experts\.[0-9]+\.(?:gate_proj|up_proj)", 7, 8),
+        ("model.layers.3.mlp.experts.#.up_proj", 3, 8),
+    ],
+)
+def test_targets_name_layers(pattern, layer, bits):
+    groups = {
+        "a": {"targets": [pattern], "weights": {"num_bits": 8, "group_size": 32}},
+        "b": {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": 32}},
+    }
+    hints = hints_for({"quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}}, None)
+    assert hints("model.layers.#.mlp.experts.#.up_proj", layer).bits == bits
+
+
+def test_words_tell_bits_the_config_gives_another_module(synthetic):
+    """8-bit words under a config whose only group says 4: words and scales say so themselves."""
+    parts = [(".weight_packed", "I32", (64, 16)), (".weight_scale", "BF16", (64, 2))]
+    answer = solve(parts, Hints("compressed-tensors", 4, 32))
+    assert (answer.format, prod(answer.shape), answer.exact) == ("int8", 64 * 64, True)
 
 
 def test_a_pattern_from_a_stranger_costs_no_time():

@@ -226,6 +226,24 @@ def test_a_stack_of_experts_is_none_of_the_dense_mlp_it_is_named(synthetic):
     assert synthetic.census(dense, CONFIG).routed == 0
 
 
+def test_a_matrix_a_head_is_no_expert(synthetic):
+    """As many heads as experts: a stack beside experts a rule knows is attention's (MLX absorbs kv_b_proj so)."""
+    rows = [(f"model.layers.{n}.mlp.experts.{e}.up_proj.weight", "BF16", (6, 8)) for n in range(2) for e in range(4)]
+    heads = [(f"model.layers.{n}.self_attn.absorbed", "BF16", (4, 8, 6)) for n in range(2)]
+    census = synthetic.census([*rows, *heads], {**CONFIG, "num_attention_heads": 4})
+    assert census.routed == 2 * 4 * 6 * 8
+    assert census.parameters("other") == 2 * 4 * 8 * 6
+
+
+def test_what_is_packed_flat_is_in_doubt(synthetic):
+    """bitsandbytes keeps no shape; under a name no rule knows it may be all experts or none."""
+    rows = unknown([("pool", (96, 1))])
+    rows = [(name, "U8" if name.endswith("pool") else dtype, shape) for name, dtype, shape in rows]
+    notes = [("absmax", "F32", (3,)), ("quant_map", "F32", (16,)), ("quant_state.bitsandbytes__nf4", "U8", (80,))]
+    rows += [(f"net.stage.{n}.pool.{leaf}", dtype, shape) for n in range(2) for leaf, dtype, shape in notes]
+    assert synthetic.census(rows, CONFIG).unclassified() == ["net.stage.#.pool"]
+
+
 def test_layers_are_found_without_a_word_for_them():
     tensors = [(f"net.stage.{n}.x", "BF16", (2,)) for n in range(2)] + [("net.other.0.x", "BF16", (2,))]
     assert find_numbering(tensors, read_facts(CONFIG)).stacks == ("net.stage",)
