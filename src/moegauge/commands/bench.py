@@ -12,6 +12,7 @@ import msgspec
 from moegauge.commands import _run
 from moegauge.commands._output import json_option, print_json, print_table
 from moegauge.errors import UsageError
+from moegauge.formats import FORMATS
 from moegauge.record import Record
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _PEERS_EPILOG = """Examples:
 
 The time of this kit over that of a peer is for the same number of weights; below 1 this kit is faster."""
 FILE = click.Path(dir_okay=False, path_type=Path)
+_FORMATS = f"native, {', '.join(FORMATS)}; comma-separated."
 
 
 def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +79,7 @@ def _points(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
             click.option("--model", "models", help="Names, ModelShape files, folders or Hub repos; comma-separated."),
-            click.option("--format", "formats", help="native, bf16, fp8, int8, int4, mxfp4, nvfp4; comma-separated."),
+            click.option("--format", "formats", help=_FORMATS),
             click.option("--batch", "batches", help="Sequences decoded together, 1 to 64; comma-separated."),
             click.option("--context", "contexts", help="Tokens already cached, 0 to 128k; comma-separated."),
             click.option("--suite", help="quick, standard, full or gpu; the options above narrow it."),
@@ -148,7 +150,7 @@ def kernels(as_json: bool, dry_run: bool, **options: Any) -> None:
 
 @command.command("peers", epilog=_PEERS_EPILOG)
 @click.option("--model", "models", help="Names, ModelShape files, folders or Hub repos; comma-separated.")
-@click.option("--format", "formats", help="native, bf16, fp8, int8, int4, mxfp4, nvfp4; comma-separated.")
+@click.option("--format", "formats", help=_FORMATS)
 @click.option("--batch", "batches", help="Sequences decoded together, 1 to 64; comma-separated.")
 @click.option(
     "--kind",
