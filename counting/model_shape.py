@@ -27,7 +27,7 @@ ROWS: dict[str, str] = {
     "nvfp4": "nvfp4",
     "int4": "int4",
     "mxfp6": "fp8",
-    "mxfp8": "fp8",
+    "mxfp8": "mxfp8",
     **dict.fromkeys(("fp8", "fp8_block", "fp8_channel", "fp8_tensor"), "fp8"),
     **dict.fromkeys(("int1", "int2", "int3", "ternary", "bnb_nf4", "bnb_fp4", "hqq", "packed"), "int4"),
     **dict.fromkeys(("int5", "int6", "int7"), "int8"),

@@ -23,6 +23,8 @@ from moegauge.formats import FORMATS, get_format
         ("mxfp4", 5760, 2880, 5760 * 90 * 16, 5760 * 90),
         ("nvfp4", 2048, 7168, 2048 * 7168 // 2, 2048 * 448 + 4),
         ("mxfp4", 3, 33, 3 * 17, 3 * 2),
+        ("mxfp8", 2048, 7168, 2048 * 7168, 2048 * 224),
+        ("mxfp8", 3, 33, 3 * 33, 3 * 2),
     ],
 )
 def test_bytes(name: str, rows: int, columns: int, weights: int, scales: int) -> None:
@@ -34,6 +36,7 @@ def test_bytes(name: str, rows: int, columns: int, weights: int, scales: int) ->
 
 def test_bytes_per_parameter_are_the_textbook_ones() -> None:
     assert get_format("mxfp4").bytes_per_parameter == 0.53125
+    assert get_format("mxfp8").bytes_per_parameter == 1.03125
     assert get_format("int4").bytes_per_parameter == 0.5625
     assert get_format("bf16").bytes_per_parameter == 2.0
     assert get_format("fp8").bytes_per_parameter == 1 + 4 / 128**2
@@ -41,5 +44,5 @@ def test_bytes_per_parameter_are_the_textbook_ones() -> None:
 
 def test_unknown_format_suggests() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'mxfp4'"):
-        get_format("mxfp")
+        get_format("mxfp-4")
     assert all(name == row.name for name, row in FORMATS.items())

@@ -64,7 +64,7 @@ SUITES: dict[str, Suite] = {
     ),
     "full": Suite(
         (
-            Row(MODELS, (NATIVE, "bf16", "fp8", "int8", "int4", "mxfp4", "nvfp4")),
+            Row(MODELS, (NATIVE, "bf16", "fp8", "int8", "int4", "mxfp4", "mxfp8", "nvfp4")),
             Row(("kimi-k2-thinking",)),
             Row(SMALL, (NATIVE, "fp8", "mxfp4"), (2, 4, 8, 16, 32, 64)),
             Row(SMALL, (NATIVE,), (1,), (1024, 4096, 16384, 32768, 131072)),

@@ -1,4 +1,4 @@
-"""The table of weight formats (bf16, fp8, int8, int4, mxfp4, nvfp4): one row each, and nothing else decides one.
+"""The table of weight formats (bf16, fp8, int8, int4, mxfp4, mxfp8, nvfp4): one row each, and nothing else decides one.
 
 A row says what type an element has, what type a scale, and which elements share one; bytes follow from that. The
 kernels keep the same traits in their own language, one row each: `kernels/triton/device/formats.py` and
@@ -91,6 +91,7 @@ FORMATS: dict[str, Format] = {
         Format(name="int4", element="int4", scale="bf16", scale_columns=32),
         Format(name="int4_g128", element="int4", scale="bf16", scale_columns=128),
         Format(name="mxfp4", element="e2m1", scale="e8m0", scale_columns=32),
+        Format(name="mxfp8", element="e4m3", scale="e8m0", scale_columns=32),
         Format(name="nvfp4", element="e2m1", scale="e4m3", scale_columns=16, tensor_scale=True),
     )
 }

@@ -91,6 +91,16 @@ def test_real_packers(path, synthetic):
     assert sum(row["bytes"] for row in census.by_role().values()) == census.checkpoint.headers[0].data_bytes
 
 
+def test_mxfp8_is_predicted_and_measured_as_what_it_is(synthetic):
+    """E4M3 beside one E8M0 per 32 has a row of its own, whose bytes are those stored."""
+    document = json.loads(next(p for p in PACKED if p.stem == "compressed-tensors-mxfp8a16").read_text())
+    rows = [(name, dtype, tuple(shape)) for name, dtype, shape in document["headers"]]
+    shape = synthetic.census(rows, document["config"]).model_shape()
+    experts = [m for layer in shape.layers for pool in layer.experts for m in pool.matrices]
+    assert experts
+    assert {(m.format, m.stored_bytes) for m in experts} == {("mxfp8", None)}
+
+
 def test_every_fixture_has_its_format():
     assert {path.stem for path in PACKED} == set(FORMATS)
 

@@ -53,9 +53,9 @@ def backend():
 @pytest.fixture(scope="session")
 def arena(backend):
     """256 MiB of every pool a test reads."""
-    pools = {f"{f}.weight": 1 << 28 for f in ("bf16", "fp8", "int8", "int4", "int4_g128", "mxfp4", "nvfp4")}
+    pools = {f"{f}.weight": 1 << 28 for f in ("bf16", "fp8", "int8", "int4", "int4_g128", "mxfp4", "mxfp8", "nvfp4")}
     pools["f32.weight"] = 1 << 26
-    pools |= {f"{f}.scale": 1 << 26 for f in ("fp8", "int8", "int4", "int4_g128", "mxfp4", "nvfp4")}
+    pools |= {f"{f}.scale": 1 << 26 for f in ("fp8", "int8", "int4", "int4_g128", "mxfp4", "mxfp8", "nvfp4")}
     pools |= {"nvfp4.tensor": 1 << 20, "kv.bf16": 1 << 26, "kv.fp8": 1 << 26}
     pools |= {"gain.bf16": 1 << 20, "bias.bf16": 1 << 20, "bias.f32": 1 << 20}
     held = backend.arena(pools)

@@ -15,7 +15,7 @@ _SPEC.loader.exec_module(programs)
 
 pytestmark = pytest.mark.gpu
 LAUNCH_MODES = importlib.import_module("moegauge.kernels.triton.backend").LAUNCH_MODES
-FORMATS = ("bf16", "fp8", "int8", "int4", "int4_g128", "mxfp4", "nvfp4")
+FORMATS = ("bf16", "fp8", "int8", "int4", "int4_g128", "mxfp4", "mxfp8", "nvfp4")
 
 
 def gated(backend, arena, program, scale=1.0):

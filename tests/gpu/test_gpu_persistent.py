@@ -35,7 +35,7 @@ def answers(backend, arena, program, runs=1):
     return found
 
 
-@pytest.mark.parametrize("fmt", ["bf16", "fp8", "int8", "int4", "int4_g128", "mxfp4", "nvfp4"])
+@pytest.mark.parametrize("fmt", ["bf16", "fp8", "int8", "int4", "int4_g128", "mxfp4", "mxfp8", "nvfp4"])
 @pytest.mark.parametrize("batch", [1, 2, 16])
 def test_expert_layers_pass_the_gate(persistent, arena, fmt, batch):
     runnable = persistent.compile(programs.layer(fmt, 1024, 512, 32, 4, batch), arena)

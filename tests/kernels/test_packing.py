@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -125,6 +127,7 @@ def test_round_trip_is_within_half_a_step(name: str, rows: int, columns: int, se
     share = {
         "f32": 2.0**-24, "bf16": 2.0**-8, "fp8": 2.0**-4, "int8": 0.5 / 127 + 2e-3,
         "int4": 0.5 / 7 + 0.03, "int4_g128": 0.5 / 7 + 0.03, "mxfp4": 1 / 3 + 1e-9, "nvfp4": 0.25,
+        "mxfp8": 2.0**-3 + 1e-9,
     }[name]  # fmt: skip
     if name in ("mxfp4", "nvfp4") and size < 1e-20:  # scales at their smallest: e8m0 still reaches 2^-127
         share = 0.5
@@ -136,7 +139,7 @@ def test_zeros_stay_zeros(name: str) -> None:
     assert not packing.unpack(packing.quantise(np.zeros((3, 40)), name)).any()
 
 
-@pytest.mark.parametrize("name", ["f32", "bf16", "fp8"])
+@pytest.mark.parametrize("name", ["f32", "bf16", "fp8", "mxfp8"])
 def test_nan_stays_where_it_is(name: str) -> None:
     v = np.ones((2, 40))
     v[1, 3] = np.nan
@@ -248,3 +251,43 @@ def test_every_int8_and_int4_code() -> None:
         scale = np.array([1.0], ml_dtypes.bfloat16).view(np.uint8)
         got = packing.unpack(packing.from_bytes(name, 1, group, raw, scale, 1.0))
         np.testing.assert_array_equal(got[0], np.arange(group) % 16 - 8)
+
+
+def spread_of_sizes() -> np.ndarray:
+    rng = np.random.default_rng(5)
+    v = rng.standard_normal((48, 96)) * np.exp2(rng.integers(-20, 20, (48, 96)))
+    v[3, :32] = 0
+    return v.astype(np.float32).astype(np.float64)
+
+
+def test_mxfp8_is_the_conversion_of_the_ocp_specification() -> None:
+    """OCP MX 1.0 section 6.3 written out: X = 2^(floor(log2 largest) - 8); v / X clamped and rounded by ml_dtypes."""
+    v = spread_of_sizes()
+    packed = packing.quantise(v, "mxfp8")
+    for row in range(len(v)):
+        for g in range(3):
+            block = v[row, 32 * g : 32 * g + 32]
+            largest = float(np.abs(block).max())
+            exponent = max(-127, math.floor(math.log2(largest)) - 8) if largest else -127
+            scaled = np.clip(block / 2.0**exponent, -448, 448).astype(np.float32)
+            assert packed.scales[row, g] == exponent + 127
+            np.testing.assert_array_equal(
+                packed.weights[row, 32 * g : 32 * g + 32], scaled.astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+            )
+
+
+def test_mxfp8_is_torchaos() -> None:
+    mx = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")
+    torch = pytest.importorskip("torch")
+    v = spread_of_sizes()
+    packed = packing.quantise(v, "mxfp8")
+    scales, elements = mx.to_mx(
+        torch.tensor(v, dtype=torch.float32), torch.float8_e4m3fn, 32, mx.ScaleCalculationMode.FLOOR
+    )
+    np.testing.assert_array_equal(packed.scales, scales.view(torch.uint8).numpy())
+    np.testing.assert_array_equal(packed.weights, elements.view(torch.uint8).numpy())
+
+
+def test_mxfp8_multiplies_codes_by_powers_of_two() -> None:
+    got = one("mxfp8", [0x7E, 0x01, 0xB8] + [0] * 29, [120], 32)  # 448, 2^-9 and -1, times 2^-7
+    np.testing.assert_array_equal(got[:3], [3.5, 2.0**-16, -(2.0**-7)])

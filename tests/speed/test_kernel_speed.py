@@ -26,7 +26,7 @@ from moegauge.shape import Matrix
 
 pytestmark = pytest.mark.skipif(library() is None, reason="installed without a C++ compiler")
 
-FORMATS = ("bf16", "fp8", "int8", "int4", "mxfp4", "nvfp4")
+FORMATS = ("bf16", "fp8", "int8", "int4", "mxfp4", "mxfp8", "nvfp4")
 # (rows, columns) of one expert's gate or up projection, and experts per token: config.json of each model.
 SHAPES = {"deepseek-v3": (2048, 7168, 8), "glm-4.7": (1536, 5120, 8), "gpt-oss": (2880, 2880, 4)}
 ROUNDS = 30

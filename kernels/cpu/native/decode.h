@@ -127,6 +127,59 @@ struct Decode<V, Element::E4M3, Scale::F32> {
     }
 };
 
+// Every e8m0 code times a factor, infinite past float32: one load, where shifting and comparing take eight instructions.
+struct PowersOfTwo {
+    float of[256];
+    constexpr explicit PowersOfTwo(float factor) : of() {
+        float power = 0x1p-126f * factor / 2;
+        for (float &value : of) {
+            value = power;
+            power = power < 0x1p127f ? 2 * power : __builtin_inff();
+        }
+    }
+};
+
+// e4m3 with a power of two for every 32 columns (MXFP8): codes and their order are those above. Half of what takes codes
+// to their numbers is in the prepared input, half in the scales, so that no factor is left for the sums: inputs and
+// scales may reach 2^67 so.
+template <class V>
+struct Decode<V, Element::E4M3, Scale::E8M0> : Decode<V, Element::E4M3, Scale::F32> {
+    using F = typename V::F;
+    static constexpr float HALF = V::DIRECT_FP8 ? 0x1p60f : 16.0f;  // of 2^120, or 256
+    static constexpr PowersOfTwo SCALE{HALF};
+    // A vector of 64 bytes holds two groups: one in the first eight lanes, one in the last.
+    alignas(64) static constexpr float FIRST[16] = {1, 1, 1, 1, 1, 1, 1, 1};
+    alignas(64) static constexpr float LAST[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
+
+    static void prepare(const float *x, uint8_t *out) {
+        float scaled[128];
+        for (int i = 0; i < 128; ++i) scaled[i] = x[i] * HALF;
+        Decode<V, Element::E4M3, Scale::F32>::prepare(scaled, out);
+    }
+    template <int R, int T, int STRIDE>
+    static void unit(const uint8_t *const *w, const uint8_t *const *s, const uint8_t *const *x, F (&acc)[R][T]) {
+        for (int v = 0; v < 128; v += V::W)
+            for (int r = 0; r < R; ++r) {
+                F f[4];
+                Decode::decode(V::load(w[r] + piece<STRIDE>(v)), f);
+                const F one = V::set(SCALE.of[s[r][v / 32]]), two = V::set(SCALE.of[s[r][V::W > 32 ? v / 32 + 1 : v / 32]]);
+                F lanes = one;
+                if constexpr (V::W > 32) lanes = V::fma(two, V::loadf(LAST), V::mul(one, V::loadf(FIRST)));
+                for (int t = 0; t < T; ++t) {
+                    const float *xv = reinterpret_cast<const float *>(x[t]) + v;
+                    const auto input = [&](int i) { return V::loadf(xv + i * (V::W / 4)); };
+                    if constexpr (V::W > 32 && !V::DIRECT_FP8) {  // f[0] and f[2] are the first group, f[1] and f[3] the second
+                        acc[r][t] = V::fma(V::fma(f[2], input(2), V::mul(f[0], input(0))), one, acc[r][t]);
+                        acc[r][t] = V::fma(V::fma(f[3], input(3), V::mul(f[1], input(1))), two, acc[r][t]);
+                    } else {
+                        const F half = V::fma(f[1], input(1), V::mul(f[0], input(0)));
+                        acc[r][t] = V::fma(V::fma(f[3], input(3), V::fma(f[2], input(2), half)), lanes, acc[r][t]);
+                    }
+                }
+            }
+    }
+};
+
 // Inputs as integers, one scale per run of N: x = scale * q, |q| <= steps. The error is at most half a step. A run with a
 // NaN or an infinity has a NaN for its scale, and then the result is NaN too. Written as plain loops over the bits of x,
 // which compilers turn into vectors; std::fmax and std::copysign they do not, and inputs are prepared between products,

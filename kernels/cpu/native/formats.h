@@ -47,6 +47,7 @@ constexpr Traits TRAITS[] = {
     {Element::INT4, Scale::BF16, 1, 32, false},  // int4
     {Element::INT4, Scale::BF16, 1, 128, false},  // int4_g128
     {Element::E2M1, Scale::E8M0, 1, 32, false},  // mxfp4
+    {Element::E4M3, Scale::E8M0, 1, 32, false},  // mxfp8
     {Element::E2M1, Scale::E4M3, 1, 16, true},   // nvfp4
 };
 constexpr int64_t FORMATS = sizeof TRAITS / sizeof *TRAITS;

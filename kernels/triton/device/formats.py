@@ -37,6 +37,7 @@ def traits(FORMAT):
         "int4": ("int4", "bf16", 1, 32, False),
         "int4_g128": ("int4", "bf16", 1, 128, False),
         "mxfp4": ("e2m1", "e8m0", 1, 32, False),
+        "mxfp8": ("e4m3", "e8m0", 1, 32, False),
         "nvfp4": ("e2m1", "e4m3", 1, 16, True),
     }[FORMAT]
 

@@ -265,6 +265,7 @@ def cases(target: int, quad: bool) -> Iterator[Case]:
         yield from small_cases(dependent)
     yield from expert_cases("int4", "bf16", 7168, 8, quad, False)
     yield from expert_cases("nvfp4", "", 7168, 8, quad, False)
+    yield from expert_cases("mxfp8", "mxfp8", 7168, 8, quad, False)
     yield from expert_cases("mxfp4", "", 2880, 4, quad, False, alone=False, tokens=16)
     yield from expert_cases("fp8", "fp8", 5120, 8, quad, False, alone=False, tokens=16)
 

@@ -51,7 +51,7 @@ def double(format_name: str) -> Any:
 
     def change(raw: Any) -> None:
         bits = FORMATS[format_name].scale_bits
-        if format_name == "mxfp4":
+        if format_name in ("mxfp4", "mxfp8"):
             raw += 1
         elif format_name == "nvfp4":
             raw += 8

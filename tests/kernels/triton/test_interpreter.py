@@ -36,6 +36,7 @@ def run(*jobs: str) -> list[dict[str, float]]:
 def test_products_of_every_format_are_within_the_rounding_of_their_sums():
     # (format, columns, tokens): whole chunks of 4 and of 3 tiles, a ragged last chunk, fewer tiles than a chunk.
     jobs = ["mxfp4 256 1", "nvfp4 192 3", "int4 320 9", "int4_g128 384 2", "fp8 160 5", "int8 96 2", "bf16 48 17"]
+    jobs += ["mxfp8 320 3", "mxfp8 256 1"]
     for job, got in zip(jobs, run(*(f"product {job}" for job in jobs)), strict=True):
         assert got["tiled"], job
         assert got["same"], f"{job}: arena.read does not give the canonical bytes back"
@@ -64,14 +65,30 @@ def test_shares_are_even_joined_and_known_to_everyone():
 
 
 def test_shapes_that_do_not_fill_tiles_take_the_obvious_kernel():
-    jobs = ["mxfp4 100 2 5", "nvfp4 33 1 7", "int4 65 2 3", "fp8 130 1 3", "int8 9 2 5", "bf16 7 1 1", "f32 33 2 4"]
+    jobs = [
+        "mxfp4 100 2 5",
+        "mxfp8 100 2 5",
+        "mxfp8 96 1 16",
+        "nvfp4 33 1 7",
+        "int4 65 2 3",
+        "fp8 130 1 3",
+        "int8 9 2 5",
+        "bf16 7 1 1",
+        "f32 33 2 4",
+    ]
     for job, got in zip(jobs, run(*(f"product {job}" for job in jobs)), strict=True):
         assert not got["tiled"], job
         assert got["same"] and got["worst"] <= 1, job  # noqa: PT018
 
 
 def test_a_wrong_scale_or_nibble_order_is_far_outside_the_bound():
-    jobs = ["mxfp4 256 1 16 scale", "int4 256 1 16 nibble", "fp8 256 2 16 scale", "nvfp4 256 1 16 scale"]
+    jobs = [
+        "mxfp4 256 1 16 scale",
+        "int4 256 1 16 nibble",
+        "fp8 256 2 16 scale",
+        "nvfp4 256 1 16 scale",
+        "mxfp8 256 1 16 scale",
+    ]
     for job, got in zip(jobs, run(*(f"product {job}" for job in jobs)), strict=True):
         assert got["worst"] > 10, job
 
@@ -119,7 +136,7 @@ def test_an_empty_batch_compiles_to_nothing():
 
 def test_the_persistent_kernel_multiplies_every_format_within_the_rounding_of_its_sums():
     jobs = ["mxfp4 256 1", "nvfp4 192 3", "int4 320 9", "int4_g128 384 2", "fp8 160 5", "int8 96 2", "bf16 48 17"]
-    jobs += ["fp8 130 1 3", "f32 33 2 4"]  # the obvious kernel
+    jobs += ["mxfp8 320 3", "fp8 130 1 3", "f32 33 2 4"]  # the obvious kernel
     for job, got in zip(jobs, run(*(f"persistent product {job}" for job in jobs)), strict=True):
         assert got["same"] and got["worst"] <= 1, job  # noqa: PT018
 
