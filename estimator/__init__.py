@@ -5,7 +5,7 @@ Imports no torch.
     from moegauge import estimator, models
 
     estimator.step_traffic(models.load("deepseek-v3"), batch=8)      # bytes of a step by term
-    estimator.by_device(models.load("glm-4.7"), estimator.device("NVIDIA H200 SXM"), devices=8)
+    estimator.by_device(models.load("glm-4.7"), estimator.device("NVIDIA H200 SXM"), parallel=estimator.Parallel(tp=8))
     estimator.run_estimate(preset="opus-2026-03")                    # the document of `moegauge estimate`
     estimator.run_backtest().sentence
 
@@ -19,9 +19,11 @@ from typing import Any
 
 # public name -> (module, name in it)
 _PUBLIC = {
+    "Draft": ("predict", "Draft"),
     "Forecast": ("predict", "Forecast"),
     "Law": ("law", "Law"),
     "Observation": ("law", "Observation"),
+    "Parallel": ("parallel", "Parallel"),
     "Traffic": ("traffic", "Traffic"),
     "adjudicate": ("closed.claims", "adjudicate"),
     "batch_curve": ("batching", "curve"),

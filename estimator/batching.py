@@ -20,7 +20,7 @@ from moegauge.estimator import additive, hierarchy
 from moegauge.estimator.additive import PARAMETERS, TokenSteps
 from moegauge.estimator.packaged import packaged
 from moegauge.estimator.predict import step_of
-from moegauge.estimator.traffic import step_traffic
+from moegauge.estimator.traffic import step_traffic, weight_bytes
 from moegauge.hardware import Device
 from moegauge.shape import ModelShape
 
@@ -115,14 +115,6 @@ class BatchPoint:
             "dollars_per_million_tokens": self.dollars_per_million,
             "kv_share": self.kv_share,
         }
-
-
-def weight_bytes(shape: ModelShape) -> int:
-    """Bytes of all weights, every expert and the whole embedding included."""
-    embedding = shape.embedding.bytes if shape.head else 0
-    return (
-        embedding + shape.dense_bytes + sum(e.count * e.expert_bytes for layer in shape.layers for e in layer.experts)
-    )
 
 
 def room(shape: ModelShape, place: Replica) -> float:

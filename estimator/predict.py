@@ -17,6 +17,7 @@ from moegauge.errors import MoegaugeError, RecordError, UsageError
 from moegauge.estimator import additive, hierarchy, law
 from moegauge.estimator.additive import PARAMETERS, TokenStep, TokenSteps
 from moegauge.estimator.observe import decode_cases, observe
+from moegauge.estimator.parallel import Parallel, imbalance
 from moegauge.estimator.traffic import Traffic, format_bytes, format_macs, step_traffic
 from moegauge.hardware import Device
 from moegauge.record import Case
@@ -26,7 +27,46 @@ from moegauge.units import GB, MICROSECOND
 Z80 = 1.28155  # half-width of the 80 % interval in standard deviations
 MAX_BANDWIDTH_GB = 1e7  # GB/s, far above any rack
 MAX_FLOOR_US = 1e6
-MAX_DEVICES = 4096
+MAX_DRAFT = 64  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Speculative decoding: tokens drafted one after another, then verified in one step.
+
+    A drafted token costs one further layer and the head, as an MTP layer (DeepSeek-V3, arXiv 2412.19437, section 2.2)
+    or EAGLE (arXiv 2401.15077) does; the step that verifies reads the experts of all its tokens. A step yields
+    1 + tokens x acceptance tokens.
+
+    Attributes:
+        tokens: drafted before each step; 0 is plain decoding.
+        acceptance: accepted tokens over drafted ones, as vLLM and llama.cpp print it. Where each token is accepted with
+            probability a and ends the draft otherwise, it is (a + a^2 + ... + a^tokens) / tokens (arXiv 2211.17192).
+    """
+
+    tokens: int = 0
+    acceptance: float = 0.0
+
+    @property
+    def yields(self) -> float:
+        """Tokens of one stream a step."""
+        return 1.0 + self.tokens * self.acceptance
+
+    def checked(self) -> Draft:
+        """Itself.
+
+        Raises:
+            UsageError: out of range.
+        """
+        if not 0 <= self.tokens <= MAX_DRAFT:
+            raise UsageError(f"draft is {self.tokens} tokens, not between 0 and {MAX_DRAFT}.")
+        if not 0 <= self.acceptance <= 1:
+            raise UsageError(f"acceptance is {self.acceptance:g}, not between 0 and 1.")
+        return self
+
+
+ALONE = Parallel()
+PLAIN = Draft()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +74,32 @@ class Forecast:
     """Predicted decode speed.
 
     Attributes:
-        tokens_per_s: of one stream (all `batch` streams together make `batch` times as many).
-        interval: 80 % interval of tokens_per_s.
-        traffic: the step's bytes and boundaries.
-        seconds: by term: `weights`, `kv`, `floor`, `communication`; they add up to one step.
+        tokens_per_s: of one stream (all streams together make `batch` x pipeline stages times as many).
+        interval: 80 % interval of tokens_per_s, the acceptance of drafts taken as given.
+        traffic: bytes and boundaries of the step, and of the drafts before it (`draft_bytes`).
+        seconds: by term: `weights`, `kv`, `floor`, `draft`, `communication`; they add up to one step. `communication`
+            is `all_reduce` and what is handed from stage to stage.
+        all_reduce: seconds of it.
         source: where the constants came from, in words.
         batch: streams decoded together.
+        parallel, draft: as asked for.
     """
 
     tokens_per_s: float
     interval: tuple[float, float]
     traffic: Traffic
+    draft_bytes: float
     seconds: dict[str, float]
+    all_reduce: float
     source: str
     batch: int
+    parallel: Parallel
+    draft: Draft
+
+    @property
+    def streams(self) -> int:
+        """Streams under way at once: every stage of a pipeline has a batch of its own."""
+        return self.batch * self.parallel.pp
 
     def to_json(self) -> dict[str, Any]:
         """The document of `moegauge predict --json`."""
@@ -56,9 +108,10 @@ class Forecast:
             "tokens_per_s": self.tokens_per_s,
             "interval": list(self.interval),
             "interval_percent": 80,
-            "aggregate_tokens_per_s": self.tokens_per_s * self.batch,
-            "bytes_per_step": round(self.traffic.total_bytes),
-            "terms_ms": {name: value * 1e3 for name, value in self.seconds.items()},
+            "aggregate_tokens_per_s": self.tokens_per_s * self.streams,
+            "bytes_per_step": round(self.traffic.total_bytes + self.draft_bytes),
+            "tokens_per_step": self.draft.yields,
+            "terms_ms": {name: value * 1e3 for name, value in (*self.seconds.items(), ("all_reduce", self.all_reduce))},
             "kernels_per_step": self.traffic.kernels,
             "source": self.source,
         }
@@ -72,29 +125,38 @@ def by_hand(
     batch: int = 1,
     context: int = 0,
     kv_format: str = "bf16",
-    devices: int = 1,
+    parallel: Parallel = ALONE,
+    draft: Draft = PLAIN,
 ) -> Forecast:
     """Predict from a bandwidth (GB/s per device, as delivered) and a floor per kernel boundary (us).
 
     The interval is the spread between models on one system that the packaged readings show.
 
     Raises:
-        UsageError: bandwidth, floor or devices out of range.
+        UsageError: bandwidth, floor, devices or draft out of range.
     """
     _within("bandwidth", bandwidth_gb_per_s, 0, MAX_BANDWIDTH_GB, "GB/s", open_low=True)
     _within("floor", floor_us, 0, MAX_FLOOR_US, "us")
-    _check_devices(devices)
-    traffic = step_traffic(shape, batch=batch, context=context, kv_format=kv_format)
-    rate = bandwidth_gb_per_s * GB * devices
+    work = _Work.of(shape, batch, context, kv_format, parallel, draft)
+    rate = bandwidth_gb_per_s * GB * parallel.tp
+    hop = 0.0
+    if parallel.world > 1:  # of a system nothing is known about
+        hop = math.exp(float(hierarchy.load_calibration().unseen[0][PARAMETERS.index("hop")])) * MICROSECOND
+    sums = work.traffic.layers * math.log2(parallel.tp) * hop
+    waiting = work.traffic.routed_bytes * (work.imbalance - 1)
+    each_draft = (work.sketch.total_bytes + work.join_bytes) / rate + work.sketch.kernels * floor_us * MICROSECOND
+    each_draft += math.log2(parallel.tp) * hop
     seconds = {
-        "weights": traffic.weight_bytes / rate,
-        "kv": traffic.kv_bytes / rate,
-        "floor": traffic.kernels * floor_us * MICROSECOND,
-        "communication": _all_reduce_s(traffic, devices),
+        "weights": (work.traffic.weight_bytes + waiting) / rate,
+        "kv": work.traffic.kv_bytes / rate,
+        "floor": work.traffic.kernels * floor_us * MICROSECOND,
+        "draft": draft.tokens * each_draft,
+        "communication": sums + (parallel.pp - 1) * hop / ALL_REDUCES,
     }
     spreads = hierarchy.load_calibration().all
     deviation = math.hypot(spreads.model_family, spreads.noise)
-    return _forecast(traffic, seconds, deviation, f"{bandwidth_gb_per_s:g} GB/s, floor {floor_us:g} us, given", batch)
+    source = f"{bandwidth_gb_per_s:g} GB/s, floor {floor_us:g} us, given"
+    return work.forecast(seconds, sums, deviation, source)
 
 
 def by_device(
@@ -105,37 +167,52 @@ def by_device(
     batch: int = 1,
     context: int = 0,
     kv_format: str = "bf16",
-    devices: int = 1,
+    parallel: Parallel = ALONE,
+    draft: Draft = PLAIN,
 ) -> Forecast:
     """Predict from a datasheet and the law of published readings, with the law's own deviation.
 
     Args:
         shape: the model, its matrices in the formats they are read in.
-        device: one of `devices` that share every layer (tensor parallel).
+        device: one of those of `parallel`.
         stack: the program that serves it, as readings name their systems (`SGLang`, `vLLM`); any, if empty.
         batch, context, kv_format: as `step_traffic`.
+        parallel: how the devices share the model; draft: speculative decoding.
 
     Raises:
-        UsageError: devices out of range.
+        UsageError: devices or draft out of range.
     """
-    _check_devices(devices)
-    traffic = step_traffic(shape, batch=batch, context=context, kv_format=kv_format)
-    step = step_of(shape, traffic, batch=batch, devices=devices, bandwidth=device.bandwidth)
+    work = _Work.of(shape, batch, context, kv_format, parallel, draft)
+    place = {"devices": parallel.tp, "bandwidth": device.bandwidth}
+    plain = step_of(shape, work.traffic, batch=batch, **place)
+    step = replace(plain, streams=work.tokens)
     posterior = hierarchy.fitted()
     target = replace(posterior.place(stack, device.name), step=step, context=float(context))
     mean, _ = posterior.of_group(target)
     _, deviation = posterior.predict(target)
-    terms = {name: float(value[0]) for name, value in additive.terms_s(mean, TokenSteps.of([step])).items()}
+
+    def terms(one: TokenStep) -> dict[str, float]:
+        return {name: float(value[0]) for name, value in additive.terms_s(mean, TokenSteps.of([one])).items()}
+
+    found = terms(step)
+    routed = float(additive.weight_times(dict(zip(PARAMETERS, mean, strict=True)), TokenSteps.of([step]))[1][0])
+    efficiency = math.exp(float(mean[PARAMETERS.index("efficiency")]))
+    waiting = routed * (work.imbalance - 1) / (parallel.tp * device.bandwidth * efficiency)
+    one = work.sketch_shape
+    sketch = step_of(one, work.sketch, batch=batch, **place)
+    # One all-reduce between two devices is half of what a layer pays for a doubling of them.
+    handing = replace(plain, layers=(parallel.pp - 1) / ALL_REDUCES, devices=2, moe=0.0, recurrent=0.0, quantised=0.0)
     seconds = {
-        "weights": terms["weights"] + terms["compute"],
-        "kv": terms["kv"],
-        "floor": terms["floor"] + terms["batch"],
-        "communication": terms["all_reduce"],
+        "weights": found["weights"] + found["compute"] + waiting,
+        "kv": found["kv"],
+        "floor": found["floor"] + found["batch"],
+        "draft": draft.tokens * sum(terms(replace(sketch, dense=sketch.dense + 2 * shape.hidden**2)).values()),
+        "communication": found["all_reduce"] + terms(handing)["all_reduce"],
     }
     source = f"{device.name}, {device.bandwidth / GB:g} GB/s ({device.kind}); law of {len(posterior.cases)} readings"
     if stack:
         source += f", those of {target.family} and of the device foremost"
-    return _forecast(traffic, seconds, deviation, source, batch)
+    return work.forecast(seconds, found["all_reduce"], deviation, source)
 
 
 def step_of(shape: ModelShape, traffic: Traffic, *, batch: float, devices: float, bandwidth: float) -> TokenStep:
@@ -175,46 +252,54 @@ def by_record(
     batch: int = 1,
     context: int = 0,
     kv_format: str = "bf16",
+    draft: Draft = PLAIN,
 ) -> Forecast:
     """Predict from the decode cases of a record, by the law fitted to them.
 
     Raises:
         RecordError: the file is no record, or has no decode case.
+        UsageError: draft out of range.
     """
     observations = read_record(record)
     fitted = law.fit(observations)
-    traffic = step_traffic(shape, batch=batch, context=context, kv_format=kv_format)
+    work = _Work.of(shape, batch, context, kv_format, ALONE, draft)
+    traffic = work.traffic
     roof = median(o.roof_bytes_per_s for o in observations)
-    parts = format_bytes(shape, batch=batch, context=context, kv_format=kv_format)
-    told = law.Observation(
-        shape.name,
-        traffic.total_bytes,
-        1.0,
-        roof,
-        traffic.kernels,
-        traffic.layers,
-        traffic.macs,
-        next(iter(parts)),
-        batch,
-        context,
-        tuple(parts.items()),
-        traffic.attention_macs,
-        tuple(format_macs(shape, batch=batch).items()),
-    )
-    guess = fitted.predict(told)
+
+    def told(model: ModelShape, seen: Traffic, tokens: int) -> law.Observation:
+        parts = format_bytes(model, batch=tokens, context=context, kv_format=kv_format)
+        parts = {name: seen.kv_bytes if name.startswith("kv:") else size for name, size in parts.items()}
+        return law.Observation(
+            model=model.name,
+            bytes=seen.total_bytes,
+            seconds=1.0,
+            roof_bytes_per_s=roof,
+            kernels=seen.kernels,
+            layers=seen.layers,
+            macs=seen.macs,
+            format=next(iter(parts)),
+            batch=tokens,
+            context=context,
+            parts=tuple(parts.items()),
+            attention_macs=seen.attention_macs,
+            format_macs=tuple(format_macs(model, batch=tokens).items()),
+        )
+
+    guess = fitted.predict(told(shape, traffic, work.tokens))
     weights = guess.terms_s["bytes"] * traffic.weight_bytes / traffic.total_bytes
     attention = fitted.seconds_per_attention_mac * traffic.attention_macs
     seconds = {
         "weights": weights + guess.terms_s["compute"] - attention,
         "kv": guess.terms_s["bytes"] - weights + attention,
         "floor": guess.terms_s["kernels"] + guess.terms_s["layers"],
+        "draft": draft.tokens * fitted.predict(told(work.sketch_shape, work.sketch, batch)).seconds,
         "communication": 0.0,
     }
     source = (
         f"{record.name}: {fitted.observations} decode cases of {fitted.models} models, "
         f"{fitted.bandwidth_fraction * roof / GB:.1f} GB/s, {fitted.floor_per_kernel_s / MICROSECOND:.2f} us per kernel"
     )
-    return _forecast(traffic, seconds, guess.log_standard_error, source, batch)
+    return work.forecast(seconds, 0.0, guess.log_standard_error, source)
 
 
 def read_record(path: Path) -> list[law.Observation]:
@@ -244,23 +329,65 @@ def _observation(where: str, case: Case) -> law.Observation:
     return row
 
 
-def _all_reduce_s(traffic: Traffic, devices: int) -> float:
-    """Of a system nothing is known about."""
-    if devices == 1:
-        return 0.0
-    hop = float(hierarchy.load_calibration().unseen[0][PARAMETERS.index("hop")])
-    return traffic.layers * math.log2(devices) * math.exp(hop) * MICROSECOND
+ALL_REDUCES = 2  # of a layer: behind attention, behind the MLP
 
 
-def _forecast(traffic: Traffic, seconds: dict[str, float], deviation: float, source: str, batch: int) -> Forecast:
-    speed = 1.0 / sum(seconds.values())
-    spread = math.exp(Z80 * deviation)
-    return Forecast(speed, (speed / spread, speed * spread), traffic, seconds, source, batch)
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one step does: the step that verifies, and one of the drafts before it.
 
+    Attributes:
+        traffic: of the step, of `tokens` tokens over the caches of `batch` streams.
+        sketch: of one drafted token of every stream: the last layer and the head.
+        join_bytes: of the projection that joins a token and its predecessor's state, 2 hidden x hidden.
+        imbalance: see `parallel.imbalance`.
+    """
 
-def _check_devices(devices: int) -> None:
-    if not 1 <= devices <= MAX_DEVICES:
-        raise UsageError(f"devices is {devices}, not between 1 and {MAX_DEVICES}.")
+    traffic: Traffic
+    tokens: int
+    sketch_shape: ModelShape
+    sketch: Traffic
+    join_bytes: float
+    imbalance: float
+    batch: int
+    parallel: Parallel
+    draft: Draft
+
+    @classmethod
+    def of(cls, shape: ModelShape, batch: int, context: int, kv_format: str, parallel: Parallel, draft: Draft) -> _Work:
+        parallel.checked().check(shape)
+        tokens = batch * (draft.checked().tokens + 1)
+        alone = step_traffic(shape, batch=batch, context=context, kv_format=kv_format)
+        together = step_traffic(shape, batch=tokens, context=context, kv_format=kv_format)
+        one = replace(shape, layers=shape.layers[-1:])
+        each = shape.dense_bytes / (shape.active_without_embedding - shape.routed_active_parameters)
+        return cls(
+            traffic=replace(together, kv_bytes=alone.kv_bytes),
+            tokens=tokens,
+            sketch_shape=one,
+            sketch=step_traffic(one, batch=batch, context=context, kv_format=kv_format),
+            join_bytes=2 * shape.hidden**2 * each,
+            imbalance=imbalance(shape, tokens, parallel.ep),
+            batch=batch,
+            parallel=parallel,
+            draft=draft,
+        )
+
+    def forecast(self, seconds: dict[str, float], all_reduce: float, deviation: float, source: str) -> Forecast:
+        speed = self.draft.yields / sum(seconds.values())
+        spread = math.exp(Z80 * deviation)
+        return Forecast(
+            tokens_per_s=speed,
+            interval=(speed / spread, speed * spread),
+            traffic=self.traffic,
+            draft_bytes=self.draft.tokens * (self.sketch.total_bytes + self.join_bytes),
+            seconds=seconds,
+            all_reduce=all_reduce,
+            source=source,
+            batch=self.batch,
+            parallel=self.parallel,
+            draft=self.draft,
+        )
 
 
 def _within(name: str, value: float, low: float, high: float, unit: str, *, open_low: bool = False) -> None:

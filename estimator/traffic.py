@@ -136,6 +136,14 @@ def format_bytes(
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
+def weight_bytes(shape: ModelShape) -> int:
+    """Bytes of all weights of the decoder, every expert and the whole embedding included."""
+    embedding = shape.embedding.bytes if shape.head else 0
+    return (
+        embedding + shape.dense_bytes + sum(e.count * e.expert_bytes for layer in shape.layers for e in layer.experts)
+    )
+
+
 def format_macs(shape: ModelShape, *, batch: int = 1) -> dict[str, float]:
     """Multiply-accumulates of one step with weights, by the weight's format, the most first."""
     found: dict[str, float] = {}

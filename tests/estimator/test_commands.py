@@ -43,8 +43,10 @@ def test_predict_document(run: Run) -> None:
     document = json.loads(out)
     assert (code, err) == (0, "")
     assert document["schema"] == "moegauge.predict/1"
-    assert set(document["terms_ms"]) == {"weights", "kv", "floor", "communication"}
+    assert set(document["terms_ms"]) == {"weights", "kv", "floor", "draft", "communication", "all_reduce"}
+    assert document["terms_ms"].pop("all_reduce") == 0  # one device; `communication` includes it
     assert sum(document["terms_ms"].values()) == pytest.approx(1e3 / document["tokens_per_s"])
+    assert document["fits"] == {"devices": None, "kv_tokens": None}  # a bandwidth says nothing of memory
     assert document["interval"][0] < document["tokens_per_s"] < document["interval"][1]
     assert document["bytes_per_step"] > 60e9
 
@@ -132,6 +134,17 @@ def test_words_for_people(run: Run, argv: tuple[str, ...], words: str) -> None:
         (("predict", "glm-4.7", "--bandwidth", "1", "--format", "fp9"), 2, "fp8"),
         (("predict", "glm-4.7", "--record", "absent.json"), 1, "absent.json"),
         (("predict", "glm-4.7", "--device", "abacus"), 2, "abacus"),
+        (("predict", "glm-4.7", "--bandwidth", "1", "--devices", "8", "--parallel", "tp=8"), 2, "not both"),
+        (("predict", "glm-4.7", "--bandwidth", "1", "--parallel", "tp=8,ep=3"), 2, "ep is 3, which does not divide tp"),
+        (("predict", "glm-4.7", "--bandwidth", "1", "--parallel", "tp=7,ep=7"), 2, "does not divide the 160 experts"),
+        (("predict", "glm-4.7", "--bandwidth", "1", "--parallel", "tp=8,dp=2"), 2, "Example: --parallel"),
+        (("predict", "glm-4.7", "--bandwidth", "1", "--parallel", "tp=2,tp=4"), 2, "Example: --parallel"),
+        (("predict", "glm-4.7", "--bandwidth", "1", "--parallel", "tp=0"), 2, "devices is 0"),
+        (("predict", "glm-4.7", "--bandwidth", "1", "--parallel", "pp=93"), 2, "has 92 layers"),
+        (("predict", "glm-4.7", "--bandwidth", "1", "--draft", "3"), 2, "go together"),
+        (("predict", "glm-4.7", "--bandwidth", "1", "--draft", "3", "--acceptance", "1.5"), 2, "acceptance is 1.5"),
+        (("predict", "glm-4.7", "--bandwidth", "1", "--draft", "-1", "--acceptance", "1"), 2, "draft is -1"),
+        (("predict", "glm-4.7", "--record", "absent.json", "--devices", "2"), 2, "a record is of one device"),
         (("estimate",), 2, "exactly one"),
         (("estimate", "--preset", "opus"), 2, "opus-2026-03"),
         (("estimate", "--observations", "absent.csv"), 1, "absent.csv"),

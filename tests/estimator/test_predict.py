@@ -13,6 +13,7 @@ from moegauge import hardware, models
 from moegauge.errors import ObservationError, RecordError, UnknownNameError, UsageError
 from moegauge.estimator import predict
 from moegauge.estimator.closed.emulated import trials
+from moegauge.estimator.parallel import Parallel
 from moegauge.estimator.traffic import step_traffic
 from moegauge.shape import ModelShape
 
@@ -66,7 +67,7 @@ def test_by_hand(moe: ModelShape) -> None:
 
 def test_devices_share_bytes_and_pay_to_talk(moe: ModelShape) -> None:
     one = predict.by_hand(moe, bandwidth_gb_per_s=100.0, floor_us=2.0)
-    four = predict.by_hand(moe, bandwidth_gb_per_s=100.0, floor_us=2.0, devices=4)
+    four = predict.by_hand(moe, bandwidth_gb_per_s=100.0, floor_us=2.0, parallel=Parallel(4))
     assert four.seconds["weights"] == pytest.approx(one.seconds["weights"] / 4)
     assert four.seconds["floor"] == one.seconds["floor"]
     assert four.seconds["communication"] > 0
@@ -87,6 +88,17 @@ def test_a_record_of_the_law_predicts_another_model(tmp_path: Path) -> None:
     seconds = 20e-6 * traffic.kernels + traffic.total_bytes / (0.9 * ROOF)
     assert forecast.tokens_per_s == pytest.approx(1 / seconds, rel=0.01)
     assert forecast.seconds["floor"] == pytest.approx(20e-6 * traffic.kernels, rel=0.2)
+
+
+def test_a_record_takes_a_draft(tmp_path: Path) -> None:
+    record = write_record(tmp_path / "r.json")
+    shape = models.load("deepseek-v3")
+    plain = predict.by_record(shape, record)
+    useless = predict.by_record(shape, record, draft=predict.Draft(2, 0.0))
+    assert useless.tokens_per_s < plain.tokens_per_s / 1.5  # three tokens' experts
+    assert predict.by_record(shape, record, draft=predict.Draft(2, 1.0)).tokens_per_s == pytest.approx(
+        3 * useless.tokens_per_s
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +149,7 @@ def test_other_nonsense_is_refused_by_name(moe: ModelShape) -> None:
     with pytest.raises(UsageError, match="floor"):
         predict.by_hand(moe, bandwidth_gb_per_s=1.0, floor_us=-1.0)
     with pytest.raises(UsageError, match="devices"):
-        predict.by_hand(moe, bandwidth_gb_per_s=1.0, devices=0)
+        predict.by_hand(moe, bandwidth_gb_per_s=1.0, parallel=Parallel(0))
 
 
 def test_datasheet_devices() -> None:
@@ -160,13 +172,13 @@ def test_datasheet_prediction_is_between_bandwidth_and_reason() -> None:
 def test_a_stack_and_a_batch_are_told_apart() -> None:
     shape = models.load("deepseek-v3")
     device = hardware.device("NVIDIA B200 SXM")
-    one = predict.by_device(shape, device, stack="SGLang", devices=8)
-    many = predict.by_device(shape, device, stack="SGLang", devices=8, batch=57, context=2800)
+    one = predict.by_device(shape, device, stack="SGLang", parallel=Parallel(8))
+    many = predict.by_device(shape, device, stack="SGLang", parallel=Parallel(8), batch=57, context=2800)
     # SGLang measured 109 tokens/s for one stream and 39 for each of 57, of which 85 % and 30 % were floors.
     assert one.tokens_per_s == pytest.approx(109, rel=0.3)
     assert many.tokens_per_s == pytest.approx(39, rel=0.4)
     assert one.seconds["floor"] + one.seconds["communication"] > 0.6 / one.tokens_per_s
-    assert predict.by_device(shape, device, stack="nobody", devices=8).interval[0] < one.interval[0]
+    assert predict.by_device(shape, device, stack="nobody", parallel=Parallel(8)).interval[0] < one.interval[0]
 
 
 def test_emulated_models_are_estimated_from_the_others(tmp_path: Path) -> None:

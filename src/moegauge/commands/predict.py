@@ -14,7 +14,9 @@ from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 
 
-@click.command("predict", epilog="Example: moegauge predict deepseek-v3 --device 'NVIDIA H200 SXM' --devices 8")
+@click.command(
+    "predict", epilog="Example: moegauge predict deepseek-v3 --device 'NVIDIA H200 SXM' --parallel tp=8,ep=8"
+)
 @click.argument("model", required=False)
 @click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Constants fitted to this record.")
 @click.option("--bandwidth", type=float, metavar="GBPS", help="Delivered GB/s of one device.")
@@ -27,7 +29,14 @@ from moegauge.errors import UsageError
 @click.option("--batch", type=int, default=1, show_default=True, help="Streams decoded together.")
 @click.option("--context", type=int, default=0, show_default=True, help="Tokens in each stream's cache.")
 @click.option("--kv-format", default="bf16", show_default=True, help="bf16, fp8 or f32.")
-@click.option("--devices", type=int, default=1, show_default=True, help="Tensor-parallel devices.")
+@click.option("--devices", type=int, metavar="N", help="Tensor-parallel devices: --parallel tp=N.")
+@click.option(
+    "--parallel", "spread", metavar="tp=T[,ep=E][,pp=P]", help="Tensor, expert, pipeline parallel; tp x pp devices."
+)
+@click.option("--draft", type=int, metavar="TOKENS", help="Tokens drafted by an MTP or EAGLE layer before each step.")
+@click.option(
+    "--acceptance", type=float, metavar="RATE", help="With --draft: share of drafted tokens accepted, 0 to 1."
+)
 @click.option("--judge", is_flag=True, help="Instead: the law against published readings kept apart from its fit.")
 @json_option
 def command(
@@ -41,7 +50,10 @@ def command(
     batch: int,
     context: int,
     kv_format: str,
-    devices: int,
+    devices: int | None,
+    spread: str | None,
+    draft: int | None,
+    acceptance: float | None,
     judge: bool,
     as_json: bool,
 ) -> None:
@@ -49,6 +61,7 @@ def command(
     record, a bandwidth, or a datasheet device."""
     one_blas_thread()
     from moegauge.estimator import predict
+    from moegauge.estimator.parallel import Parallel, fits
     from moegauge.hardware import device as device_by_name
 
     if judge:
@@ -58,30 +71,47 @@ def command(
         raise UsageError("no model given.", advice="moegauge models lists those that ship.")
     if sum(source is not None for source in (record, bandwidth, device)) != 1:
         raise UsageError("give exactly one of --record, --bandwidth and --device.")
+    if devices is not None and spread is not None:
+        raise UsageError(
+            "give --devices or --parallel, not both.", advice=f"--devices {devices} is --parallel tp={devices}."
+        )
+    if (draft is None) != (acceptance is None):
+        raise UsageError("--draft and --acceptance go together.", advice="Example: --draft 3 --acceptance 0.7")
+    parallel = Parallel.parse(spread) if spread is not None else Parallel(1 if devices is None else devices).checked()
     shape = models.resolve(model).cast(weight_format)
     options: dict[str, Any] = {
         "batch": batch,
         "context": context,
         "kv_format": kv_format,
+        "draft": predict.Draft(draft or 0, acceptance or 0.0),
     }
+    where = None
     if record is not None:
-        if devices != 1:
-            raise UsageError("--devices needs --device or --bandwidth: a record is of one device.")
+        if parallel.world != 1:
+            raise UsageError("several devices need --device or --bandwidth: a record is of one device.")
         forecast = predict.by_record(shape, record, **options)
     elif bandwidth is not None:
-        forecast = predict.by_hand(shape, bandwidth_gb_per_s=bandwidth, floor_us=floor_us, devices=devices, **options)
+        forecast = predict.by_hand(shape, bandwidth_gb_per_s=bandwidth, floor_us=floor_us, parallel=parallel, **options)
     else:
-        forecast = predict.by_device(shape, device_by_name(device or ""), stack=stack, devices=devices, **options)
+        where = device_by_name(device or "")
+        forecast = predict.by_device(shape, where, stack=stack, parallel=parallel, **options)
+    room = fits(shape, where, parallel, kv_format)
     if as_json:
-        print_json({"model": shape.name, **forecast.to_json()})
+        print_json({"model": shape.name, **forecast.to_json(), "fits": room.to_json()})
         return
     low, high = forecast.interval
     click.echo(f"{shape.name}: {forecast.tokens_per_s:.1f} tokens/s a stream (80 %: {low:.1f} to {high:.1f})")
-    if batch > 1:
-        click.echo(f"all {batch} streams: {forecast.tokens_per_s * batch:.1f} tokens/s")
-    click.echo(f"one step reads {forecast.traffic.total_bytes / 1e9:.3f} GB in {forecast.traffic.kernels} kernels")
+    if forecast.streams > 1:
+        click.echo(f"all {forecast.streams} streams: {forecast.tokens_per_s * forecast.streams:.1f} tokens/s")
+    if draft:
+        drafter = "its own MTP layer" if shape.mtp_parameters else "a layer trained for it: its release holds none"
+        click.echo(f"a step yields {forecast.draft.yields:.2f} tokens of a stream; {draft} drafted by {drafter}")
+    read = forecast.traffic.total_bytes + forecast.draft_bytes
+    click.echo(f"one step reads {read / 1e9:.3f} GB in {forecast.traffic.kernels} kernels")
     for name, value in forecast.seconds.items():
-        click.echo(f"  {name:<14}{value * 1e3:10.3f} ms")
+        if name != "draft" or value:
+            click.echo(f"  {name:<14}{value * 1e3:10.3f} ms")
+    click.echo(room.sentence(parallel.world))
     click.echo(f"from {forecast.source}")
 
 
