@@ -103,15 +103,9 @@ def estimate(
     import numpy as np
 
     fixed = dict(fixed or {})
-    assumed.check(fixed)
+    drawn, u, condition = _draw(known, fixed, points, seed)
     names = list(assumed.ASSUMPTIONS)
     first = len(names) + 1
-    u = quasi_random(points, first + COLUMNS_PER_MODEL * len(known), seed)
-    drawn = {
-        name: np.full(points, fixed[name]) if name in fixed else assumed.ASSUMPTIONS[name].value(u[:, i])
-        for i, name in enumerate(names)
-    }
-    condition = Condition.on(known, drawn["batch"], drawn["context"], drawn["floor"], u[:, first:])
     noise = assumed.normal(u[:, len(names)])
     moe = fixed.get("expansion") != 1.0
     results = []
@@ -138,6 +132,40 @@ def estimate(
             )
         )
     return results
+
+
+def _draw(
+    known: Sequence[Served], fixed: Mapping[str, float], points: int, seed: int
+) -> tuple[dict[str, Array], Array, Condition]:
+    """Values of every assumption at every point, the points' coordinates, and the law conditioned there."""
+    import numpy as np
+
+    assumed.check(fixed)
+    names = list(assumed.ASSUMPTIONS)
+    first = len(names) + 1
+    u = quasi_random(points, first + COLUMNS_PER_MODEL * len(known), seed)
+    drawn = {
+        name: np.full(points, fixed[name]) if name in fixed else assumed.ASSUMPTIONS[name].value(u[:, i])
+        for i, name in enumerate(names)
+    }
+    return drawn, u, Condition.on(known, drawn["batch"], drawn["context"], drawn["floor"], u[:, first:])
+
+
+def open_floor_shares(known: Sequence[Served], *, seed: int = 0, points: int = POINTS) -> dict[str, dict[str, Any]]:
+    """Quantiles of the share of the step that floors take, of each open model of a fleet; as `Estimate.floor_share`."""
+    import numpy as np
+
+    _, u, condition = _draw(known, {}, points, seed)
+    weight = condition.weight / condition.weight.sum()
+    first = len(assumed.ASSUMPTIONS) + 1
+    found = {}
+    for i, row in enumerate(known):
+        assert row.shape is not None
+        drafts = row.shape.mtp_parameters > 0
+        seconds = assumed.calibration_speculation[drafts](u[:, first + COLUMNS_PER_MODEL * i]) / row.tokens_per_s
+        floors = condition.floors(np.full(points, float(len(row.shape.layers))), row.shape.moe_layers > 0)
+        found[row.model] = _summary(np.minimum(floors / seconds, 1.0), weight)
+    return found
 
 
 def _solve(

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "count": ("count", "Count dense and routed parameters from safetensors headers."),
     "env": ("env", "What machine and software this is, as records name it."),
     "estimate": ("estimate", "Estimate closed models from published tokens/s."),
+    "formula": ("formula", "Where tokens/s = bandwidth / active bytes holds."),
     "models": ("models", "List the model shapes that ship with the package."),
     "predict": ("predict", "Predict tokens/s of a model on a device."),
     "report": ("report", "One HTML page from records."),
