@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from moegauge.estimator import additive, hierarchy
-from moegauge.estimator.additive import FLOORS, Step, Steps
+from moegauge.estimator.additive import FLOORS, TokenStep, TokenSteps
 from moegauge.estimator.closed import inversion, published
 from moegauge.estimator.closed.assumptions import SERVED_DEVICES
 from moegauge.estimator.closed.backtest import quantile
@@ -44,7 +44,7 @@ OF_THE_POST = {"precision": 2.0, "speculation": 1.0, "replica": 1.0, "hardware":
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class MapPoint:
     """One reading of one stream.
 
     Attributes:
@@ -87,7 +87,7 @@ def readings() -> list[Reading]:
     return list({hierarchy.identity(r): r for r in reversed(rows)}.values())[::-1]
 
 
-def points(rows: Sequence[Reading] | None = None) -> list[Point]:
+def points(rows: Sequence[Reading] | None = None) -> list[MapPoint]:
     """Every reading of `rows`, the packaged ones without.
 
     Raises:
@@ -109,24 +109,24 @@ def points(rows: Sequence[Reading] | None = None) -> list[Point]:
             mean = effective_bandwidth([(r.bytes_per_token, r.tokens_per_s) for r in alike])
             error = invert(mean, reading.tokens_per_s) / reading.bytes_per_token - 1
         found.append(
-            Point(reading, device_layer_bytes(case.step), floor_share(constants[case.group], case.step), error)
+            MapPoint(reading, device_layer_bytes(case.step), floor_share(constants[case.group], case.step), error)
         )
     return found
 
 
-def device_layer_bytes(step: Step) -> float:
+def device_layer_bytes(step: TokenStep) -> float:
     """Bytes of weights and cache that each device reads of each layer."""
     weights = (step.dense * step.dense_bits + step.routed * step.routed_bits) / 8
     return (weights + step.kv_bytes) / step.devices / step.layers
 
 
-def floor_share(constants: Any, step: Step) -> float:
+def floor_share(constants: Any, step: TokenStep) -> float:
     """Share of a step that does not depend on bytes, by log constants of the law; shape [parameters]."""
-    terms = {name: float(value[0]) for name, value in additive.terms_s(constants, Steps.of([step])).items()}
+    terms = {name: float(value[0]) for name, value in additive.terms_s(constants, TokenSteps.of([step])).items()}
     return sum(terms[name] for name in FLOORS) / sum(terms.values())
 
 
-def bands(found: Sequence[Point]) -> list[dict[str, Any]]:
+def bands(found: Sequence[MapPoint]) -> list[dict[str, Any]]:
     """The formula's error by floor share: `floor_share` [low, high], `n`, `judged`, `median_fold`, `p80_fold`,
     `bytes_per_device_layer` (median); folds are None where nothing is judged."""
     rows = []
@@ -149,7 +149,7 @@ def bands(found: Sequence[Point]) -> list[dict[str, Any]]:
 def half_bytes(posterior: Posterior, stack: str, device: str, bandwidth: float, devices: int) -> float:
     """Bytes per device and layer at which floors are half of a step of an MoE at 8 bits, one stream, no context."""
     mean, _ = posterior.of_group(posterior.place(stack, device))
-    step = Step(
+    step = TokenStep(
         layers=1.0,
         dense=0.45 * devices * 1e6,
         routed=0.55 * devices * 1e6,

@@ -7,19 +7,19 @@ from importlib import resources
 from typing import Any
 
 from moegauge.bench.report.svg import Chart, Scale
-from moegauge.estimator.formula import Point
+from moegauge.estimator.formula import MapPoint
 
 MB = 1e6
 GROUPS = (("one device, dense", 0, "f0"), ("one device, MoE", 2, "f2"), ("several devices", 1, "f1"))
 POST = (("the post's calibration", 3, "f3"), ("the post's estimates", 7, "f5"))
 
 
-def group(point: Point) -> int:
+def group(point: MapPoint) -> int:
     """Which of `GROUPS`."""
     return 2 if point.reading.devices > 1 else int(point.reading.moe)
 
 
-def formula_chart(points: Sequence[Point], halves: Iterable[Mapping[str, Any]], post: Mapping[str, Any]) -> str:
+def formula_chart(points: Sequence[MapPoint], halves: Iterable[Mapping[str, Any]], post: Mapping[str, Any]) -> str:
     """A self-contained SVG document.
 
     Args:
@@ -52,7 +52,8 @@ def formula_chart(points: Sequence[Point], halves: Iterable[Mapping[str, Any]], 
     for (_, shape, css), rows in zip(POST, (post["calibration"], post["estimates"]), strict=True):
         for row in rows:
             share, at = row["floor_share"], row["bytes_per_device_layer"] / MB
-            chart.whisker(at, *share["80"], css)
+            low, high = share["80"]
+            chart.whisker(at, low, high, css)
             chart.mark(at, share["median"], shape, css, f"{row['model']}: floors {share['median']:.0%}")
     for i, (name, shape, css) in enumerate((*GROUPS, *POST)):
         x, y = chart.x.low * (chart.x.high / chart.x.low) ** 0.72, 1.0 - 0.045 * i

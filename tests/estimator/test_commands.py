@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,40 @@ def test_the_document_prints_what_the_command_prints(run: Run, argv: tuple[str, 
     _, out, _ = run(*argv)
     figures = [line.strip() for line in out.splitlines() if not line.lstrip().startswith("batch")]
     assert [line for line in figures if line not in shown] == []
+
+
+SERVED = ("predict", "deepseek-v3", "--device", "NVIDIA B200 SXM", "--stack", "SGLang", "--parallel")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("formula",),
+        (*SERVED, "tp=8"),
+        (*SERVED, "tp=8,ep=8,pp=2"),
+        (*SERVED, "tp=2"),
+        (*SERVED, "tp=8", "--draft", "3", "--acceptance", "0.7"),
+    ],
+)
+def test_the_map_page_prints_what_the_commands_print(run: Run, argv: tuple[str, ...]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "formula.md").read_text(encoding="utf-8")
+    code, out, _ = run(*argv)
+    assert code == 0
+    shown = "\n".join(line.removeprefix("    ") for line in text.splitlines())
+    assert f"\n{out.strip()}\n" in shown
+
+
+def test_formula_document_and_chart(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("formula", "--json", "--svg", str(tmp_path / "map.svg"))
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert finite(document)
+    fields = {"system", "device", "devices", "model", "floor_share", "error_of_formula"}
+    assert all(fields <= set(case) for case in document["cases"])
+    chart = (tmp_path / "map.svg").read_text(encoding="utf-8")
+    # The page's own chart is this one, but for the last digit of a place.
+    page = (Path(__file__).parents[2] / "docs" / "formula.svg").read_text(encoding="utf-8")
+    here, there = (re.findall(r"-?\d+\.?\d*", text) for text in (chart, page))
+    assert re.sub(r"[-+\d.]+", "", chart) == re.sub(r"[-+\d.]+", "", page)
+    assert [float(x) for x in here] == pytest.approx([float(x) for x in there], abs=1.0)
+    assert run("formula", "--svg", str(tmp_path / "map.svg"))[0] == 2

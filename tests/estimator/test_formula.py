@@ -10,14 +10,14 @@ import pytest
 
 from moegauge.bench.report.formula_chart import formula_chart
 from moegauge.estimator import formula
-from moegauge.estimator.additive import PARAMETERS, Step
+from moegauge.estimator.additive import PARAMETERS, TokenStep
 from moegauge.estimator.closed.contradictions import Ratio
-from moegauge.estimator.formula import Point
+from moegauge.estimator.formula import MapPoint
 from moegauge.estimator.readings import read
 
 
 @pytest.fixture(scope="module")
-def points() -> list[Point]:
+def points() -> list[MapPoint]:
     return formula.points()
 
 
@@ -26,7 +26,7 @@ def post() -> dict[str, Any]:
     return formula.post()
 
 
-def step(**changed: float) -> Step:
+def step(**changed: float) -> TokenStep:
     plain: dict[str, float] = {
         "layers": 10,
         "dense": 4e9,
@@ -42,7 +42,7 @@ def step(**changed: float) -> Step:
         "recurrent": 0,
         "quantised": 0,
     }
-    return Step(**{**plain, **changed})
+    return TokenStep(**{**plain, **changed})
 
 
 def test_the_share_is_floors_over_the_whole_step() -> None:
@@ -74,7 +74,7 @@ def test_errors_are_those_of_the_other_models(readings_csv: Any) -> None:
     assert (first.fold, second.fold) == (pytest.approx(1.25), pytest.approx(1.25))
 
 
-def test_every_reading_of_one_stream_is_a_point_once(points: list[Point]) -> None:
+def test_every_reading_of_one_stream_is_a_point_once(points: list[MapPoint]) -> None:
     assert len(points) > 350
     assert len({(p.reading.group, p.reading.key, p.reading.tokens_per_s, p.reading.context) for p in points}) > 340
     assert all(0 < p.floor_share < 1 and p.bytes_per_device_layer > 0 for p in points)
@@ -82,7 +82,7 @@ def test_every_reading_of_one_stream_is_a_point_once(points: list[Point]) -> Non
     assert all(p.reading.batch < 1.5 for p in points)
 
 
-def test_the_formula_errs_where_floors_are_large(points: list[Point]) -> None:
+def test_the_formula_errs_where_floors_are_large(points: list[MapPoint]) -> None:
     few, _, _, most = formula.bands(points)
     assert sum(row["n"] for row in formula.bands(points)) == len(points)
     assert few["median_fold"] < 1.2 < 1.5 < most["median_fold"]
@@ -107,7 +107,7 @@ def test_stated_ratios_and_the_floors_they_need() -> None:
         floor = row["floor_ms_needed"] / 1e3
         ratio = Ratio.of({"slow": 10.0, "fast": 20.0}, "slow", "fast", 3.0)
         assert (0.1 - ratio.floor_s) / (0.05 - ratio.floor_s) == pytest.approx(3.0)
-        assert 0 < floor
+        assert floor > 0
         assert 0 < row["floor_share_needed"] < 1
     assert Ratio.of({"slow": 10.0, "fast": 20.0}, "slow", "fast", 1.5).floor_s < 0  # less than the speeds say
 
@@ -124,7 +124,7 @@ def test_the_post_on_the_map(post: dict[str, Any]) -> None:
         assert 0 <= row["floor_share"]["80"][0] <= row["floor_share"]["median"] <= 1
 
 
-def test_the_chart_holds_every_point(points: list[Point], post: dict[str, Any]) -> None:
+def test_the_chart_holds_every_point(points: list[MapPoint], post: dict[str, Any]) -> None:
     root = ElementTree.fromstring(formula_chart(points, formula.halves(), post))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     marks = [e for e in root.iter() if e.get("class", "").startswith("mark")]
