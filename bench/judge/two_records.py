@@ -85,7 +85,7 @@ def against(before: Record, after: Record) -> list[SpeedRatio]:
 
 
 def _point(case: Case) -> tuple[Any, ...]:
-    """What makes it the same question, whatever answered it: launch rung, threads and backend may differ."""
+    """What makes it the same question, whatever answered it: launch mode, threads and backend may differ."""
     return case.kind, case.model, case.kernel, case.format, case.batch, case.context, case.kv_format, case.routing
 
 
