@@ -74,9 +74,11 @@ def sections() -> dict[str, list[tuple[str, str]]]:
 
 
 def heading(folder: str) -> str:
-    """What a folder holds: its package's sentence, else the line of `DATA`."""
-    package = ROOT / folder / "__init__.py"
-    return said(package) if package.exists() else DATA.get(folder, "")
+    """What a folder holds: its package's sentence, else the line of `DATA`, else the room whose tests it holds."""
+    package, tested = ROOT / folder / "__init__.py", folder.removeprefix("tests/")
+    if package.exists():
+        return said(package)
+    return DATA.get(folder) or (f"Tests of `{tested}/`." if folder != tested and (ROOT / tested).is_dir() else "")
 
 
 def page() -> str:
