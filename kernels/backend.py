@@ -79,7 +79,7 @@ class LaunchProfile:
 
 
 class Arena(Protocol):
-    """Pools of packed random bytes on the device, one per kind of content; see `moegauge.kernels.packing.fill`.
+    """Pools of packed random bytes on the device, one per kind of content; see `moegauge.kernels.content.fill`.
 
     Attributes:
         pools: bytes of every pool.

@@ -1,6 +1,6 @@
 """The Triton kernels as Triton's interpreter runs them, against float64: no GPU, the compiled arithmetic apart.
 
-What inline assembly computes is held to the same numbers over every code point in test_triton_layout.py.
+What inline assembly computes is held to the same numbers over every code point in test_layout.py.
 """
 
 from __future__ import annotations
