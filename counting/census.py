@@ -89,8 +89,10 @@ def refuse_adapter(checkpoint: Checkpoint) -> None:
         AdapterError: every matrix is an adapter's.
     """
     names = [name for header in checkpoint.headers for name in header.names[:1000]]
+    if not _ADAPTER.search("\n".join(names)):
+        return
     updates = sum(1 for name in names if _ADAPTER.search(name))
-    if not updates or 2 * updates < len(names):
+    if 2 * updates < len(names):
         return
     base = checkpoint.documents.get("adapter_config.json", {}).get("base_model_name_or_path")
     of = f" of {shown(base)}" if isinstance(base, str) and base else ""

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests" / "counting"
 SHARDS = {"gpt-oss-20b": 3, "mixtral-8x7b": 3, "qwen3-30b-a3b": 16}
 HOSTILE_BASE = "gpt-oss-20b"  # what a hostile repo holds where it is not attacked
-TIMEOUT_S = 2  # HF_HUB_DOWNLOAD_TIMEOUT of the run
+TIMEOUT_S = 3  # HF_HUB_DOWNLOAD_TIMEOUT of the run
 
 
 def hostile_kinds() -> list[str]:
@@ -95,7 +95,7 @@ def judged(names: list[str], served: dict[str, str], out: Path, right: dict[str,
     return {
         "lines": len(lines),
         "lost": [name for name in names if name not in lines],
-        "good_refused": [n for n in names if "/hostile-" not in n and n in lines and lines[n]["error"]],
+        "good_refused": {n: e for n, line in lines.items() if "/hostile-" not in n and (e := line["error"])},
         "wrong": wrong,
         "hostile": ends,
     }
@@ -162,7 +162,7 @@ def main() -> int:
     parser.add_argument("--repos", type=int, default=2000)
     parser.add_argument("--hostile", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=4)
-    parser.add_argument("--deadline", type=float, default=10)
+    parser.add_argument("--deadline", type=float, default=20)
     parser.add_argument("--kills", type=int, default=0)
     with tempfile.TemporaryDirectory() as place:
         found = simulate(parser.parse_args(), Path(place))

@@ -111,7 +111,7 @@ def _sharded(remote: Remote, chosen: selection.Selection, thorough: bool) -> tup
     found = None if thorough else remote.decoded_headers(index_file, accept)
     if found is not None:
         return found
-    index = parse_index(remote.document(index_file, INDEX_LIMIT_BYTES), file=index_file)
+    index = parse_index(remote.document(index_file, INDEX_LIMIT_BYTES), file=index_file, names=remote.names)
     for shard in index.shards:
         if shard not in remote.sizes:
             problem = f"names the shard {errors.shown(shard)}, which is not in the repo."

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -42,12 +43,16 @@ class Index:
     total_size: Any = None
 
 
-class _Document(msgspec.Struct):
-    weight_map: dict[str, str]
-    metadata: msgspec.Raw = msgspec.Raw(b"")
+def _decoder(shard: Any) -> msgspec.json.Decoder[Any]:
+    """A decoder of indexes whose shards are of type `shard`."""
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+        ("weight_map", dict[str, shard]),
+        ("metadata", msgspec.Raw, msgspec.Raw(b"")),
+    ]
+    return msgspec.json.Decoder(msgspec.defstruct("Document", fields))
 
 
-_DOCUMENT = msgspec.json.Decoder(_Document)
+_DOCUMENT = _decoder(str)
 
 
 def check_shard_name(name: str, *, file: str) -> None:
@@ -65,15 +70,18 @@ def check_shard_name(name: str, *, file: str) -> None:
         raise errors.ShardNameError(problem, file=file)
 
 
-def parse_index(raw: bytes, *, file: str) -> Index:
+def parse_index(raw: bytes, *, file: str, names: Collection[str] = ()) -> Index:
     """Read an index.
 
+    Args:
+        raw: the file; `file`: its name, for messages.
+        names: the files beside it. Shards among them are made once each, not once a tensor; others are as good.
     Raises:
         BadIndexError, DuplicateIndexKeyError, ShardNameError, TooManyShardsError.
     """
     if len(raw) > INDEX_LIMIT_BYTES:
         raise errors.BadIndexError(f"{len(raw):,} bytes; the limit is {INDEX_LIMIT_BYTES:,}.", file=file)
-    read = _plain(raw) or _strict(raw, file)
+    read = _plain(raw, sorted(name for name in names if name.endswith(SUFFIX))) or _strict(raw, file)
     weight_map, metadata = read
     shards = sorted(set(weight_map.values()))
     for shard in shards:
@@ -84,13 +92,13 @@ def parse_index(raw: bytes, *, file: str) -> Index:
     return Index(file, weight_map, shards, metadata.get("total_size"))
 
 
-def _plain(raw: bytes) -> tuple[dict[str, str], dict[str, Any]] | None:
+def _plain(raw: bytes, shards: list[str]) -> tuple[dict[str, str], dict[str, Any]] | None:
     """The usual index, or None when a slower look is needed. Colons are counted as in `counting.headers.parse`:
     a repeated key would leave one too many."""
     if b"\\" in raw:
         return None
     try:
-        document = _DOCUMENT.decode(raw)
+        document = _decode(raw, shards)
         metadata = msgspec.json.decode(document.metadata, type=dict[str, int]) if document.metadata else {}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
@@ -100,6 +108,13 @@ def _plain(raw: bytes) -> tuple[dict[str, str], dict[str, Any]] | None:
     if colons:  # seldom: names hold none, and shards must not
         colons -= "".join(weights).count(":") + "".join(metadata).count(":")
     return None if colons else (weights, dict(metadata))
+
+
+def _decode(raw: bytes, shards: list[str]) -> Any:
+    if 0 < len(shards) <= SHARD_LIMIT:
+        with contextlib.suppress(msgspec.ValidationError):  # a shard elsewhere, or one that is missing
+            return _decoder(Literal[tuple(shards)]).decode(raw)
+    return _DOCUMENT.decode(raw)
 
 
 def _strict(raw: bytes, file: str) -> tuple[dict[str, str], dict[str, Any]]:
