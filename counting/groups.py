@@ -15,6 +15,7 @@ from moegauge.counting.shape_tensors import read_shapes
 from moegauge.counting.storage import MAIN_LEAVES, Unpacked, split_leaf, unpack
 from moegauge.counting.structure import Module, Numbering, find_numbering, place
 
+MOST_PLACED = 40_000  # modules of all layers that structure looks at; DeepSeek-V3 has 1,048
 MOST_MODULES = 10_000  # distinct module names of one checkpoint; the largest known has some hundred
 
 
@@ -61,12 +62,14 @@ def collect(
     numbering = Numbering()
     modules = _modules(counts, headers, numbering)
     resolver.resolve(modules)
+    if len(modules) > MOST_PLACED:  # hostile: what no rule knows stays in doubt
+        configured = False
     if configured and any(group.owner == "unclassified" for module in modules for group in module):
         numbering = find_numbering(counts.keys(), facts)
         if numbering != Numbering():
             modules = _modules(counts, headers, numbering)
             resolver.resolve(modules)
-    inferred = place(modules, facts, configured=configured)
+    inferred = place(modules, facts) if configured else []
     found = [group for module in modules for group in module]
     bounds = [group for group in found if not group.exact]
     if bounds and read is not None:

@@ -39,6 +39,8 @@ def layer_mixers(census: Counts) -> dict[int, Mixer]:
     found: dict[int, dict[str, Shape]] = {n: {} for n in range(census.layers)}
     copies: dict[int, int] = {}
     for group in census.groups:
+        if group.owner == "other" and group.layer in found:
+            found[group.layer].setdefault(UNKNOWN, ())  # placed by structure: it may be the mixer
         if group.owner == "attention" and group.layer in found and ".indexer" not in group.module:
             held = found[group.layer]
             name = group.module.rpartition(".")[2]

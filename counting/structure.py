@@ -128,19 +128,16 @@ class _Copies(NamedTuple):
     number: int
 
 
-def place(modules: list[Module], facts: Facts, *, configured: bool) -> list[str]:
+def place(modules: list[Module], facts: Facts) -> list[str]:
     """Give every group no rule knows a role, but for those whose side of the split is in doubt.
 
     Args:
         modules: the tensors of each module in each layer.
         facts: what the config says.
-        configured: there was a config to say it.
 
     Returns:
         The templates placed, sorted.
     """
-    if not configured and not facts.expert_counts:
-        return []
     if not any(_is_open(group) for module in modules for group in module):
         return []
     before = {id(group) for module in modules for group in module if group.role == "unclassified"}

@@ -200,6 +200,8 @@ def test_experts_by_structure(experts, synthetic):
     assert census.dense == 2 * 32 * 8 + 2 * (2 * 64 + 32)
     assert census.active_routed == census.routed // 2
     assert census.moe_layers == 2
+    assert census.to_json()["bytes_per_token"]["kv_per_context_token"] is None  # no name says what mixes tokens
+    assert any("KV cache is not given" in warning for warning in census.warnings)
     assert census.common("count") == 4
     assert len(census.inferred) == 5 + 2  # what every token uses, and the experts' two matrices
 
@@ -255,3 +257,11 @@ def test_integers_that_no_packing_explains_are_tables(synthetic):
     assert census.by_role()["buffer"]["elements"] == 64
     packed = synthetic.census([*rows, ("words", "I32", (32, 8))], CONFIG)
     assert packed.unclassified() == ["words"]
+
+
+def test_more_modules_than_any_model_has_are_left_in_doubt(synthetic, monkeypatch):
+    """Structure looks at every module several times; a hostile file's half a million stay as they are."""
+    rows = unknown([("pool.ga", (4, 6, 8)), ("pool.be", (4, 6, 8))])
+    assert synthetic.census(rows, CONFIG).unclassified() == []
+    monkeypatch.setattr("moegauge.counting.groups.MOST_PLACED", 5)
+    assert len(synthetic.census(rows, CONFIG).unclassified()) == 7
