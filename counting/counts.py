@@ -125,7 +125,7 @@ class Counts:
             return total
         whole = sum(g.read_bytes for g in self.groups if g.owner == "embedding")
         beside = (g for g in self.groups if g.module == table.module and g.layer == table.layer)
-        return total + sum(_row_bytes(g, table.logical[0]) for g in beside) - (0 if self.tied else whole)
+        return total + sum(_row_bytes(g) for g in beside) - (0 if self.tied else whole)
 
     @property
     def routed_bytes(self) -> int | None:
@@ -166,11 +166,9 @@ class Counts:
         return sorted({g.template for g in self.groups if g.role == "unclassified"})
 
 
-def _row_bytes(group: Group, rows: int) -> int:
-    """Bytes read of a table's tensor for one of its `rows`: a row of weights, of scales or of blocks of scales; a scale
-    of the whole table whole."""
-    stacked = len(group.shape) > 1 or group.shape == (rows,)
-    return group.read_bytes // (group.tensors * group.shape[0] if stacked and group.shape[0] else 1)
+def _row_bytes(group: Group) -> int:
+    """Bytes read of a table's tensor for one row: of its weights, of scales or of blocks of scales; a scalar whole."""
+    return group.read_bytes // (group.tensors * (group.shape or (1,))[0] or 1)
 
 
 def _sums(groups: list[Group], key: Any, order: tuple[str, ...] = ()) -> dict[str, dict[str, int]]:

@@ -212,6 +212,14 @@ def test_a_bias_of_stacked_experts_is_theirs_and_a_router_is_not(synthetic):
     assert census.routed == 2 * (4 * 8 * 6 + 4 * 8)
 
 
+def test_unknown_experts_past_the_decoder_are_prediction(synthetic):
+    rows = unknown([(f"pool.{e}.{m}", (6, 8)) for e in range(4) for m in ("ga", "be")])
+    longer = [*rows, *((name.replace(".1.", ".2.", 1), d, s) for name, d, s in rows if name.startswith("net.stage.1."))]
+    census = synthetic.census(longer, CONFIG)
+    assert census.routed == 2 * 2 * 4 * 6 * 8
+    assert census.parameters("mtp") == 2 * 4 * 6 * 8 + 2 * 64 + 32
+
+
 def test_copies_of_a_number_no_config_names_are_in_doubt(synthetic):
     experts = [(f"pool.{e}.{m}", (6, 8)) for e in range(5) for m in ("ga", "be")]
     census = synthetic.census(unknown(experts), CONFIG)
