@@ -93,7 +93,9 @@ _NOT_A_COUNT = frozenset(
     )
 )
 # What a per-layer field is called beside the uniform one: `n_routed_experts_per_layer`.
-_PER_LAYER = re.compile(r"^(?:per_layer_|layerwise_)|(?:_per_layer|_by_layer|_per_moe_layer|_list)$")
+_PER_LAYER = re.compile(r"^(?:per_layer_|layerwise_|layer_)|(?:_(?:per|by|each|in)_(?:moe_)?layers?|_list)$")
+# What our fields are called where the rest says the context: `experts_per_layer`, `top_k` of a section `moe`.
+_SHORT = {"experts": ("experts", "expert"), "top_k": ("top_k", "topk")}
 # Sections that are no part of the text decoder.
 _OTHER_MODALITY = re.compile(r"vis(?:ion|ual)|vit|image|audio|speech|talker|code2?wav|tts|draft|mtp|quant|projector")
 
@@ -245,6 +247,8 @@ def read_facts(config: Mapping[str, Any] | None) -> Facts:
     for ours, spellings in FIELDS.items():
         for section in sections:
             found = next((s for s in spellings if section.get(s) is not None), None)
+            if found is not None and isinstance(section[found], Mapping) and ours in _SHORT:
+                continue  # by layer: see `_by_layer`
             if found is not None:
                 values[ours] = _number(found, section[found], optional=ours in OPTIONAL)
                 names[ours] = found
@@ -372,8 +376,9 @@ def _listed_sections(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         section = config.get(key)
         if isinstance(section, Mapping):
             inner.extend(_listed_sections(section))
-    parts = [config[key] for key in PART_SECTIONS if isinstance(config.get(key), Mapping)]
-    return [*inner, config, *parts]
+    parts = [(key, config[key]) for key in PART_SECTIONS if isinstance(config.get(key), Mapping)]
+    chosen = [{"moe_top_k": part[k]} for key, part in parts if "moe" in key for k in _SHORT["top_k"] if k in part]
+    return [*inner, config, *(part for _, part in parts), *chosen]
 
 
 def _by_layer(
@@ -385,8 +390,12 @@ def _by_layer(
     for section in reversed(sections):  # the innermost last: it wins
         for key, value in section.items():
             plain = _PER_LAYER.sub("", key)
-            ours = next((name for name in ("experts", "top_k") if plain != key and _names(name, plain)), None)
-            if ours and isinstance(value, Mapping | list):
+            listed = plain != key or (isinstance(value, Mapping) and key in (*FIELDS["experts"], *FIELDS["top_k"]))
+            ours = next((n for n in _SHORT if listed and (_names(n, plain) or plain in _SHORT[n])), None)
+            if ours and isinstance(value, list) and len(value) != values.get("layers", len(value)):
+                values.setdefault(ours, _number(key, value, optional=True))  # one for each layer that has experts
+                names.setdefault(ours, key)
+            elif ours and isinstance(value, Mapping | list):
                 found.setdefault(ours, {}).update(_numbered(value))
                 names.setdefault(ours, key)
             if key in LAYER_SECTIONS and isinstance(value, Mapping | list):

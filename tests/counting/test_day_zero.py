@@ -318,6 +318,13 @@ def test_attention_residuals_and_engrams(synthetic):
 PER_LAYER = {
     "a list": {"num_experts": [4, 6], "num_experts_per_tok": [2, 3]},
     "per layer": {"num_experts_per_layer": [4, 6], "num_experts_per_tok_per_layer": [2, 3]},
+    "short names": {
+        "num_experts": None,
+        "experts_per_layer": [4, 6],
+        "num_experts_per_tok": None,
+        "top_k_per_layer": [2, 3],
+    },
+    "objects": {"num_experts": {"0": 4, "1": 6}, "num_experts_per_tok": {"0": 2, "1": 3}},
     "sections": {"per_layer_config": {"1": {"num_experts": 6, "num_experts_per_tok": 3}}},
     "blocks": {
         "num_hidden_layers": None,
@@ -349,6 +356,14 @@ def test_a_list_for_the_moe_layers_alone(synthetic):
     census = forge.check(synthetic, {**CONFIG, **said})
     assert [pool.count for pool in census.pools] == [4, 6]
     assert census.warnings == []
+    said = {"num_hidden_layers": 3, "num_experts": None, "num_experts_per_moe_layer": [4, 6]}
+    assert [pool.count for pool in forge.check(synthetic, {**CONFIG, **said}).pools] == [4, 6]
+
+
+def test_top_k_of_a_section_for_experts(synthetic):
+    """torchtitan's `moe_args`, with a plain `top_k`."""
+    said = {"num_experts": None, "num_experts_per_tok": None, "moe_args": {"num_experts": EXPERTS, "top_k": TOP_K}}
+    assert qwen().check(synthetic, {**CONFIG, **said}).common("top_k") == TOP_K
 
 
 # Packings.
