@@ -196,6 +196,8 @@ def _place_experts(modules: list[Module], facts: Facts) -> set[int]:
             copies = _copies(module, weight, tensors[(weight.module, weight.layer, weight.leaf)])
             if copies is not None:
                 candidates.setdefault((weight.stack, weight.layer), []).append(copies)
+    for place, siblings in _siblings(modules, facts).items():
+        candidates.setdefault(place, []).extend(siblings)
     candidates = _in_decoder(candidates, modules, facts)
     named = {(module[0].stack, module[0].layer) for module in modules if module[0].owner == "routed_expert"}
     leftover: list[_Copies] = []
@@ -225,21 +227,30 @@ def _place_experts(modules: list[Module], facts: Facts) -> set[int]:
 def _in_decoder(
     candidates: dict[tuple[str, int], list[_Copies]], modules: list[Module], facts: Facts
 ) -> dict[tuple[str, int], list[_Copies]]:
-    """The candidates in the text decoder, where towers may have experts too: its stack stands beside the table of the
-    vocabulary. All of them where that tells nothing."""
+    """The candidates in the text decoder, where towers may have experts too: its stack stands nearest
+    to the tables of the vocabulary, by the prefix they share. All of them where that tells nothing."""
     if not facts.modalities or len({stack for stack, _ in candidates}) < 2:
         return candidates
-    roots = {m[0].module.split(".")[0] for m in modules if _is_table(_weight(m), facts)}
-    beside = {place: found for place, found in candidates.items() if place[0].split(".")[0] in roots}
-    return beside or candidates
+    tables = [m[0].module.split(".") for m in modules if _is_table(_weight(m), facts, exact=True)]
+    scores = {}
+    for stack in {stack for stack, _ in candidates}:
+        depths = [_shared(stack.split("."), table) for table in tables]
+        scores[stack] = (max(depths, default=0), sum(depths))
+    best = max(scores.values())
+    return {place: found for place, found in candidates.items() if scores[place[0]] == best}
 
 
-def _is_table(group: Group, facts: Facts) -> bool:
-    """A matrix [vocabulary, hidden], either way round, outside every layer."""
+def _shared(one: list[str], other: list[str]) -> int:
+    """Components two dotted names begin with alike."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _is_table(group: Group, facts: Facts, *, exact: bool = False) -> bool:
+    """A matrix [vocabulary, hidden], either way round, outside every layer; the vocabulary may be padded."""
     if group.layer != NO_LAYER or len(group.logical or ()) != 2 or not facts.vocabulary or not facts.hidden:
         return False
     width, rows = sorted(group.logical or ())
-    padding = max(1024, facts.vocabulary // 8)
+    padding = 0 if exact else max(1024, facts.vocabulary // 8)
     return facts.hidden in (width, rows) and facts.vocabulary <= rows <= facts.vocabulary + padding
 
 
@@ -261,11 +272,39 @@ def _beside(one: _Copies, other: _Copies) -> bool:
     return one.container == other.container or one.container.rpartition(".")[0] == other.container.rpartition(".")[0]
 
 
+def _siblings(modules: list[Module], facts: Facts) -> dict[tuple[str, int], list[_Copies]]:
+    """Experts told apart by words, not numbers: as many children of one parent as the config names, alike in every
+    tensor, with two matrices or more each (four equal projections of attention have one)."""
+    children: dict[tuple[str, int, str], dict[str, list[tuple[str, Module]]]] = {}
+    for module in modules:
+        weight = _weight(module)
+        if weight.owner == "unclassified" and weight.layer != NO_LAYER and weight.format != "unknown":
+            parts = weight.template[len(weight.stack) + 3 :].split(".")
+            for at in range(1, len(parts) - 1):
+                key = (weight.stack, weight.layer, ".".join(parts[:at]))
+                rest = ".".join(parts[at + 1 :])
+                children.setdefault(key, {}).setdefault(parts[at], []).append((rest, module))
+    found: dict[tuple[str, int], list[_Copies]] = {}
+    for (stack, layer, parent), by_name in children.items():
+        alike: dict[tuple[tuple[str, str, Shape], ...], list[Module]] = {}
+        copies: Counter[tuple[tuple[str, str, Shape], ...]] = Counter()
+        for tensors in by_name.values():
+            signature = tuple(sorted((rest, g.dtype, g.shape) for rest, module in tensors for g in (_weight(module),)))
+            copies[signature] += 1
+            alike.setdefault(signature, []).extend(module for _, module in tensors)
+        for signature, number in copies.items():
+            if number in facts.expert_counts and sum(len(shape) > 1 for _, _, shape in signature) > 1:
+                container = f"{stack}.#.{parent}"
+                found.setdefault((stack, layer), []).extend(_Copies(m, container, number) for m in alike[signature])
+    return found
+
+
 def _may_be_heads(copies: _Copies, facts: Facts, named: set[tuple[str, int]]) -> bool:
     """True for a stack that may as well be one matrix a head (MLX's absorbed attention): as many as heads, and the
     layer's experts are known, or no side of it is the hidden size."""
     weight = _weight(copies.groups)
-    if ".#" in weight.module[len(weight.stack) + 2 :] or copies.number not in (facts.heads, facts.kv_heads):
+    stacked = len(weight.logical or ()) > 2 and ".#" not in weight.module[len(weight.stack) + 2 :]
+    if not stacked or copies.number not in (facts.heads, facts.kv_heads):
         return False
     return (weight.stack, weight.layer) in named or facts.hidden not in (weight.logical or ())[1:]
 
