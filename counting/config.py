@@ -66,7 +66,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 # Widths of a feed-forward part, and layers of multi-token prediction: hints, so nonsense in them is passed over.
 _WIDTHS = (
     *("moe_intermediate_size", "ffn_hidden_size", "expert_hidden_dim", "expert_ffn_hidden_size"),
-    "intermediate_size",
+    *("intermediate_size", "moe_hidden_size", "expert_inner_dim", "n_inner", "ffn_dim", "d_ff"),
 )
 _MTP_LAYERS = (
     *("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules", "num_mtp_layers", "mtp_num_layers"),

@@ -124,7 +124,7 @@ RULES: tuple[Rule, ...] = (
     Rule("routed_expert", LAYER + FEED + r"experts\.(?:fc|proj|weight1|weight2)(?:_bias)?", "IQuest, Megatron"),
     Rule("routed_expert", LAYER + FEED0 + r"(?:experts\.)?switch_(?:mlp|glu)\." + MLP, "mlx-lm's conversions"),
     Rule("routed_expert", LAYER + FEED0 + r"mlp[12]_(?:weight|bias)", "gpt-oss, OpenAI's own names"),
-    Rule("routed_expert", LAYER + r"ffn\.experts\.mlp\.(?:w1|v1|w2)", "DBRX: experts stacked on the rows"),
+    Rule("routed_expert", LAYER + FEED + r"experts\.mlp\.(?:w1|v1|w2)", "DBRX: experts stacked on the rows"),
     Rule("routed_expert", LAYER + r"block_sparse_moe\.(?:input_linear|output_linear)", "Granite"),
     Rule("routed_expert", LAYER + r"(?:mlp|self_attention\.experts)\.(?:input_linear|output_linear)", "JetMoE"),
     Rule("routed_expert", LAYER + r"moe\.(?:gate_proj|up_proj|down_proj)", "Step3"),
@@ -186,7 +186,7 @@ WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "vision",
         re.compile(
-            r"vis(?:ion|ual)|image|pixel|siglip|patch|resampler|mm_proj|multi_?modal|view_sep|projector|(?:^|[._])(?:vit|sam)[._]"
+            r"vis(?:ion|ual)|image|pixel|siglip|patch|resampler|mm_proj|vae[._]|multi_?modal|view_sep|projector|(?:^|[._])(?:vit|sam)[._]"
         ),
     ),
 )

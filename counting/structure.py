@@ -219,9 +219,17 @@ def _place_experts(modules: list[Module], facts: Facts) -> set[int]:
             ]
     _join_biases(modules)
     routed = any(module[0].owner == "routed_expert" for module in modules)
-    if facts.expert_counts and not routed and not leftover:
-        _place_rows(modules, facts)
+    if facts.expert_counts and not routed and not leftover and not _place_rows(modules, facts):
+        return {id(module) for module in modules if _may_be_all_experts(module, facts)}
     return {id(copies.groups) for copies in leftover}
+
+
+def _may_be_all_experts(module: Module, facts: Facts) -> bool:
+    """True for an unknown matrix of a layer larger than a router, where the promised experts are nowhere else."""
+    weight = _weight(module)
+    routed = weight.owner == "unclassified" and weight.layer != NO_LAYER and weight.format != "unknown"
+    size = min(facts.expert_counts) * (facts.hidden or 1)
+    return routed and len(weight.logical or ()) > 1 and weight.parameters > weight.tensors * size
 
 
 def _in_decoder(
@@ -350,9 +358,9 @@ def _join_biases(modules: list[Module]) -> None:
                 break
 
 
-def _place_rows(modules: list[Module], facts: Facts) -> None:
+def _place_rows(modules: list[Module], facts: Facts) -> bool:
     """Experts stacked on the rows of a matrix (DBRX): as many rows as experts times a width the config names, two or
-    more such matrices in a layer."""
+    more such matrices in a layer. Returns whether there are any."""
     rows = {count * width for count in facts.expert_counts for width in facts.widths}
     found: dict[tuple[str, int], list[Module]] = {}
     for module in modules:
@@ -365,6 +373,7 @@ def _place_rows(modules: list[Module], facts: Facts) -> None:
             pool = _common([_weight(module).module.rpartition(".")[0] for module in stacked])
             for module in stacked:
                 _become(module, "routed_expert", pool)
+    return any(len(stacked) > 1 for stacked in found.values())
 
 
 class _Rest:

@@ -300,6 +300,18 @@ def test_shared_experts_outside_layers_by_structure(synthetic):
     forge.check(synthetic, {**CONFIG, "num_hidden_layers": 4}, inferred=True)
 
 
+def test_experts_on_the_rows_of_a_matrix(synthetic):
+    """DBRX's and Nomic's `experts.mlp.w1`, [experts x width, hidden]; and the same under names no rule knows."""
+    config = {**CONFIG, "moe_intermediate_size": None, "intermediate_size": None, "n_inner": 96}
+    for module, inferred in (("mlp.experts.mlp", False), ("net.bank", True)):
+        forge = Forge().body()
+        for layer in range(2):
+            forge.add("dense", f"model.layers.{layer}.mlp.router.layer.weight", EXPERTS, HIDDEN)
+            for name in ("w1", "w2"):
+                forge.add("routed", f"model.layers.{layer}.{module}.{name}", EXPERTS * 96, HIDDEN)
+        assert forge.check(synthetic, config, inferred=inferred).common("count") == EXPERTS
+
+
 def test_attention_residuals_and_engrams(synthetic):
     """Alice AI's residual mixers; a DeepSeek-V4.1 layer's n-gram table and its projections."""
     forge = qwen()
