@@ -8,7 +8,7 @@ against published totals. A family is one row of `FAMILIES`; the configs stand i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -32,6 +32,11 @@ class Family:
         qkv_bias, output_bias, qk_norm, sinks: what the attention has beside its projections; `qk_norm` may also be
             the name of the config field that says so.
         router_bias: the router has a bias.
+        embedding, mixer, output: the modules of the input table, the attention and its output projection.
+        fused_qkv: the module of query, key and value in one; empty when they are three.
+        norms: a layer's norms before attention and before the experts, and any others.
+        qk_norms: the norms of query and key heads.
+        residual: an MLP as wide as the model beside the experts (Arctic); empty when there is none.
     """
 
     experts: str
@@ -45,6 +50,13 @@ class Family:
     qk_norm: bool | str = False
     sinks: bool = False
     router_bias: bool = False
+    embedding: str = "model.embed_tokens"
+    mixer: str = "self_attn"
+    output: str = "o_proj"
+    fused_qkv: str = ""
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    qk_norms: tuple[str, str] = ("q_norm", "k_norm")
+    residual: str = ""
 
 
 _GATED = ("gate_proj", "up_proj", "down_proj")
@@ -66,6 +78,34 @@ FAMILIES: dict[str, Family] = {
     "gpt_oss": Family("mlp.experts", (), "mlp.router", qkv_bias=True, output_bias=True, sinks=True, router_bias=True),
     "qwen3_moe": Family("mlp.experts", _GATED, "mlp.gate", qk_norm=True),
     "mixtral": Family("block_sparse_moe.experts", ("w1", "w3", "w2"), "block_sparse_moe.gate"),
+    # Ling-lite and Ling-plus (`modeling_bailing_moe.py` of their repositories).
+    "bailing_moe": Family(
+        "mlp.experts",
+        _GATED,
+        "mlp.gate",
+        shared="mlp.shared_experts",
+        embedding="model.word_embeddings",
+        mixer="attention",
+        output="dense",
+        fused_qkv="query_key_value",
+    ),
+    # Snowflake Arctic (`modeling_arctic.py` of its repository; vLLM's loader reads the same names).
+    "arctic": Family(
+        "block_sparse_moe.experts",
+        ("w1", "w3", "w2"),
+        "block_sparse_moe.gate",
+        norms=("input_layernorm", "post_attention_layernorm", "residual_layernorm"),
+        residual="residual_mlp",
+    ),
+    # Hunyuan-Large (`modeling_hunyuan.py` of its repository): keys and values in every `cla_share_factor`-th layer.
+    "hunyuan": Family(
+        "mlp.experts",
+        _GATED,
+        "mlp.gate.wg",
+        shared="mlp.shared_mlp",
+        qk_norm="use_qk_norm",
+        qk_norms=("query_layernorm", "key_layernorm"),
+    ),
 }
 
 
@@ -141,24 +181,28 @@ class _Writer:
         yield from self.linear(f"{at}.kv_b_proj", heads * (c["qk_nope_head_dim"] + c["v_head_dim"]), rank)
         yield from self.linear(f"{at}.o_proj", self.hidden, heads * c["v_head_dim"])
 
-    def gqa(self, at: str) -> Iterator[Tensor]:
+    def gqa(self, at: str, index: int) -> Iterator[Tensor]:
         """Grouped-query attention with what the family adds to it."""
         c, family = self.config, self.family
         width = c.get("head_dim") or self.hidden // c["num_attention_heads"]
-        sizes = {"q_proj": c["num_attention_heads"], "k_proj": c["num_key_value_heads"]}
-        sizes["v_proj"] = sizes["k_proj"]
+        queries, keys = c["num_attention_heads"], c["num_key_value_heads"]
+        own = index % (c.get("cla_share_factor") or 1) == 0 if c.get("use_cla") else True
+        if family.fused_qkv:
+            sizes = {family.fused_qkv: queries + 2 * keys}
+        else:
+            sizes = {"q_proj": queries, **({"k_proj": keys, "v_proj": keys} if own else {})}
         for name, heads in sizes.items():
             yield from self.linear(f"{at}.{name}", heads * width, self.hidden)
             if family.qkv_bias:
                 yield from self.plain(f"{at}.{name}.bias", heads * width)
-        yield from self.linear(f"{at}.o_proj", self.hidden, sizes["q_proj"] * width)
+        yield from self.linear(f"{at}.{family.output}", self.hidden, queries * width)
         if family.output_bias:
-            yield from self.plain(f"{at}.o_proj.bias", self.hidden)
+            yield from self.plain(f"{at}.{family.output}.bias", self.hidden)
         if c.get(family.qk_norm) if isinstance(family.qk_norm, str) else family.qk_norm:
-            yield from self.plain(f"{at}.q_norm.weight", width)
-            yield from self.plain(f"{at}.k_norm.weight", width)
+            for name in family.qk_norms[: 2 if own else 1]:
+                yield from self.plain(f"{at}.{name}.weight", width)
         if family.sinks:
-            yield from self.plain(f"{at}.sinks", sizes["q_proj"])
+            yield from self.plain(f"{at}.sinks", queries)
 
     def mlp(self, at: str, width: int, names: tuple[str, ...] = _GATED, *, routed: bool = False) -> Iterator[Tensor]:
         """A gated MLP: gate and up [width, hidden], down [hidden, width]."""
@@ -186,7 +230,11 @@ class _Writer:
         if family.correction:
             yield from self.plain(f"{at}.{family.router}.{family.correction}", self.count, dtype="F32")
         if family.shared:
-            yield from self.mlp(f"{at}.{family.shared}", self.width * self.config["n_shared_experts"])
+            spellings = ("n_shared_experts", "num_shared_experts", "num_shared_expert")
+            shared = next(self.config[s] for s in spellings if s in self.config)
+            yield from self.mlp(f"{at}.{family.shared}", self.width * shared)
+        if family.residual:
+            yield from self.mlp(f"{at}.{family.residual}", self.hidden, family.expert)
         if not family.expert:
             yield from self.fused_experts(f"{at}.{family.experts}")
             return
@@ -195,10 +243,13 @@ class _Writer:
 
     def layer(self, index: int) -> Iterator[Tensor]:
         """One decoder layer."""
-        at = f"model.layers.{index}"
-        yield from self.plain(f"{at}.input_layernorm.weight", self.hidden)
-        yield from self.mla(f"{at}.self_attn") if self.family.attention == "mla" else self.gqa(f"{at}.self_attn")
-        yield from self.plain(f"{at}.post_attention_layernorm.weight", self.hidden)
+        at, family = f"model.layers.{index}", self.family
+        before, *others = family.norms
+        yield from self.plain(f"{at}.{before}.weight", self.hidden)
+        mixer = f"{at}.{family.mixer}"
+        yield from self.mla(mixer) if family.attention == "mla" else self.gqa(mixer, index)
+        for norm in others:
+            yield from self.plain(f"{at}.{norm}.weight", self.hidden)
         if index < self.config.get("first_k_dense_replace", 0):
             yield from self.mlp(f"{at}.mlp", self.config["intermediate_size"])
         else:
@@ -220,7 +271,7 @@ class _Writer:
     def model(self) -> Iterator[Tensor]:
         """The whole checkpoint."""
         vocabulary = self.config["vocab_size"]
-        yield from self.plain("model.embed_tokens.weight", vocabulary, self.hidden)
+        yield from self.plain(f"{self.family.embedding}.weight", vocabulary, self.hidden)
         for index in range(self.layers):
             yield from self.layer(index)
         for index in range(self.config.get("num_nextn_predict_layers") or 0):
@@ -230,13 +281,80 @@ class _Writer:
             yield from self.plain("lm_head.weight", vocabulary, self.hidden)
 
 
+def _kimi_k3(config: dict[str, Any]) -> Iterator[Tensor]:
+    """The text model of Kimi-K3: Kimi delta attention with every fourth layer MLA, experts on a latent stream in MXFP4,
+    and a residual attention over earlier blocks.
+
+    Names and shapes as loaders read them (llama.cpp pull request 26185 converts them). With a vision tower of
+    447 million its 2,779,484,476,000 parameters are the 2,779,931,837,184 of the Hub to the last 10,400.
+    """
+    c = config["text_config"]
+    delta, hidden, heads = c["linear_attn_config"], c["hidden_size"], c["num_attention_heads"]
+    width, latent = delta["num_heads"] * delta["head_dim"], c["routed_expert_hidden_size"]
+    root = "language_model.model"
+
+    def bf16(**shapes: tuple[int, ...]) -> Iterator[Tensor]:
+        yield from (Tensor(f"{at}.{name}.weight", "BF16", shape) for name, shape in shapes.items())
+
+    def packed(name: str, rows: int, columns: int) -> Iterator[Tensor]:
+        yield Tensor(f"{name}.weight_packed", "U8", (rows, columns // 2))
+        yield Tensor(f"{name}.weight_scale", "U8", (rows, columns // 32))
+
+    yield Tensor(f"{root}.embed_tokens.weight", "BF16", (c["vocab_size"], hidden))
+    for number in range(c["num_hidden_layers"]):
+        layer = f"{root}.layers.{number}"
+        at = layer
+        for name in ("input_layernorm", "post_attention_layernorm", "self_attention_res_norm", "mlp_res_norm"):
+            yield from bf16(**{name: (hidden,)})
+        yield from bf16(self_attention_res_proj=(1, hidden), mlp_res_proj=(1, hidden))
+        at = f"{layer}.self_attn"
+        if number + 1 in delta["kda_layers"]:
+            yield from bf16(**dict.fromkeys(("q_proj", "k_proj", "v_proj", "g_proj"), (width, hidden)))
+            for name in ("q_conv1d", "k_conv1d", "v_conv1d"):
+                yield Tensor(f"{at}.{name}.weight", "F32", (width, 1, delta["short_conv_kernel_size"]))
+            yield from bf16(f_a_proj=(delta["head_dim"], hidden), f_b_proj=(width, delta["head_dim"]))
+            yield from bf16(b_proj=(delta["num_heads"], hidden), o_proj=(hidden, width))
+            yield Tensor(f"{at}.A_log", "F32", (delta["num_heads"],))
+            yield Tensor(f"{at}.dt_bias", "F32", (width,))
+            yield Tensor(f"{at}.o_norm.weight", "F32", (delta["head_dim"],))
+        else:
+            rank, rope = c["kv_lora_rank"], c["qk_rope_head_dim"]
+            queries, values = heads * (c["qk_nope_head_dim"] + rope), heads * c["v_head_dim"]
+            yield from bf16(q_a_proj=(c["q_lora_rank"], hidden), q_a_layernorm=(c["q_lora_rank"],))
+            yield from bf16(q_b_proj=(queries, c["q_lora_rank"]), kv_a_proj_with_mqa=(rank + rope, hidden))
+            yield from bf16(kv_a_layernorm=(rank,), kv_b_proj=(heads * c["qk_nope_head_dim"] + values, rank))
+            yield from bf16(g_proj=(values, hidden), o_proj=(hidden, values))
+        if number < c["first_k_dense_replace"]:
+            at, inner = f"{layer}.mlp", c["intermediate_size"]
+            yield from bf16(gate_proj=(inner, hidden), up_proj=(inner, hidden), down_proj=(hidden, inner))
+            continue
+        at, inner = f"{layer}.block_sparse_moe", c["moe_intermediate_size"]
+        yield from bf16(gate=(c["num_experts"], hidden))
+        yield Tensor(f"{at}.gate.e_score_correction_bias", "F32", (c["num_experts"],))
+        yield from bf16(routed_expert_down_proj=(latent, hidden), routed_expert_norm=(latent,))
+        yield from bf16(routed_expert_up_proj=(hidden, latent))
+        for expert in range(c["num_experts"]):
+            for name, rows, columns in (("w1", inner, latent), ("w3", inner, latent), ("w2", latent, inner)):
+                yield from packed(f"{at}.experts.{expert}.{name}", rows, columns)
+        at, inner = f"{at}.shared_experts", inner * c["num_shared_experts"]
+        yield from bf16(gate_proj=(inner, hidden), up_proj=(inner, hidden), down_proj=(hidden, inner))
+    at = root
+    yield from bf16(output_attn_res_proj=(1, hidden), output_attn_res_norm=(hidden,), norm=(hidden,))
+    yield Tensor("language_model.lm_head.weight", "BF16", (c["vocab_size"], hidden))
+
+
+# Families whose layers are their own.
+WHOLE: dict[str, Callable[[dict[str, Any]], Iterator[Tensor]]] = {"kimi_k3": _kimi_k3}
+
+
 def tensors(config: dict[str, Any]) -> list[Tensor]:
     """Every tensor of a checkpoint with this config, as its release stores it.
 
     Raises:
         CheckpointError: no layout is known for the config's `model_type`.
     """
-    return list(_Writer(config).model())
+    whole = WHOLE.get(config.get("model_type", ""))
+    return list(whole(config) if whole else _Writer(config).model())
 
 
 def write(folder: Path, config: dict[str, Any], shards: int = 1) -> int:

@@ -1,19 +1,17 @@
-"""Model shapes that ship with the package, one JSON file each."""
+"""The open MoE models that ship as shapes, by name: `load("deepseek-v3")`, and `resolve` for whatever names a model."""
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from pathlib import Path
 
 from moegauge.errors import ShapeError, UnknownNameError
+from moegauge.models.catalogue import entries, find
 from moegauge.shape import ModelShape
 
 
 def names() -> list[str]:
     """The shipped model names, sorted."""
-    files = resources.files(__name__).iterdir()
-    return sorted(f.name.removesuffix(".json") for f in files if f.name.endswith(".json"))
+    return sorted(entries())
 
 
 def load(name: str) -> ModelShape:
@@ -22,10 +20,10 @@ def load(name: str) -> ModelShape:
     Raises:
         UnknownNameError: no such model ships; the message suggests the nearest name.
     """
-    file = resources.files(__name__) / f"{name.lower()}.json"
-    if name.lower() not in names():
+    entry = find(name)
+    if entry is None:
         raise UnknownNameError("model", name, names())
-    return ModelShape.from_json(json.loads(file.read_text(encoding="utf-8")), name)
+    return entry.shape()
 
 
 def resolve(target: str) -> ModelShape:
@@ -34,8 +32,9 @@ def resolve(target: str) -> ModelShape:
     Raises:
         MoegaugeError: nothing of that name can be found or read; the message says what was tried.
     """
-    if target.lower() in names():
-        return load(target)
+    entry = find(target)
+    if entry is not None:
+        return entry.shape()
     path = Path(target)
     if path.suffix == ".json":
         if not path.is_file():
