@@ -48,8 +48,8 @@ fuzz: $(STAMP) ## the header reader against safetensors: two million mutants, th
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
 	$(BIN)/python tests/attacks/fuzz_header.py 60
 
-models: $(STAMP) ## regenerate the shipped ModelShapes
-	$(BIN)/python scripts/make_models.py
+models: $(STAMP) ## regenerate the catalogue from CONFIGS=folder MODELS=table.csv (needs transformers)
+	$(BIN)/python scripts/make_models.py $(CONFIGS) $(MODELS)
 
 ptx: $(STAMP) ## compile every Triton kernel for four GPUs; registers, spills, instructions
 	$(BIN)/python scripts/ptx.py

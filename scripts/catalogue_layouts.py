@@ -61,8 +61,10 @@ def _minimax_m1(c: Config) -> Config:
 
 
 def _minimax_m3(c: Config) -> Config:
+    """The config at hand is the text model's; the tower is the library's default, which makes the Hub's total exact."""
     sparse = {0: "dense", 1: "sparse"}
-    return {**c, "model_type": "minimax_m3_vl_text", "mlp_layer_types": [sparse[n] for n in c["moe_layer_freq"]]}
+    text = {**c, "model_type": "minimax_m3_vl_text", "mlp_layer_types": [sparse[n] for n in c["moe_layer_freq"]]}
+    return {"model_type": "minimax_m3_vl", "text_config": text}
 
 
 def _hunyuan(c: Config) -> Config:
@@ -110,7 +112,7 @@ DTYPES = {"torch.float32": "BF16", "torch.bfloat16": "BF16", "torch.int64": "I64
 
 def translated(config: Config) -> Config:
     """The config as the library reads it, without its quantisation."""
-    config = TRANSLATED.get(config.get("model_type"), dict)(config)
+    config = TRANSLATED.get(config.get("model_type"), dict)(config)  # `dict`: a copy
     inner = {k: translated_section(v) if isinstance(v, dict) else v for k, v in config.items()}
     return {k: v for k, v in inner.items() if k != "quantization_config"}
 
@@ -126,6 +128,11 @@ def known(config: Config) -> bool:
     if config.get("use_cla"):  # Hunyuan-Large's cross-layer attention
         return False
     return family in TRANSLATED or family in set(CONFIG_MAPPING.keys())
+
+
+def defaults(family: str) -> Config:
+    """The library's defaults for a family: they are those of the release its configuration class names."""
+    return dict(CONFIG_MAPPING[family]().to_dict())
 
 
 def module_tree(config: Config) -> Laid:
@@ -233,7 +240,9 @@ def _appended(rows: list[Row], text: Config, family: str, number: int) -> list[R
 def _deepseek_v4(rows: list[Row], text: Config) -> list[Row]:
     """A layer without compressed attention, two projections, and its own end of the hyper-connections."""
     hidden = text["hidden_size"]
-    kept = [(n, r) for n, r in _layer(rows, 0) if ".compressor." not in n and ".indexer." not in n and "tid2eid" not in n]
+    kept = [
+        (n, r) for n, r in _layer(rows, 0) if ".compressor." not in n and ".indexer." not in n and "tid2eid" not in n
+    ]
     out = [row._replace(name=f"mtp.0.{name}") for name, row in kept]
     out.append(Row("mtp.0.ffn.gate.bias", "F32", (text["n_routed_experts"],)))
     out += [Row(f"mtp.0.{name}.weight", "BF16", (hidden, hidden)) for name in ("e_proj", "h_proj")]
@@ -242,12 +251,16 @@ def _deepseek_v4(rows: list[Row], text: Config) -> list[Row]:
 
 
 def _nemotron_h(rows: list[Row], text: Config) -> list[Row]:
-    """The layers of `mtp_hybrid_override_pattern`, a projection of [hidden; embedding] and three norms."""
-    hidden, pattern = text["hidden_size"], text["hybrid_override_pattern"]
+    """The layers the config names, a projection of [hidden; embedding] and three norms."""
+    hidden = text["hidden_size"]
+    kinds = text.get("layers_block_type") or text.get("hybrid_override_pattern") or ()
+    wanted = text.get("mtp_layers_block_type") or text.get("mtp_hybrid_override_pattern") or ()
+    if not kinds or not wanted:
+        return []
     out = [
         row._replace(name=f"mtp.layers.{at}.{name}")
-        for at, kind in enumerate(text["mtp_hybrid_override_pattern"])
-        for name, row in _layer(rows, pattern.index(kind))
+        for at, kind in enumerate(wanted)
+        for name, row in _layer(rows, kinds.index(kind))
     ]
     out.append(Row("mtp.layers.0.eh_proj.weight", "BF16", (hidden, 2 * hidden)))
     return out + _vectors("mtp.layers.0", hidden, "enorm", "hnorm", "final_layernorm")
@@ -321,11 +334,16 @@ def unstacked(rows: Iterable[Row]) -> Iterator[Row]:
                 yield Row(f"{found[1]}.{expert}.{name}.weight", row.dtype, (out_rows // len(names), columns))
 
 
+def _bfloat16(module: str) -> None:
+    """The scheme of a release that keeps every module it does not list."""
+    del module
+
+
 def scheme_of(section: Config, expert_dtype: str | None) -> Callable[[str], str | None]:
     """Module name -> its format, None for bfloat16."""
     method, algorithm = section.get("quant_method"), section.get("quant_algo")
     if method == "mxfp4":
-        return lambda module: None
+        return _bfloat16
     if "quantized_layers" in section:
         return _listed(section, expert_dtype)
     if algorithm in ("NVFP4", "FP8"):
@@ -333,7 +351,8 @@ def scheme_of(section: Config, expert_dtype: str | None) -> Callable[[str], str 
         if not kept:
             raise ValueError("its quantisation file does not say which modules stay in bfloat16")
         form = {"NVFP4": "nvfp4", "FP8": "fp8"}[algorithm]
-        return lambda module: None if any(fnmatch.fnmatchcase(module, k) for k in kept) else form
+        listed = re.compile("|".join(fnmatch.translate(k) for k in sorted(set(kept))))
+        return lambda module: None if listed.match(module) else form
     if method == "compressed-tensors":
         weights = section["config_groups"]["group_0"]["weights"]
         form = {"int": "int4_packed", "float": "mxfp4_packed"}[weights["type"]]
@@ -342,11 +361,11 @@ def scheme_of(section: Config, expert_dtype: str | None) -> Callable[[str], str 
         patterns = [re.compile(k[3:] if k.startswith("re:") else re.escape(k)) for k in section["ignore"]]
         return lambda module: None if any(p.match(module) for p in patterns) else form
     if method == "fp8" and section.get("weight_block_size") == [128, 128]:
-        kept = section.get("modules_to_not_convert") or section.get("ignored_layers") or []
+        kept = frozenset(section.get("modules_to_not_convert") or section.get("ignored_layers") or ())
         scales = "fp8_block_e8m0" if section.get("scale_fmt") == "ue8m0" else "fp8_block"
 
         def block(module: str) -> str | None:
-            if any(module == k or module.endswith(f".{k}") for k in kept):
+            if module in kept or module.rpartition(".")[2] in kept:
                 return None
             if expert_dtype == "fp4" and re.search(r"\.experts\.\d+\.", module):
                 return "fp4_pairs"
@@ -363,7 +382,7 @@ def _listed(section: Config, expert_dtype: str | None) -> Callable[[str], str | 
     rest = (
         scheme_of({k: v for k, v in section.items() if k not in ("quantized_layers", "quant_algo")}, expert_dtype)
         if section.get("quant_method") == "fp8"
-        else lambda module: None
+        else _bfloat16
     )
 
     def form(module: str) -> str | None:

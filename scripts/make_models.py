@@ -19,14 +19,14 @@ import sys
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import catalogue_layouts as layouts
 import catalogue_page
 from catalogue_layouts import Config, Row
 
 from moegauge.counting.census import Census, take_census
-from moegauge.counting.headers.parse import DTYPE_BITS, Header
+from moegauge.counting.headers.header import DTYPE_BITS, Header
 from moegauge.counting.mixers import kv_bytes_per_token
 from moegauge.counting.quant_config import quantisation
 from moegauge.counting.sources import release_layout
@@ -37,15 +37,14 @@ from moegauge.models import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "src" / "moegauge" / "models" / catalogue.FILE
-PAGE = ROOT / "docs" / "catalogue.md"
 # SOURCES.txt's words for how a config was obtained, as they are printed.
 HOW = {
     "verbatim": "verbatim",
     "rebuilt": "rebuilt from the fields quoted there",
     "defaults": "the library's defaults for this release, not a published file",
 }
-# What is not in RELEASES, and why.
-LEFT_OUT: dict[str, str] = {}
+# Rows of MODELS.csv under another name than the repository's.
+PUBLISHED_AS = {"reflection/Beam-1.0-501B-A23B": "Beam-1.0-501B-A23B"}
 
 # name, repository, file in CONFIGS (empty: `org--name`).
 RELEASES: tuple[tuple[str, str, str], ...] = (
@@ -112,8 +111,6 @@ RELEASES: tuple[tuple[str, str, str], ...] = (
     ("kimi-k2.6-nvfp4", "nvidia/Kimi-K2.6-NVFP4", ""),
     ("kimi-k2.7-code-nvfp4", "nvidia/Kimi-K2.7-Code-NVFP4", ""),
     ("kimi-k3", "moonshotai/Kimi-K3", ""),
-    ("laguna-xs", "poolside/Laguna-XS-2.1", "defaults--poolside--Laguna-XS"),
-    ("a.x-k1", "skt/A.X-K1", "defaults--skt--A.X-K1"),
     ("step-3.7-flash", "stepfun-ai/Step-3.7-Flash", ""),
     ("step-3.7-flash-fp8", "stepfun-ai/Step-3.7-Flash-FP8", ""),
     ("hy3", "tencent/Hy3", "defaults--tencent--Hy3"),
@@ -126,7 +123,6 @@ RELEASES: tuple[tuple[str, str, str], ...] = (
     ("glm-5", "zai-org/GLM-5", ""),
     ("glm-5.1", "zai-org/GLM-5.1", ""),
     ("glm-5.2", "zai-org/GLM-5.2", ""),
-    ("glm-5.3-flash", "zai-org/GLM-5.3-Flash", "defaults--zai-org--GLM-5.3-Flash"),
     ("glm-5-fp8", "zai-org/GLM-5-FP8", ""),
     ("glm-5.1-fp8", "zai-org/GLM-5.1-FP8", ""),
     ("glm-5.2-fp8", "zai-org/GLM-5.2-FP8", ""),
@@ -135,12 +131,14 @@ RELEASES: tuple[tuple[str, str, str], ...] = (
     ("glm-5.2-nvfp4", "nvidia/GLM-5.2-NVFP4", ""),
     ("gemma-4-26b-a4b", "google/gemma-4-26B-A4B-it", "google--gemma-4-26B-A4B"),
     ("gemma-4-26b-a4b-nvfp4", "nvidia/Gemma-4-26B-A4B-NVFP4", ""),
+    ("inkling", "thinkingmachines/Inkling", "library:inkling_text"),
     ("granite-3.1-1b-a400m", "ibm-granite/granite-3.1-1b-a400m-instruct", ""),
     ("granite-3.1-3b-a800m", "ibm-granite/granite-3.1-3b-a800m-instruct", "ibm-granite--granite-3.1-3b-a800m"),
     ("longcat-flash", "meituan-longcat/LongCat-Flash-Chat", ""),
     ("nemotron-3-nano", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", ""),
     ("nemotron-3-nano-nvfp4", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4", ""),
-    ("nemotron-3-super", "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16", "nvidia--NVIDIA-Nemotron-3-Super-120B-A12B-FP8"),
+    ("nemotron-3-super", "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16",
+     "nvidia--NVIDIA-Nemotron-3-Super-120B-A12B-FP8"),
     ("nemotron-3-super-fp8", "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8", ""),
     ("nemotron-3-super-nvfp4", "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4", ""),
     ("nemotron-3-ultra", "nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B-BF16", ""),
@@ -149,7 +147,6 @@ RELEASES: tuple[tuple[str, str, str], ...] = (
     ("nemotron-3.5-lightning-nvfp4", "nvidia/NVIDIA-Nemotron-3.5-Lightning-30B-A3B-NVFP4", ""),
     ("dots.llm1", "rednote-hilab/dots.llm1.inst", "rednote-hilab--dots.llm1"),
     ("command-a-plus", "CohereLabs/command-a-plus", ""),
-    ("zaya1-8b", "Zyphra/ZAYA1-8B", "defaults--Zyphra--ZAYA1"),
 )  # fmt: skip
 
 
@@ -168,6 +165,18 @@ class Sources(NamedTuple):
         with table.open(newline="", encoding="utf-8") as file:
             published = {row["hf_repo"]: row for row in csv.DictReader(file)}
         return cls(folder, {name.removesuffix(".json"): (how, said(where)) for name, how, where in rows}, published)
+
+    def figures(self, repo: str) -> dict[str, str]:
+        """The published figures of a repository: its row of MODELS.csv, else the sizes in its name."""
+        row = self.published.get(PUBLISHED_AS.get(repo, repo))
+        sizes = re.search(r"-([\d.]+)([BT])-A([\d.]+)B", repo)
+        if row or not sizes:
+            return row or {}
+        total = round(float(sizes[1]) * {"B": 1e9, "T": 1e12}[sizes[2]])
+        return {
+            "total_params": str(total), "active_params": str(round(float(sizes[3]) * 1e9)), "hf_safetensors_total": "",
+            "source": "the repository's name",
+        }  # fmt: skip
 
 
 def said(source: str) -> str:
@@ -271,6 +280,7 @@ def entry(release: Release, row: dict[str, str]) -> catalogue.Entry:
         moe_layers=shape.moe_layers,
         mtp=shape.mtp_parameters,
         beside=census.total - shape.mtp_parameters - shape.total_parameters,
+        buffers=sum(g.elements for g in census.groups if g.role == "buffer"),
         stored_elements=sum(prod(r.shape) for r in layout.rows),
         bytes_per_token={form: shape.cast(form).bytes_per_token for form in ("native", *FORMATS) if form != "f32"},
         kv_per_context_token=kv_bytes_per_token(census)[0],
@@ -298,8 +308,14 @@ def releases(sources: Sources) -> Iterator[Release]:
     for name in release_layout.releases():
         facts = release_layout.release(name)
         yield Release(name, facts["repo"], facts["config"], None, facts["source"], rules=True)
-    for name, repo, stem in RELEASES:
-        stem = stem or repo.replace("/", "--")
+    for name, repo, file in RELEASES:
+        stem = file or repo.replace("/", "--")
+        if stem.startswith("library:"):
+            config = layouts.defaults(stem.removeprefix("library:"))
+            yield Release(
+                name, repo, config, None, f"{layouts.VERSION} model_type {config['model_type']} ({HOW['defaults']})"
+            )
+            continue
         config = json.loads((sources.folder / f"{stem}.json").read_text(encoding="utf-8"))
         beside = sources.folder.parent / "index" / "quant" / f"{stem}_hf_quant_config.json"
         quant = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
@@ -313,18 +329,21 @@ def main(configs: str, table: str) -> int:
     """Write the catalogue and its page; say what could not be made."""
     sources = Sources.read(Path(configs), Path(table))
     made: list[catalogue.Entry] = []
-    left_out = dict(LEFT_OUT)
+    left_out = dict(catalogue_page.LEFT_OUT)
     for release in releases(sources):
         try:
-            made.append(entry(release, sources.published.get(release.repo, {})))
+            made.append(entry(release, sources.figures(release.repo)))
         except (KeyError, ValueError, TypeError, MoegaugeError) as error:
             left_out[release.repo] = str(error)
             print(f"LEFT OUT {release.repo}: {type(error).__name__}: {error}")
             continue
         print(f"{release.name}: {made[-1].total:,}")
+    for repo, row in sources.published.items():
+        if row["figure_from"] != "dense" and repo not in {PUBLISHED_AS.get(e.repo, e.repo) for e in made}:
+            left_out.setdefault(repo, "no config of it in the sources")
     made.sort(key=lambda e: e.name)
     OUT.write_text("".join(f"{e.line()}\n" for e in made), encoding="utf-8")
-    PAGE.write_text(catalogue_page.page(made, left_out), encoding="utf-8")
+    catalogue_page.PAGE.write_text(catalogue_page.page(made, left_out), encoding="utf-8")
     return 0
 
 

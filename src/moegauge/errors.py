@@ -41,7 +41,8 @@ class UnknownNameError(UsageError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-        hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(names)}."
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(names[:20])}{more}."
         super().__init__(f"unknown {kind} '{name}'.", advice=hint)
         self.kind = kind
         self.name = name

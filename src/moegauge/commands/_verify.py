@@ -129,6 +129,8 @@ def verify_entries(listed: list[Entry], *, as_json: bool) -> None:
         )
     else:
         agreeing = len(found) - failed - differing
-        click.echo(f"{len(found)} recounted: {agreeing} agree, {differing} differ, {failed} could not be counted", err=True)
+        click.echo(
+            f"{len(found)} recounted: {agreeing} agree, {differing} differ, {failed} could not be counted", err=True
+        )
     if failed or differing:
         sys.exit(1)

@@ -71,7 +71,8 @@ def command(
     deadline_s: float | None,
     as_json: bool,
 ) -> None:
-    """Count dense and routed parameters of TARGET exactly: a folder, a .safetensors file, or org/name on the Hub.
+    """Count dense and routed parameters of TARGET exactly: a folder, a .safetensors file, org/name on the Hub, or a
+    name of `moegauge models`, which stands for its repository.
 
     Only headers are read, never weights.
     """
@@ -83,8 +84,12 @@ def command(
 
     def counted(target: str, revision: str | None) -> Census:
         from moegauge.counting import count
+        from moegauge.models.catalogue import repo_of
 
-        census = count(target, revision, weights=weights, top_k=top_k, thorough=thorough, deadline_s=deadline_s)
+        repo = repo_of(target)
+        if repo is not None:
+            click.echo(f"{printable(target)}: counting {repo}", err=True)
+        census = count(repo or target, revision, weights=weights, top_k=top_k, thorough=thorough, deadline_s=deadline_s)
         if strict:
             _refuse_inferred(census)
         if not allow_unclassified:

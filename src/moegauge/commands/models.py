@@ -43,7 +43,9 @@ def write_layout(name: str, folder: Path) -> None:
     type=click.Path(path_type=Path),
     help="Write the release's headers as a sparse checkpoint in a new FOLDER, to try `count` offline.",
 )
-@click.option("--table", is_flag=True, help="Counts, bytes per token by format, KV per token and sources of NAMEs or all.")
+@click.option(
+    "--table", is_flag=True, help="Counts, bytes per token by format, KV per token and sources of NAMEs or all."
+)
 @click.option("--csv", "form", flag_value="csv", help="With --table: as CSV.")
 @click.option("--markdown", "form", flag_value="markdown", help="With --table: as a Markdown table.")
 @click.option("--verify", is_flag=True, help="Recount NAMEs or all from the Hub's headers and print what differs.")

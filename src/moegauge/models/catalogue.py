@@ -1,4 +1,4 @@
-"""The catalogue: one line per open MoE in `catalogue.jsonl`, its counts, its whole `ModelShape`, and where both came from.
+"""The catalogue of open MoE models: a line of `catalogue.jsonl` holds counts, the whole `ModelShape` and their sources.
 
 Lines are made by `scripts/make_models.py`. A shape is packed: each kind of layer once, the order of the layers as runs
 of kinds, a matrix as a list of its fields.
@@ -7,6 +7,7 @@ of kinds, a matrix as a list of its fields.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -38,6 +39,7 @@ class Entry:
         experts, top_k: of most MoE layers.
         layers, moe_layers: decoder layers, and those with routed experts.
         mtp, beside: parameters of the release's multi-token-prediction layers, and of towers and tables beside them.
+        buffers: elements of integer tables beside the parameters (hash routing, stored shapes).
         stored_elements: elements of everything the release's files hold, scales and tables included.
         bytes_per_token: format -> bytes a decode step reads at batch 1 without KV; `native` is as released.
         kv_per_context_token: KV bytes in bf16 per token of context, inside every window; None where unknown.
@@ -60,6 +62,7 @@ class Entry:
     moe_layers: int
     mtp: int
     beside: int
+    buffers: int
     stored_elements: int
     bytes_per_token: dict[str, int]
     kv_per_context_token: int | None
@@ -101,6 +104,12 @@ def find(name: str) -> Entry | None:
         return known[wanted]
     answering = [e for n, e in known.items() if re.sub(r"-a[\d.]+[bm]$", "", n) == wanted]
     return answering[0] if len(answering) == 1 else None
+
+
+def repo_of(target: str) -> str | None:
+    """The repository a catalogue name stands for; None for a path that exists and for every other target."""
+    entry = None if "/" in target or os.path.lexists(target) else find(target)
+    return entry.repo if entry else None
 
 
 def pack(shape: ModelShape) -> dict[str, Any]:
@@ -175,4 +184,3 @@ def flat(rows: Iterable[dict[str, Any]]) -> list[dict[str, str | int | None]]:
                 cells[key] = value
         out.append(cells)
     return out
-
