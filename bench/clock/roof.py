@@ -18,6 +18,10 @@ from moegauge.units import GB
 # pass before; at most an eighth of the memory an arena could have.
 PASS_BYTES = {"cpu": 512 * 2**20, "triton": 2 * 2**30}
 CACHES_PER_PASS = 8
+# One pass of a GPU lasts half a millisecond, and a clock around it sees the launch, 4 to 8 % of it: a sample has so
+# many passes, unless a pass lasts so long that fewer fill PATTERN_S (while patterns are compared) or STATED_S.
+PASSES = 16
+PATTERN_S, STATED_S = 0.03, 0.25
 
 
 class RoofMeter:
@@ -53,8 +57,9 @@ class RoofMeter:
         return passes * self._stream.bytes / self._backend.time(read)
 
     def measure(self, samples: int = 20, datasheet_gb_per_s: float | None = None) -> Roof:
-        """The roof as a record states it, from `samples` samples of one pass each."""
-        rates = [self.sample(self._pass_s) / GB for _ in range(samples)]
+        """The roof as a record states it, from `samples` samples of PASSES passes, or as many as fill STATED_S."""
+        passes = _passes(self._pass_s, STATED_S)
+        rates = [self.sample(passes * self._pass_s) / GB for _ in range(samples)]
         low, high = statistics.interval(rates)
         return Roof(
             gb_per_s=statistics.median(rates),
@@ -68,6 +73,11 @@ class RoofMeter:
             bytes=self._stream.bytes,
             sweep=self._swept,
         )
+
+
+def _passes(pass_s: float, seconds: float) -> int:
+    """Passes of one sample."""
+    return max(1, min(PASSES, round(seconds / max(pass_s, 1e-9))))
 
 
 def pass_bytes(backend: Backend) -> int:
@@ -94,7 +104,7 @@ def find_roof(
 
     Args:
         backend: the device.
-        rounds: passes per pattern after one that is thrown away.
+        rounds: samples per pattern, after two passes that are thrown away.
         progress: told the name of the pattern being tried.
         size: bytes of the buffer; None chooses.
 
@@ -132,20 +142,27 @@ def _key(stream: Stream) -> object:
 def _best(backend: Backend, streams: Sequence[Stream], rounds: int, progress: Callable[[str], None]) -> RoofMeter:
     times: dict[str, list[float]] = {stream.pattern: [] for stream in streams}
     failed: dict[str, str] = {}
-    for turn in range(rounds + 1):
+    for _ in range(rounds + 2):
         for stream in streams:
             if stream.pattern in failed:
                 continue
             progress(stream.pattern)
             try:
-                seconds = backend.time(stream.run)
+                passes = _passes(min(times[stream.pattern]), PATTERN_S) if times[stream.pattern] else 1
+
+                def read(stream: Stream = stream, passes: int = passes) -> None:
+                    for _ in range(passes):
+                        stream.run()
+
+                seconds = backend.time(read) / passes
             except Exception as error:  # Triton's are of classes of its own; the other patterns are tried all the same
                 failed[stream.pattern] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
                 if len(failed) == len(streams):
                     raise
                 continue
-            if turn:  # the first pass of each touches pages and wakes clocks
-                times[stream.pattern].append(seconds)
+            times[stream.pattern].append(seconds)
+    # The first pass of each touches pages and wakes clocks, the second tells how many a sample has.
+    times = {name: found[2:] for name, found in times.items()}
     streams = [stream for stream in streams if stream.pattern not in failed]
     medians = {s.pattern: s.bytes / statistics.median(times[s.pattern]) for s in streams}
     best = max(streams, key=lambda s: medians[s.pattern])

@@ -87,6 +87,7 @@ class Bench:
         settings: limits and options of the run.
         builder: makes steps.
         throttle: asked after each sample.
+        on_no_profile: told of a kernel whose compiler's report failed when its times were in, and why.
         on_skip: told of a point's kind of kernel that cannot be timed alone, and why.
     """
 
@@ -96,6 +97,7 @@ class Bench:
     builder: Builder = decode_step
     throttle: Throttle | None = None
     on_skip: Callable[[Point, str, str], None] = lambda *_: None
+    on_no_profile: Callable[[Point, str, str], None] = lambda *_: None
 
     def decode(self, point: Point, shape: ModelShape, done: set[Key]) -> Generator[Case, None, None]:
         """The whole step of a point, unless it is `done`.
@@ -173,8 +175,16 @@ class Bench:
             kernels=step.kernels,
             error=error,
             kernel=kernel,
-            launches=step.launches() if kernel else (),
+            launches=self._launches(step, point, kernel) if kernel else (),
         )
+
+    def _launches(self, step: Step, point: Point, kernel: str) -> Sequence[LaunchProfile]:
+        """What the compiler tells of a kernel that has its times; nothing it may raise costs them."""
+        try:
+            return step.launches()
+        except Exception as error:
+            self.on_no_profile(point, kernel, f"{type(error).__name__}: {error}")
+            return ()
 
 
 def _key(point: Point, shape: ModelShape, kernel: str | None = None) -> Key:

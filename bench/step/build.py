@@ -316,8 +316,9 @@ def build_step(
         context: tokens in every sequence's cache.
         kv_format: `bf16` or `fp8`.
         routing: see `moegauge.bench.step.routing.Routing`.
-        arena_bytes: memory for weights; None takes 32 last-level caches and at least 1 GiB (what is free where that is
-            less), or what the model's largest matrices and `reuse` need where that is more.
+        arena_bytes: memory for weights; None takes the backend's `usual_arena`, or 32 last-level caches and at least
+            1 GiB (what is free where that is less), or what the model's largest matrices and `reuse` need where that is
+            more.
         seed: of weights and routing.
         reuse: bytes between two readings of one place, in last-level caches. Tests of numerics lower it.
         gate_rows: outputs of every operation that `DecodeStep.check` recomputes.
@@ -351,6 +352,7 @@ def build_step(
         wanted=min(max(MINIMUM_ARENA, CACHES * backend.last_level_cache), room) if arena_bytes is None else arena_bytes,
         room=room,
         fixed=arena_bytes is not None,
+        roomy=backend.usual_arena if arena_bytes is None else 0,
     )
     arena = backend.arena(sizes, seed)
     laps = [backend.compile(program, arena) for program in programs]

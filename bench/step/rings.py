@@ -33,11 +33,13 @@ class Layout:
     Args:
         capacity: bytes of every pool; None measures demand instead, with rings that never come round.
         distance: bytes that are to lie between two readings of one place.
+        spread: after every place so many times its size is left out, less one: few bytes on many pages.
     """
 
-    def __init__(self, capacity: dict[str, int] | None = None, distance: int = 0) -> None:
+    def __init__(self, capacity: dict[str, int] | None = None, distance: int = 0, spread: int = 1) -> None:
         self.capacity = capacity
         self.distance = distance
+        self.spread = spread
         self.demand: dict[str, int] = {}
         self.largest: dict[str, int] = {}
         self._cursor: dict[str, int] = {}
@@ -56,7 +58,7 @@ class Layout:
                 raise _too_small(self.capacity[pool], total)
             if start + total > self.capacity[pool]:
                 start = 0
-        self._cursor[pool] = start + total
+        self._cursor[pool] = start + total * self.spread
         self.demand[pool] = self.demand.get(pool, 0) + total
         self.largest[pool] = max(self.largest.get(pool, 0), total)
         return Place(pool, start, size, stride if slots > 1 else 0)
@@ -102,7 +104,13 @@ def _parts(format_name: str, rows: int, columns: int) -> list[tuple[str, int]]:
 
 
 def plan(
-    compose: Callable[[Layout, int], list[Program]], *, distance: int, wanted: int, room: int, fixed: bool
+    compose: Callable[[Layout, int], list[Program]],
+    *,
+    distance: int,
+    wanted: int,
+    room: int,
+    fixed: bool,
+    roomy: int = 0,
 ) -> tuple[list[Program], dict[str, int]]:
     """Programs whose successive runs keep `distance` bytes between two readings of one place, and their pools.
 
@@ -115,6 +123,7 @@ def plan(
         wanted: bytes of an arena to begin with.
         room: bytes it may have at most.
         fixed: whether `wanted` was asked for, and is not to be exceeded.
+        roomy: bytes the places of one lap are spread over, where they are fewer.
 
     Raises:
         DeviceError: that needs more than `room` (or `wanted`, where that is fixed).
@@ -126,14 +135,16 @@ def plan(
     limit = wanted if fixed else room
     if sum(largest.values()) > limit:
         raise _too_small(limit, sum(largest.values()))
+    wanted = max(wanted, min(roomy, room))
     share = max(0, wanted - sum(largest.values())) / max(1, one_lap)
     # A lap's demand counts SLOT_STRIDE slots for each expert read, so half of it is surely read where tokens are few.
     laps = max(1, -(-2 * distance // max(1, one_lap)))
     sizes = {pool: largest[pool] + _floor(size * share) for pool, size in measured.demand.items()}
     while laps <= MOST_LAPS:
-        demand = {pool: max(size * laps, largest[pool]) for pool, size in measured.demand.items()}
+        spread = max(1, min(roomy, room) // max(1, one_lap * laps))
+        demand = {pool: max(size * laps * spread, largest[pool]) for pool, size in measured.demand.items()}
         sizes = {pool: min(size, demand[pool]) for pool, size in sizes.items()}
-        programs = compose(Layout(sizes, distance), laps)
+        programs = compose(Layout(sizes, distance, spread), laps)
         near = [pool for pool, apart in reuse_distances(programs).items() if apart < distance]
         if not near and sum(sizes.values()) <= limit:
             return programs, sizes

@@ -33,6 +33,10 @@ STREAM_PATTERNS = ((1, 32, 4), (2, 16, 4), (2, 16, 8), (4, 8, 4), (4, 8, 8), (8,
 # What a sweep of the roof tries: bytes of a load, loads in flight, warps per program, programs per multiprocessor.
 SWEEP_WIDTHS, SWEEP_UNROLLS = (4, 8, 16), (1, 2, 4, 8, 16)
 SWEEP_WARPS, SWEEP_PROGRAMS = (4, 8, 16), (1, 2, 4, 8, 16)
+# A step of a few GB that is spread over so much meets as many pages as the model would: its translations are not all
+# cached either. Where the device has less, an arena is as small as the caches allow.
+ARENA = 64 * 10**9
+
 SWEEP_MOST_WARPS = 64  # of one multiprocessor, compute capability 8.0 and 9.0
 
 
@@ -247,8 +251,9 @@ class TritonBackend(Backend):
 
     Args:
         device: `cuda` or `cpu`.
-        launch_mode: how steps are launched: `eager`, `graph` (a CUDA graph), `pdl` (a graph of programmatic dependent
-            launches, compute capability 9.0 and later) or `persistent` (one cooperative launch with grid barriers).
+        launch_mode: how steps are launched: `eager`, `graph` (a CUDA graph, the default), `pdl` (a graph of
+            programmatic dependent launches, compute capability 9.0 and later) or `persistent` (one cooperative launch
+            with grid barriers).
         configuration: a name of `CONFIGURATIONS`; None measures which is fastest, see `triton.tuning`.
 
     Raises:
@@ -273,10 +278,9 @@ class TritonBackend(Backend):
         else:
             self._gpu()
         capability = self.capability
-        best = "pdl" if capability >= (9, 0) else "graph"
         if device == "cpu" and launch_mode != "persistent":
             launch_mode = "eager"  # the interpreter has neither graphs nor dependence
-        self.launch_mode = launch_mode or best
+        self.launch_mode = launch_mode or "graph"
         if self.launch_mode == "pdl" and capability < (9, 0):
             raise DeviceError(f"{self.description} has no programmatic dependent launch.", advice="Use --launch graph.")
         self.configuration = CONFIGURATIONS[configuration] if configuration else default_for(capability)
@@ -310,6 +314,7 @@ class TritonBackend(Backend):
         self.last_level_cache = properties.L2_cache_size
         self.shared_per_processor = int(getattr(properties, "shared_memory_per_multiprocessor", 100 << 10))
         self.memory = int(torch.cuda.mem_get_info()[0] * 0.92)
+        self.usual_arena = ARENA if self.memory > ARENA * 5 // 4 else 0
         self.description = f"{properties.name}, {self.processors} multiprocessors, Triton {triton.__version__}"
 
     def precision(self, format_name: str) -> Precision:
@@ -418,16 +423,16 @@ class TritonBackend(Backend):
 
     @property
     def chains(self) -> tuple[str, ...]:
-        """The launch modes whose boundary `chain` can time."""
-        from moegauge.kernels.triton.launching import empty_chain
+        """The boundaries `chain` can time: a launch mode, or one and what its kernels look like."""
+        from moegauge.kernels.triton.launching.empty_chain import BOUNDARIES
 
-        return tuple(mode for mode in self.launch_modes if mode in empty_chain.LAUNCH_MODES)
+        return tuple(name for name, one in BOUNDARIES.items() if one.mode in self.launch_modes)
 
     def chain(self, name: str, length: int) -> Callable[[], None]:
         """Enqueues `length` empty kernels, launched as `name` says."""
-        from moegauge.kernels.triton.launching.empty_chain import Chain
+        from moegauge.kernels.triton.launching.empty_chain import BOUNDARIES, Chain
 
-        return Chain(length, name, self.processors, self.device).run
+        return Chain(length, BOUNDARIES[name], self.processors, self.device).run
 
     def synchronize(self) -> None:
         """Wait for everything enqueued."""

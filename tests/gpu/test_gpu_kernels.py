@@ -96,10 +96,10 @@ def test_every_stream_of_the_sweep_is_slower_than_any_memory(backend):
 
 def test_a_chain_runs_every_node_in_order_and_has_a_floor(backend):
     from moegauge.bench.clock.boundaries import measure_floor
-    from moegauge.kernels.triton.launching.empty_chain import Chain
+    from moegauge.kernels.triton.launching.empty_chain import BOUNDARIES, Chain
 
     for name in backend.chains:
-        chain = Chain(10, name, backend.processors, backend.device)
+        chain = Chain(10, BOUNDARIES[name], backend.processors, backend.device)
         chain.run()
         backend.synchronize()
         first = chain.counts.clone()

@@ -240,6 +240,7 @@ def small_cases(dependent: bool) -> Iterator[Case]:
                 name = f"stream, {unroll} loads of {width} bytes"
                 yield Case(name, "stream.stream", stream, wide, warps=8, access=width)
     yield Case("node" + tail, "empty.node", d, {"out": "*i32"}, warps=4)
+    yield Case("node, count-in" + tail, "empty.counted_node", d, {"out": "*i32"})
 
 
 def cases(target: int, quad: bool) -> Iterator[Case]:
@@ -426,10 +427,11 @@ def _spills(found: list[str]) -> int:
 
 
 def _identify(body: list[str], case: Case) -> tuple[int, str]:
-    """(chunk, format) of a weight loop by its tensor-core products: one per step of 16 columns."""
+    """(chunk, format) of a weight loop by its tensor-core products: one per step of 16 columns and 8 tokens."""
     products = sum("HMMA" in i for i in body)
+    eights = max(1, int(case.constants.get("NT", 8)) // 8)
     for name, chunk in case.walks:
-        if products == chunk * layout.tile_columns(name) // 16:
+        if products == chunk * layout.tile_columns(name) // 16 * eights:
             return chunk, name
     raise AssertionError(f"{case.name}: a loop of {products} tensor-core products fits none of its formats")
 

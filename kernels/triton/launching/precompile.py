@@ -48,7 +48,25 @@ def precompile(launches: Iterable[Launch], dependent: bool, workers: int = 0) ->
     """
     jobs = distinct(launches)
     side_by_side([partial(job.compile, dependent) for job in jobs], workers)
+    build_launchers([job.compile(dependent) for job in jobs], workers)
     return len(jobs)
+
+
+def build_launchers(kernels: Sequence[Any], workers: int = 0) -> None:
+    """Make what launches each compiled kernel, and load it.
+
+    Triton up to 3.6 compiles a C module per signature, by a C compiler, at a kernel's first launch, one after another:
+    half a second each. Made side by side they are in its cache by then; later releases make none.
+    """
+    from triton.runtime import driver
+
+    def launcher(kernel: Any) -> None:
+        driver.active.launcher_cls(kernel.src, kernel.metadata)
+
+    with ThreadPoolExecutor(workers or min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
+        list(pool.map(launcher, kernels))
+    for kernel in kernels:  # in this thread, whose CUDA context it is
+        kernel._init_handles()
 
 
 def side_by_side(jobs: Sequence[Callable[[], object]], workers: int = 0, *, lenient: bool = False) -> None:

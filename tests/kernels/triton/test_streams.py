@@ -13,8 +13,7 @@ pytest.importorskip("triton")
 
 CODE = """
 import torch
-from moegauge.bench.clock.boundaries import boundaries, measure_floor
-from moegauge.kernels.triton.launching.empty_chain import Chain
+from moegauge.kernels.triton.launching.empty_chain import Boundary, Chain
 from moegauge.kernels.triton.backend import TritonBackend, TritonStream
 backend = TritonBackend("cpu")
 buffer = torch.randint(0, 1000, (1 << 14,), dtype=torch.int32)
@@ -32,10 +31,11 @@ for width in (4, 8, 16):
                 total ^= turn
             want = total.sum(dtype=torch.int32)
             assert stream._out[program] == want, (width, unroll, program)
-chain = Chain(5, "eager", 3, "cpu")
-chain.run()
-assert chain.counts.tolist() == [5, 5, 5]
-assert boundaries(backend) == ("eager",)
+for boundary, nodes in ((Boundary("eager"), [5] * 3), (Boundary("eager", 2, 1, counts=True), [5] * 7)):
+    chain = Chain(5, boundary, 3, "cpu")
+    chain.run()
+    assert chain.counts.tolist() == nodes
+assert backend.chains == ("eager",)
 print("same")
 """
 
@@ -95,11 +95,11 @@ def test_empty_operations_run_on_the_cpu_core():
 
     if library() is None:
         pytest.skip("the compiled core was not built")
-    from moegauge.bench.clock.boundaries import boundaries, measure_floor
+    from moegauge.bench.clock.boundaries import measure_floor
     from moegauge.kernels.cpu.backend import CpuBackend
 
     backend = CpuBackend(1)
-    assert boundaries(backend) == ("operation", "product")
-    for name in boundaries(backend):
+    assert backend.chains == ("operation", "product")
+    for name in backend.chains:
         floor = measure_floor(backend, name, rounds=3)
         assert len(floor.samples_us) == 3
