@@ -1,8 +1,13 @@
-"""Run everything a GPU machine is asked for: the gpu suite, the GPU tests, page, tables and a summary.
+"""The GPU session in one command: smoke tests, roof, steps, kernels, GPU tests, page and summary, in one folder.
 
-    python3 scripts/gpu_session.py --out FOLDER                     nine minutes at most
-    python3 scripts/gpu_session.py --out FOLDER --total 200         less
+    python3 scripts/gpu_session.py --call 1 --out FOLDER      two minutes: what works at all, and the ceilings
+    python3 scripts/gpu_session.py --call 2 --out FOLDER --continue FIRST/gpu.json      nine minutes: the measurement
+    python3 scripts/gpu_session.py --call 2 --dry-run         what a call does, in estimated seconds; nothing runs
     python3 scripts/gpu_session.py --out FOLDER --device cpu -- --model gpt-oss-20b    a rehearsal without a GPU
+
+Two calls, for a machine that is had for 900 s in all, its starts (120 s each are allowed for) counted: the first says
+what to mend before the second. `--continue` takes over what still holds of an earlier record: its roof and floors, and
+where the commit is the same everything. `--total` changes a call's seconds.
 
 Needs Python 3.11, torch, triton and a C compiler (Triton builds its launchers with it), and nothing installed: the
 package is laid out in a temporary folder by links, and wheels of what else it needs are taken from `.whl/` where that
@@ -16,17 +21,17 @@ and, by the first command, any of click, numpy, pytest, scipy and rich that are 
 of Python (it imports tqdm). `triton_kernels` of the package index is another project than Triton's; flashinfer-python
 (101 MB, and minutes of nvcc), vllm and sglang are too large to carry. What is missing is said before anything starts.
 
-The order is that of worth. First the suite, whose record is written after every point: a part that crashes or hangs
-(no point within STALL_S) is killed, and begun again in a new process as long as that brings points; what was in work
-goes last. Then the tests, each with its own limit where pytest-timeout is there. The record resumes with --resume, with
-the same commit. Where a machine is had for 15 minutes in all and starting it takes one or two, two calls use it best:
-`--total 200` shows what does not work at all, and after it is mended `--total 480` measures. At most eight files:
-gpu.json, page, tables, logs, summary. What follows `--` is given to `moegauge bench`.
+The order is that of worth. First the suite, whose record is written after every verdict and point: a part that crashes
+or hangs (nothing written for STALL_S) is killed, and begun again in a new process as long as that brings anything; what
+was in work goes last. Then, in the second call, the tests, each with its own limit where pytest-timeout is there.
+FOLDER holds at most eight files of 16 MiB; READ-FIRST.txt is the one to begin with. What follows `--` is given to
+`moegauge bench`.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import shutil
@@ -46,12 +51,12 @@ ROOMS = ("bench", "counting", "estimator", "kernels")
 KERNELS = ("numpy", "torch", "triton")
 NEEDS = {"suite": (*KERNELS, "click", "msgspec", "scipy"), "tests": (*KERNELS, "pytest")}
 PEERS = ("gemlite",)
-TESTS_S = 90.0  # of the whole, kept for pytest; it gets what the suite leaves besides
-AFTER_S = 25.0  # kept for the page, the tables and the summary
+AFTER_S = 20.0  # kept for the page, the tables and the summary
 GRACE_S = 10.0  # between an interrupt and a kill
 LEAST_S = 30.0  # a suite begun again with less measures nothing
-# The longest step towards a point: compiling the persistent kernel of DeepSeek-V3, 38 s on one busy Zen 5 core.
-STALL_S = 100.0
+STALL_S = 30.0  # without anything written to the record: a kernel that never ends
+# A persistent kernel is one piece of work for the compiler: DeepSeek-V3's takes 38 s on one busy Zen 5 core.
+COMPILE_STALL_S = 100.0
 STARTS = 6  # of the suite at most
 WORKERS = 8  # processes of pytest, 2.5 GB of GPU memory each: compiling is most of what tests do
 TEST_LIMIT_S = 60  # for one test
@@ -59,7 +64,22 @@ LINES = 40  # of each log in the summary
 # Reasons in a record's `left_out` (moegauge.record.Reason): what a new process may do better, what had no turn.
 RETRIED = ("device_lost", "began")
 UNTRIED = ("device_lost", "no_time")
-REFUSED = "is of another run"  # moegauge.recordfile, of a record it does not go on with
+BEGUN = ("began", "began_twice")
+SLOW_MODE = "persistent"  # the launch mode that compiles for so long
+FILES, FILE_BYTES = 8, 16 * 2**20  # what may come back of a folder
+
+
+@dataclass(frozen=True)
+class Call:
+    """One of the two calls: the suite it runs, its seconds in all, and those of them kept for the GPU tests."""
+
+    suite: str
+    total_s: float
+    tests_s: float
+
+
+CALLS = {1: Call("gpu-first", 120.0, 0.0), 2: Call("gpu", 540.0, 30.0)}
+START_S = 120.0  # allowed for starting a machine, before each call
 
 CHECK = """
 import importlib, importlib.util, json, os, shutil, sys
@@ -191,8 +211,10 @@ def run(
             if _changed(progress) != seen:
                 seen, moved = _changed(progress), now
             if progress is not None and now - moved > stall_s:
-                state = f"stalled for {stall_s:.0f} s and was killed"
-            elif now - begin > limit_s:
+                most = patience(progress, stall_s)
+                if now - moved > most:
+                    state = f"stalled for {most:.0f} s and was killed"
+            if not state and now - begin > limit_s:
                 state = "stopped at its limit"
                 os.killpg(child.pid, signal.SIGINT)
                 if _ended(child):
@@ -220,19 +242,31 @@ def _changed(file: Path | None) -> int:
         return 0
 
 
+def _document(record: Path) -> dict[str, Any]:
+    """A record as it is on disk; empty where there is none or something else."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def patience(record: Path, stall_s: float) -> float:
+    """Seconds without progress that are granted: longer where what is in work, by the record, is long to compile."""
+    found = _document(record).get("left_out") or ()
+    slow = any(one["reason"] in BEGUN and one.get("launch_mode") == SLOW_MODE for one in found)
+    return max(stall_s, COMPILE_STALL_S) if slow else stall_s
+
+
 def measured(record: Path) -> tuple[int, bool]:
     """(how much a record holds, whether a new process may add to it)."""
-    try:
-        document = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return 0, False
-    count = sum(len(document.get(key) or ()) for key in ("cases", "floors")) + bool(document.get("roof"))
+    document = _document(record)
+    count = sum(len(document.get(key) or ()) for key in ("cases", "floors", "verdicts")) + bool(document.get("roof"))
     return count, any(one["reason"] in RETRIED for one in document.get("left_out") or ())
 
 
 def suite(command: Callable[[float], list[str]], left: Callable[[], float], record: Path, **how: Any) -> list[Part]:
-    """Run the suite, again in a new process where one was lost and the last one measured something, and from the start
-    where the record is of another machine or commit.
+    """Run the suite, again in a new process where one was lost and the last one measured something.
 
     Args:
         command: seconds -> the command that takes at most so long.
@@ -245,10 +279,6 @@ def suite(command: Callable[[float], list[str]], left: Callable[[], float], reco
     while again and len(parts) < STARTS and (not parts or left() > LEAST_S):
         limit = left()
         parts.append(run("suite", command(max(1.0, limit - GRACE_S)), limit, progress=record, **how))
-        said = how["log"].read_text(encoding="utf-8", errors="replace").rpartition("\n$ ")[2]
-        if REFUSED in said:
-            record.unlink(missing_ok=True)
-            continue
         count, again = measured(record)
         again = again and count > before
         before = count
@@ -257,10 +287,7 @@ def suite(command: Callable[[float], list[str]], left: Callable[[], float], reco
 
 def left_out(record: Path) -> list[str]:
     """Why points of a record are missing: what failed, line by line, what had no turn, as a number."""
-    try:
-        found = json.loads(record.read_text(encoding="utf-8")).get("left_out") or ()
-    except (OSError, ValueError):
-        return []
+    found = _document(record).get("left_out") or ()
     lines = [f"not measured: {_told(one)}" for one in found if one["reason"] not in UNTRIED]
     waiting = len(found) - len(lines)
     return lines + ([f"{waiting} points had no turn"] if waiting else [])
@@ -273,15 +300,52 @@ def _told(one: dict[str, Any]) -> str:
     return ": ".join(filter(None, (stage, where, one["reason"].replace("_", " "), one.get("detail"))))
 
 
+def verdicts(record: Path) -> list[str]:
+    """What the smoke tests say: a line for all that passed, one for each that did not."""
+    found = _document(record).get("verdicts") or ()
+    wrong = [one for one in found if not one["passed"]]
+    lines = [f"{len(found) - len(wrong)} of {len(found)} verdicts on kernels: right"] if found else []
+    keys = ("kernel", "model", "format", "launch_mode", "detail")
+    return lines + ["WRONG: " + ", ".join(str(one[key]) for key in keys if one.get(key)) for one in wrong]
+
+
+GUIDE = """What to read, in this order:
+  READ-FIRST.txt  this page: what ran, what is wrong, what is not measured, the end of every log
+  tables.md       roof, floors, steps and kernels as tables
+  gpu.json        the record: every sample; `moegauge report`, `compare` and `predict` read it, and --continue
+  gpu.html        the same as a page
+  suite.log       what the suite said, tracebacks of failed points among it; tests.log and page.log likewise
+"""
+
+
 def summary(parts: list[Part], notes: list[str]) -> str:
-    """A line per part, then the end of every log."""
-    lines = [*notes]
+    """What to read, a line per part, then the end of every log."""
+    lines = [GUIDE, *notes]
     lines += [f"{part.name}: {part.state}, {part.seconds:.0f} s, {part.log.name}" for part in parts]
     for log in dict.fromkeys(part.log for part in parts):
         text = log.read_text(encoding="utf-8", errors="replace").splitlines()
         tail = [line for line in text if not line.startswith("warning: not measured")][-LINES:]
         lines += ["", f"== {log.name}", *tail]
     return "\n".join(lines) + "\n"
+
+
+def trim(out: Path, most: int = FILE_BYTES) -> list[str]:
+    """Keep a folder within what may come back: a file that is too large loses its middle, a record is packed instead;
+    what was done, a line each."""
+    lines = []
+    for path in sorted(p for p in out.iterdir() if p.is_file() and p.stat().st_size > most):
+        size = path.stat().st_size
+        if path.suffix == ".json":
+            with path.open("rb") as plain, gzip.open(f"{path}.gz", "wb") as packed:
+                shutil.copyfileobj(plain, packed)
+            path.unlink()
+            lines.append(f"{path.name}: {size} bytes, packed as {path.name}.gz")
+            continue
+        data = path.read_bytes()
+        path.write_bytes(data[: most // 4] + b"\n... cut ...\n" + data[-most // 2 :])
+        lines.append(f"{path.name}: {size} bytes, its middle cut out")
+    count = sum(1 for path in out.iterdir() if path.is_file())
+    return lines + ([f"{count} files, more than the {FILES} that may come back"] if count > FILES else [])
 
 
 def pytest_command(have: dict[str, str]) -> list[str]:
@@ -296,24 +360,29 @@ def pytest_command(have: dict[str, str]) -> list[str]:
     return [*command, "tests/gpu"]
 
 
-def main() -> int:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--call", type=int, choices=sorted(CALLS), default=2, help="1: first contact; 2: measurement")
     parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="folder; default: $OUT")
-    parser.add_argument("--total", type=float, default=530.0, help="seconds for everything")
+    parser.add_argument("--total", type=float, help="seconds for everything; default: the call's")
+    parser.add_argument("--dry-run", action="store_true", help="print the call's estimated seconds; run nothing")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--wheels", type=Path, default=ROOT / ".whl")
-    parser.add_argument("--resume", type=Path, help="a record of an earlier call, to go on with")
+    parser.add_argument("--continue", dest="earlier", type=Path, help="a record of an earlier call, to go on from")
     parser.add_argument("--commit", default="", help="of this checkout, for a copy without its git folder")
     parser.add_argument("bench", nargs="*", help="more options of `moegauge bench`, after --")
-    options = parser.parse_args()
-    if options.out is None:
+    options = parser.parse_args(argv)
+    options.total = options.total or CALLS[options.call].total_s
+    if options.out is None and not options.dry_run:
         parser.error("give --out FOLDER, or set OUT")
-    out = Path(options.out).resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    begin = time.monotonic()
-    if options.resume:
-        shutil.copyfile(options.resume, out / "gpu.json")
-    parts: list[Part] = []
+    return options
+
+
+def main() -> int:
+    options = parse()
+    call = CALLS[options.call]
+    tests_s = call.tests_s if options.total > 4 * call.tests_s else 0.0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         site, wheels = lay_out(Path(folder) / "package"), Path(folder) / "wheels"
         notes = [install_wheels(wheels, options.wheels)]
@@ -325,43 +394,63 @@ def main() -> int:
             "PYTHONUNBUFFERED": "1",
             **({"MOEGAUGE_COMMIT": options.commit} if options.commit else {}),
         }
-        found = check(environment, options.device)
-        lines, blocked = told(found, options.device)
-        notes += lines
-        print("\n".join(notes), flush=True)
+        moegauge = [sys.executable, "-m", "moegauge"]
+        if not options.dry_run:
+            return _measure(options, call, tests_s, environment, moegauge, notes)
+        kept = AFTER_S + GRACE_S + tests_s
+        command = [*moegauge, "bench", "--suite", call.suite, "--dry-run", "--budget", f"{options.total - kept:.0f}"]
+        code = subprocess.run(command, env=environment, check=False).returncode
+        print(f"Call {options.call}: {options.total:.0f} s, of which {kept:.0f} s are kept for tests, page and end.")
+        whole = sum(one.total_s + START_S for one in CALLS.values())
+        print(f"Both calls as they are, with {START_S:.0f} s for each start: {whole:.0f} s of 900.")
+        return code
 
-        def left(reserve: float) -> float:
-            return max(5.0, options.total - reserve - (time.monotonic() - begin))
 
-        record, python = out / "gpu.json", sys.executable
-        moegauge = [python, "-m", "moegauge"]
+def _measure(
+    options: argparse.Namespace,
+    call: Call,
+    tests_s: float,
+    environment: dict[str, str],
+    moegauge: list[str],
+    notes: list[str],
+) -> int:
+    begin = time.monotonic()
+    out = Path(options.out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    record = out / "gpu.json"
+    if record.exists():  # of an earlier call into the same folder: gone on from, not written over
+        options.earlier = record.rename(out / "earlier.json") if options.earlier in (None, record) else options.earlier
+    found = check(environment, options.device)
+    lines, blocked = told(found, options.device)
+    notes += lines
+    print("\n".join(notes), flush=True)
 
-        def bench(seconds: float) -> list[str]:
-            command = [*moegauge, "bench", "--suite", "gpu", "--device", options.device, "--out", str(record)]
-            return [*command, "--budget", f"{seconds:.0f}", "--export-markdown", str(out / "gpu.md"), *options.bench]
+    def left(reserve: float) -> float:
+        return float(max(5.0, options.total - reserve - (time.monotonic() - begin)))
 
-        tests = min(TESTS_S, options.total / 4)
-        if "suite" not in blocked:
-            parts += suite(
-                bench,
-                lambda: left(AFTER_S + GRACE_S + tests),
-                record,
-                log=out / "suite.log",
-                environment=environment,
-            )
-        if "tests" not in blocked:
-            parts.append(
-                run("tests", pytest_command(found["have"]), left(AFTER_S + GRACE_S), out / "tests.log", environment)
-            )
-        if record.exists():
-            page = [*moegauge, "report", str(record), "--out", str(out / "gpu.html")]
-            parts.append(run("page", page, left(AFTER_S / 2), out / "page.log", environment))
-            tables = [*moegauge, "report", str(record), "--markdown"]
-            parts.append(run("tables", tables, left(5.0), out / "tables.md", environment))
-    text = summary(parts, [*notes, *left_out(out / "gpu.json")])
-    (out / "summary.txt").write_text(text, encoding="utf-8")
+    def bench(seconds: float) -> list[str]:
+        command = [*moegauge, "bench", "--suite", call.suite, "--device", options.device, "--out", str(record)]
+        if options.earlier:
+            command += ["--continue", str(options.earlier.resolve())]
+        return [*command, "--budget", f"{seconds:.0f}", *options.bench]
+
+    parts: list[Part] = []
+    if "suite" not in blocked:
+        kept = AFTER_S + GRACE_S + tests_s
+        parts += suite(bench, lambda: left(kept), record, log=out / "suite.log", environment=environment)
+    if "tests" not in blocked and tests_s:
+        tests = pytest_command(found["have"])
+        parts.append(run("tests", tests, left(AFTER_S + GRACE_S), out / "tests.log", environment))
+    if record.exists():
+        page = [*moegauge, "report", str(record), "--out", str(out / "gpu.html")]
+        parts.append(run("page", page, left(AFTER_S / 2), out / "page.log", environment))
+        tables = [*moegauge, "report", str(record), "--markdown"]
+        parts.append(run("tables", tables, left(5.0), out / "tables.md", environment))
+    text = summary(parts, [*notes, *verdicts(record), *left_out(record)])
     for left_over in out.glob(".gpu.json.*"):  # of a process that was killed: its lock, half a write
         left_over.unlink()
+    text += "".join(f"{line}\n" for line in trim(out))
+    (out / "READ-FIRST.txt").write_text(text[: FILE_BYTES // 4], encoding="utf-8")
     print(text)
     return 0 if parts and not blocked and all(part.status == 0 for part in parts) else 1
 

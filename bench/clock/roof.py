@@ -6,7 +6,7 @@ choose the best and to state it; then beside every sample of every point (`RoofM
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from moegauge.bench.clock import statistics
 from moegauge.errors import DeviceError
@@ -28,6 +28,7 @@ class RoofMeter:
     """The best read-only stream of a backend, ready to be sampled.
 
     Attributes:
+        swept: what a sweep found.
         failed: patterns that gave no time, with the reason; the roof is the best of the others.
     """
 
@@ -40,7 +41,7 @@ class RoofMeter:
         swept: Sequence[Pattern] = (),
         failed: dict[str, str] | None = None,
     ) -> None:
-        self._swept, self.failed = list(swept), failed or {}
+        self.swept, self.failed = list(swept), failed or {}
         self._backend = backend
         self._stream = stream
         self._pass_s = pass_s
@@ -71,7 +72,7 @@ class RoofMeter:
             shape=dict(self._stream.shape),
             patterns={name: rate / GB for name, rate in self._medians.items()},
             bytes=self._stream.bytes,
-            sweep=self._swept,
+            sweep=self.swept,
         )
 
 
@@ -98,30 +99,42 @@ def pass_bytes(backend: Backend) -> int:
 
 
 def find_roof(
-    backend: Backend, *, rounds: int = 5, progress: Callable[[str], None] = lambda _: None, size: int | None = None
+    backend: Backend,
+    *,
+    rounds: int = 5,
+    progress: Callable[[str], None] = lambda _: None,
+    size: int | None = None,
+    skip: Collection[str] = (),
 ) -> RoofMeter:
     """Try every access pattern, `rounds` passes each, patterns taken in turn so that drift falls on all alike.
 
     Args:
         backend: the device.
         rounds: samples per pattern, after two passes that are thrown away.
-        progress: told the name of the pattern being tried.
+        progress: told the `key_of` the pattern being tried.
+        skip: keys of patterns not to try.
         size: bytes of the buffer; None chooses.
 
     Raises:
         DeviceError: no room for the buffer.
     """
-    return _best(backend, backend.streams(size or pass_bytes(backend)), rounds, progress)
+    streams = [one for one in backend.streams(size or pass_bytes(backend)) if key_of(one) not in skip]
+    return _best(backend, streams, rounds, progress)
 
 
 def sweep_roof(
-    backend: Backend, *, rounds: int = 3, progress: Callable[[str], None] = lambda _: None, size: int | None = None
+    backend: Backend,
+    *,
+    rounds: int = 3,
+    progress: Callable[[str], None] = lambda _: None,
+    size: int | None = None,
+    skip: Collection[str] = (),
 ) -> RoofMeter:
     """The roof of a sweep over access width, loads in flight, programs and warps, and over the usual patterns.
     Arguments and errors as for `find_roof`."""
     size = size or pass_bytes(backend)
-    streams = {_key(stream): stream for stream in (*backend.streams(size), *backend.sweep(size))}
-    return _best(backend, list(streams.values()), rounds, progress)
+    streams = {key_of(stream): stream for stream in (*backend.streams(size), *backend.sweep(size))}
+    return _best(backend, [one for key, one in streams.items() if key not in skip], rounds, progress)
 
 
 def known_roof(backend: Backend, shape: Mapping[str, int], size: int | None = None) -> RoofMeter | None:
@@ -135,8 +148,9 @@ def known_roof(backend: Backend, shape: Mapping[str, int], size: int | None = No
     return None
 
 
-def _key(stream: Stream) -> object:
-    return tuple(sorted(stream.shape.items())) or stream.pattern
+def key_of(stream: Stream) -> str:
+    """A pattern's name for a machine: `warps=4 width=16`, of its numbers; its words where it has none."""
+    return " ".join(f"{name}={value}" for name, value in sorted(stream.shape.items())) or stream.pattern
 
 
 def _best(backend: Backend, streams: Sequence[Stream], rounds: int, progress: Callable[[str], None]) -> RoofMeter:
@@ -146,7 +160,7 @@ def _best(backend: Backend, streams: Sequence[Stream], rounds: int, progress: Ca
         for stream in streams:
             if stream.pattern in failed:
                 continue
-            progress(stream.pattern)
+            progress(key_of(stream))
             try:
                 passes = _passes(min(times[stream.pattern]), PATTERN_S) if times[stream.pattern] else 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from moegauge.bench.plan.gpu_suite import Stage
 from moegauge.bench.plan.points import Point
@@ -20,7 +20,9 @@ OPERATIONS_PER_LAYER = 8.0  # 606 in 61 layers with latent attention, 254 in 36 
 # A persistent kernel is one piece of work for the compiler: 38 s for DeepSeek-V3, 14 s for gpt-oss-120b, Triton 3.6 on
 # one busy Zen 5 core, however many cores there are.
 PERSISTENT_S = 26.0
-SWEEP_S, FLOORS_S = 15.0, 3.0  # assumed: 45 small kernels compiled, passes of 2 GB
+# Assumed: for smoke tests a dozen small steps of eight kernels, compiled side by side, and two persistent ones; a roof
+# of seven patterns, a sweep of 180 in 45 small kernels, passes of 2 GB.
+FIXED_STAGES_S = {"smoke": 25.0, "roof": 4.0, "sweep": 18.0, "floors": 5.0}
 
 
 def operations(shape: ModelShape) -> float:
@@ -36,13 +38,25 @@ def point_seconds(stage: Stage, shape: ModelShape, modes: int = 1) -> float:
     return once * modes + PERSISTENT_S if stage.kind == "launch modes" else once
 
 
-def stage_seconds(stage: Stage, shapes: dict[str, ModelShape], points: Iterable[Point], modes: int = 3) -> float:
+def stage_seconds(stage: Stage, shapes: Mapping[str, ModelShape], points: Iterable[Point], modes: int = 3) -> float:
     """Seconds of a stage, estimated; `modes` are those its launch-mode comparison tries but the persistent one."""
-    if stage.kind == "sweep":
-        return SWEEP_S
-    if stage.kind == "floors":
-        return FLOORS_S
+    if stage.kind in FIXED_STAGES_S:
+        return FIXED_STAGES_S[stage.kind]
     return sum(point_seconds(stage, shapes[p.model], modes) for p in points)
+
+
+def estimates(stages: Iterable[Stage], shapes: Mapping[str, ModelShape]) -> list[tuple[Stage, int, float]]:
+    """(stage, points it measures, seconds) of a suite, where all goes well: what an earlier stage has measured in the
+    same way costs nothing, and dependent launches are right."""
+    found, seen = [], set()
+    for stage in stages:
+        key = (stage.kind, stage.launch_mode or "pdl")
+        points = [p for p in stage.points if (key, p) not in seen]
+        seen |= {(key, p) for p in points}
+        # Of the modes compared, two were measured before: graph and pdl.
+        known = stage.kind == "launch modes" and all((("decode", "pdl"), p) in seen for p in points)
+        found.append((stage, len(points), stage_seconds(stage, shapes, points, 1 if known else 3)))
+    return found
 
 
 class Clock:

@@ -25,11 +25,13 @@ class Stage:
 
     Attributes:
         name: as shown and as `left_out` names it.
-        kind: `sweep` (the roof), `floors`, `decode` (whole steps), `kernel` (each kind alone), `launch modes` (whole
-            steps, launched in every way the backend has) or `peers`.
+        kind: `smoke` (small steps judged, not timed), `roof`, `sweep` (the roof by many patterns), `floors`, `decode`
+            (whole steps), `kernel` (each kind alone), `launch modes` (whole steps, launched in every way the backend
+            has) or `peers`.
         about: one line for --dry-run.
         rows: its points, in order; empty for the roof and the floors.
         time_limit_s: seconds of sampling per point (for `kernel`, of all kinds of one step together).
+        launch_mode: of its points; "" is the fastest that has been judged right on this device.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Stage:
     about: str
     rows: tuple[Row, ...] = ()
     time_limit_s: float = STEP_S
+    launch_mode: str = ""
 
     @property
     def points(self) -> list[Point]:
@@ -44,9 +47,42 @@ class Stage:
         return unique(self.rows)
 
 
+SMOKE = Stage("smoke tests", "smoke", "every format, layer and launch mode right? small steps, judged, not timed")
+ROOF = Stage("roof", "roof", "read-only streams, the usual access patterns")
+FLOORS = Stage("floors", "floors", "an empty kernel, by launch mode, programs and count-in")
+FIRST = ("gpt-oss-120b", "deepseek-v3")
+
+# What a first short contact is for: what works at all, the ceilings, and two steps by which the rest can be planned.
+GPU_FIRST = (
+    SMOKE,
+    ROOF,
+    FLOORS,
+    Stage("first steps", "decode", "batch 1, CUDA graph", (Row((*FIRST, "gpt-oss-20b")),), launch_mode="graph"),
+    Stage("dependent launches", "decode", "the same, launched dependently", (Row(FIRST),), launch_mode="pdl"),
+    Stage("first kernels", "kernel", "batch 1: each kind of kernel alone", (Row(FIRST),), KERNELS_S),
+)
 GPU = (
-    Stage("roof sweep", "sweep", "read-only streams by access width, loads in flight, programs and warps"),
-    Stage("floors", "floors", "an empty kernel, per way of launching"),
+    *GPU_FIRST,
+    Stage(
+        "kernels",
+        "kernel",
+        "batch 1: each kind of kernel alone, cold weights",
+        (
+            Row(("deepseek-v3", "kimi-k2-thinking")),
+            Row(("glm-4.7",), ("fp8",)),
+            Row(("gpt-oss-120b",)),
+            Row(("deepseek-v3", "gpt-oss-120b"), NARROW[1:]),
+            Row(("gpt-oss-120b",), ("fp8",)),
+            Row(("kimi-k2-thinking", "glm-4.7"), ("mxfp4",)),
+        ),
+        KERNELS_S,
+    ),
+    Stage(
+        "launch modes",
+        "launch modes",
+        "batch 1: the same step, launched in every way there is",
+        (Row(FIRST),),
+    ),
     Stage(
         "whole steps",
         "decode",
@@ -63,31 +99,12 @@ GPU = (
         ),
     ),
     Stage(
-        "kernels",
-        "kernel",
-        "batch 1: each kind of kernel alone, cold weights",
-        (
-            Row(("deepseek-v3", "kimi-k2-thinking")),
-            Row(("glm-4.7",), ("fp8",)),
-            Row(("gpt-oss-120b",)),
-            Row(("deepseek-v3", "gpt-oss-120b"), NARROW[1:]),
-            Row(("gpt-oss-120b",), ("fp8",)),
-            Row(("kimi-k2-thinking", "glm-4.7"), ("mxfp4",)),
-        ),
-        KERNELS_S,
-    ),
-    Stage(
         "batch curve",
         "decode",
         "batch 1 to 64 on 1k tokens of context",
         (Row(("deepseek-v3", "gpt-oss-120b", "glm-4.7"), ("fp8",), BATCHES, (1024,)),),
     ),
-    Stage(
-        "launch modes",
-        "launch modes",
-        "batch 1: the same step, launched in every way there is",
-        (Row(("gpt-oss-120b", "deepseek-v3")),),
-    ),
+    Stage("roof sweep", "sweep", "read-only streams by access width, loads in flight, programs and warps"),
     Stage(
         "context curve",
         "decode",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from moegauge.bench.plan.gpu_suite import GPU, STEP_S, Stage
+from moegauge.bench.plan.gpu_suite import GPU, GPU_FIRST, STEP_S, Stage
 from moegauge.bench.plan.points import NATIVE, Point, Row, unique
 from moegauge.errors import UnknownNameError, UsageError
 from moegauge.formats import FORMATS
@@ -74,12 +74,22 @@ SUITES: dict[str, Suite] = {
         30.0,
         "every model in every format, batch 1 to 64, context 0 to 128k: hours on two cores",
     ),
+    "gpu-first": Suite(
+        tuple(row for stage in GPU_FIRST for row in stage.rows),
+        STEP_S,
+        "the first two minutes on a GPU: smoke tests, roof, floors, two steps launched in two ways, their kernels",
+        GPU_FIRST,
+        budget_s=100.0,
+        warmup_s=0.05,
+        sample_s=0.01,
+        gate_rows=2,
+    ),
     "gpu": Suite(
         tuple(row for stage in GPU for row in stage.rows),
         STEP_S,
-        "a GPU in stages: roof, floors, whole steps, kernels, batches, launch modes, contexts, peers; eight minutes",
+        "a GPU in stages: as gpu-first, then kernels, launch modes, steps, batches, contexts, peers; eight minutes",
         GPU,
-        budget_s=460.0,
+        budget_s=480.0,
         warmup_s=0.05,
         sample_s=0.01,
         # Sixteen outputs of each of DeepSeek-V3's 606 operations take the host 6.4 times as long as two: 19 s a gate

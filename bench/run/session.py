@@ -25,8 +25,8 @@ from moegauge.bench.step.routing import Routing
 from moegauge.errors import UsageError
 from moegauge.kernels import devices
 from moegauge.kernels.backend import Backend
-from moegauge.record import SCHEMA, Case, Project, Record, now, public_argv
-from moegauge.recordfile import RecordFile
+from moegauge.record import SCHEMA, Case, Project, Record, load, now, public_argv
+from moegauge.recordfile import RecordFile, carry
 
 DEFAULT_MODELS = ("gpt-oss-20b",)
 DEFAULT_LIMIT_S = 10.0
@@ -74,6 +74,7 @@ class Options:
     noise: float = 1.0
     points: tuple[Point, ...] | None = None
     budget_s: float | None = None
+    continue_from: Path | None = None
 
 
 class Session:
@@ -114,6 +115,8 @@ class Session:
         self.file: RecordFile | None = None
 
     def __enter__(self) -> Session:
+        if self.options.continue_from is not None and not (self.options.out and self.options.out.exists()):
+            self.tell.warn(carry(load(self.options.continue_from), self.record))
         if self.options.out is not None:
             self.file = RecordFile.open(self.options.out, self.record)
             self.record = self.file.record

@@ -28,6 +28,7 @@ from moegauge.kernels.program import Attention, Program, Route, State, Vector, r
 from moegauge.kernels.reference import Reference, Value
 from moegauge.shape import Matrix, ModelShape
 
+WHOLE = "whole step"  # the kind of a verdict on a program run as it is timed
 GATE_ROWS = 16  # outputs of every operation the numerical gate recomputes
 KV_FORMATS = ("bf16", "fp8")
 MINIMUM_ARENA = 1 << 30  # bytes
@@ -208,47 +209,75 @@ class DecodeStep:
 
     def _check(self, lap: Runnable, samples: int) -> float:
         rng = np.random.default_rng(self._seed)
-        reference = Reference(self._arena, self.backend.precision, lap.choice, lap.read, rng, samples)
-        worst = 0.0
+        return max((self._judge(lap, i, rng, samples) for i in range(len(lap.program.operations))), default=0.0)
+
+    def verdicts(self, runs: int = 1) -> Iterator[tuple[str, float | NumericsError]]:
+        """The gate kind by kind: each kind of kernel with its largest relative error, or the first of its answers
+        outside its bound, and last `whole step`, the program run as it is timed, `runs` times from the same start."""
+        lap, rng = self._laps[0], np.random.default_rng(self._seed)
+        lap.warm()
+        self.backend.synchronize()
+        before = snapshot(lap)
+        found: dict[str, float | NumericsError] = {}
         for i, op in enumerate(lap.program.operations):
-            if isinstance(op, Route):
-                lap.run_operation(i)
-                if wrong := reference.wrong_choice(op):
-                    raise NumericsError(f"{lap.program.name}, {op.label}: {wrong}.", advice=_REPORT)
+            kind = _kind(op.label)
+            try:
+                error = self._judge(lap, i, rng, self._gate_rows)
+            except NumericsError as wrong:
+                if not isinstance(found.get(kind), NumericsError):
+                    found[kind] = wrong
                 continue
-            (view,) = op.outputs()
-            accumulates = adds(op)
-            before = lap.read(view.register)
-            if not accumulates:
-                before[:, view.offset : view.offset + view.width] = np.nan
-                lap.write(view.register, before)
-            expected = reference.expect(op)
-            if accumulates:  # its inputs are gone once it has run: what it may have left out is recomputed from them
-                kept = {name: lap.read(name) for name in named(op)}
+            if not isinstance(known := found.get(kind, 0.0), NumericsError):
+                found[kind] = max(known, error)
+        yield from found.items()
+        for _ in range(runs):
+            if wrong_run := disagreement(lap, before, self.backend.synchronize):
+                yield WHOLE, NumericsError(f"{lap.program.name}, run as a whole: {wrong_run}.", advice=_REPORT)
+                return
+        yield WHOLE, 0.0
+
+    def _judge(self, lap: Runnable, i: int, rng: np.random.Generator, samples: int) -> float:
+        """Run one operation and compare it with the reference; its largest relative error."""
+        reference = Reference(self._arena, self.backend.precision, lap.choice, lap.read, rng, samples)
+        op, worst = lap.program.operations[i], 0.0
+        if isinstance(op, Route):
             lap.run_operation(i)
-            after = lap.read(view.register)
-            part = np.s_[:, view.offset : view.offset + view.width]
-            # Exactly as they were: never written, or (next to nothing was added) right as they are.
-            left = np.argwhere(after[part].view(np.uint32) == before[part].view(np.uint32))
-            left = np.vstack([left, np.argwhere(~np.isfinite(after[part]))])
-            if len(left):
-                pairs = [(int(b), int(c)) for b, c in left[rng.permutation(len(left))[:UNWRITTEN]]]
-                if accumulates:
-                    source = Reference(self._arena, self.backend.precision, lap.choice, kept.__getitem__, rng, samples)
-                    expected = [*expected, *source.expect(op, pairs)]
-                else:
-                    expected = [*(Value(view.register, b, view.offset + c, 0.0, 0.0) for b, c in pairs), *expected]
-            largest = max((abs(v.value) for v in expected), default=0.0) or 1.0
-            for v in expected:
-                got = float(after[v.token, v.column])
-                error = abs(got - v.value)
-                if not error <= v.bound:  # NaN fails too
-                    raise NumericsError(
-                        f"{lap.program.name}, {op.label}: output {v.column} of token {v.token} is {got!r}, expected "
-                        f"{v.value!r} within {v.bound:.2g}.",
-                        advice=_REPORT,
-                    )
-                worst = max(worst, error / largest)
+            if wrong := reference.wrong_choice(op):
+                raise NumericsError(f"{lap.program.name}, {op.label}: {wrong}.", advice=_REPORT)
+            return 0.0
+        (view,) = op.outputs()
+        accumulates = adds(op)
+        before = lap.read(view.register)
+        if not accumulates:
+            before[:, view.offset : view.offset + view.width] = np.nan
+            lap.write(view.register, before)
+        expected = reference.expect(op)
+        if accumulates:  # its inputs are gone once it has run: what it may have left out is recomputed from them
+            kept = {name: lap.read(name) for name in named(op)}
+        lap.run_operation(i)
+        after = lap.read(view.register)
+        part = np.s_[:, view.offset : view.offset + view.width]
+        # Exactly as they were: never written, or (next to nothing was added) right as they are.
+        left = np.argwhere(after[part].view(np.uint32) == before[part].view(np.uint32))
+        left = np.vstack([left, np.argwhere(~np.isfinite(after[part]))])
+        if len(left):
+            pairs = [(int(b), int(c)) for b, c in left[rng.permutation(len(left))[:UNWRITTEN]]]
+            if accumulates:
+                source = Reference(self._arena, self.backend.precision, lap.choice, kept.__getitem__, rng, samples)
+                expected = [*expected, *source.expect(op, pairs)]
+            else:
+                expected = [*(Value(view.register, b, view.offset + c, 0.0, 0.0) for b, c in pairs), *expected]
+        largest = max((abs(v.value) for v in expected), default=0.0) or 1.0
+        for v in expected:
+            got = float(after[v.token, v.column])
+            error = abs(got - v.value)
+            if not error <= v.bound:  # NaN fails too
+                raise NumericsError(
+                    f"{lap.program.name}, {op.label}: output {v.column} of token {v.token} is {got!r}, expected "
+                    f"{v.value!r} within {v.bound:.2g}.",
+                    advice=_REPORT,
+                )
+            worst = max(worst, error / largest)
         return worst
 
     def close(self) -> None:

@@ -272,6 +272,32 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
         return " ".join(parts)
 
 
+class KernelVerdict(msgspec.Struct, kw_only=True, frozen=True):
+    """Whether one kind of kernel gives right answers on this device, as judged before anything was timed.
+
+    Attributes:
+        kernel: the kind, or `whole step`: a program run as it is timed.
+        model: the small step it was judged in, or the model of a point that failed.
+        format, launch_mode: how.
+        passed: every answer was within its bound, and whole runs gave what single operations gave.
+        max_relative_error: of its answers; None where one was outside its bound or none came.
+        detail: what was wrong.
+    """
+
+    kernel: str
+    model: str
+    format: str
+    launch_mode: str
+    passed: bool
+    max_relative_error: float | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """`experts up of smoke gqa, mxfp4, graph: passed, max error 1e-3`."""
+        how = f"passed, max error {self.max_relative_error:.0e}" if self.passed else f"FAILED, {self.detail}"
+        return f"{self.kernel} of {self.model}, {self.format}, {self.launch_mode}: {how}"
+
+
 class SkippedPeer(msgspec.Struct, kw_only=True, frozen=True):
     """A peer that was not timed, and why: everywhere, or at one `point`."""
 
@@ -380,8 +406,8 @@ class Record(msgspec.Struct, kw_only=True):
     """One run: provenance, roof, points, peers left out.
 
     `complete` is False until the last planned point is in; `load_average` is the system's when the run began (of the
-    last minute). `floors` are the costs of an empty kernel boundary; `left_out` is what a suite plans and this run has
-    not measured, with the reasons.
+    last minute). `floors` are the costs of an empty kernel boundary; `verdicts` say which kernels were right;
+    `left_out` is what a suite plans and this run has not measured, with the reasons.
     """
 
     schema: str
@@ -397,6 +423,7 @@ class Record(msgspec.Struct, kw_only=True):
     planned: int | None = None
     complete: bool = True
     floors: list[Floor] = []
+    verdicts: list[KernelVerdict] = []
     left_out: list[LeftOut] = []
     skipped: list[SkippedPeer] = []
 
@@ -419,6 +446,11 @@ class Record(msgspec.Struct, kw_only=True):
         if self.machine.get("device") == "cpu":
             gpu = {}
         return self.machine_id, self.machine.get("device"), cpu.get("model"), cpu.get("cores"), gpu.get("name")
+
+    def trusts(self, launch_mode: str) -> bool:
+        """Whether a launch mode was judged on this device and never found wrong."""
+        seen = [one.passed for one in self.verdicts if one.launch_mode == launch_mode]
+        return bool(seen) and all(seen)
 
     def roof_gb_per_s(self, case: Case) -> float | None:
         """Median roof beside a case, else the record's roof."""

@@ -16,7 +16,7 @@ from moegauge.record import Case, Record, load, to_json
 # Arguments that say where output goes or how long this part of a run may take, not what is measured: a resumed run may
 # differ in them.
 _OUTPUT_FLAGS = {"--json"}
-_OUTPUT_OPTIONS = ("--out", "--budget", "--export-csv", "--export-markdown")
+_OUTPUT_OPTIONS = ("--out", "--budget", "--continue", "--export-csv", "--export-markdown")
 
 
 def same_run(argv: list[str]) -> list[str]:
@@ -108,3 +108,30 @@ def _resumable(path: Path, draft: Record) -> Record:
                 advice="Give another --out, or repeat that run's command to resume it.",
             )
     return found
+
+
+def carry(found: Record, draft: Record) -> str:
+    """Put into `draft`, a run that has not begun, what an earlier record measured that still holds: the roof and the
+    floors where the machine and the software are the same; where the commit is too, everything.
+
+    Returns:
+        what was carried over, in a sentence.
+    """
+    differs = [
+        name
+        for name, old, new in (
+            ("machine", found.machine_key, draft.machine_key),
+            ("software", _versions(found), _versions(draft)),
+            ("commit", found.project.commit, draft.project.commit),
+        )
+        if old != new or old is None
+    ]
+    if {"machine", "software"} & set(differs):
+        return f"nothing is carried over: another {' and another '.join(differs)}"
+    draft.roof, draft.floors = found.roof, found.floors
+    if differs or found.project.dirty or draft.project.dirty:
+        return "roof and floors are carried over; the rest was measured by another commit"
+    draft.cases, draft.verdicts, draft.left_out, draft.skipped = (
+        found.cases, found.verdicts, found.left_out, found.skipped
+    )  # fmt: skip
+    return f"roof, floors, verdicts and {len(found.cases)} points are carried over"

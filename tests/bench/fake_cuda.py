@@ -8,8 +8,9 @@ asks for a driver.
     python fake_cuda.py FAULT ARGUMENTS OF MOEGAUGE ...
 
 FAULT breaks one thing on purpose: `none`; `compile` (a kernel that Triton refuses), `killed` (a kernel at which the
-process is killed, as one that never ends is).
-What the device saw is printed as one JSON line at the end.
+process is killed, as one that never ends is); or KIND@STAGE, in one stage of the suite only: `hang` (the process is
+killed at a launch, every time it comes there), `wrong` (an answer outside its bound), `lost` (the device stops
+answering), `compile`, `room` (no memory). What the device saw is printed as one JSON line at the end.
 """
 
 from __future__ import annotations
@@ -29,9 +30,14 @@ from torch.overrides import TorchFunctionMode
 from triton.errors import TritonError
 from triton.runtime import interpreter
 
-FAULT = sys.argv[1]
+FAULT, _, WHERE = sys.argv[1].partition("@")
 seen = dict.fromkeys(("launches", "pdl", "cooperative", "captures", "replays", "captured_in_time", "compiled"), 0)
-state = types.SimpleNamespace(capture=None, timing=False, warm=set(), now=0.0, executed=0)
+state = types.SimpleNamespace(capture=None, timing=False, warm=set(), now=0.0, executed=0, stage="", lost=False)
+
+
+def strikes(kind: str) -> bool:
+    """Whether a fault of this kind is to happen now."""
+    return kind == FAULT and bool(WHERE) and state.stage == WHERE
 
 
 class OnCpu(TorchFunctionMode):
@@ -90,6 +96,8 @@ def graph(made):
 
 def synchronize() -> None:
     assert state.capture is None, "synchronised within a capture"
+    if state.lost:
+        raise RuntimeError("CUDA error: unspecified launch failure")
 
 
 class Compiled:
@@ -128,13 +136,18 @@ def install() -> None:
 
     def launch(kernel, *args, grid, warmup, **kwargs):
         name = kernel.__name__
-        if FAULT == "compile" and name == "experts_down":
+        if strikes("compile") or (FAULT == "compile" and not WHERE and name == "experts_down"):
             raise TritonError("PTXAS error: ptxas died\nmore lines")
         options = {word: kwargs.pop(word, False) for word in ("launch_pdl", "launch_cooperative_grid")}
         if warmup:
             seen["compiled"] += 1
             return Compiled(name)
         seen["launches"] += 1
+        if strikes("hang"):
+            os._exit(9)
+        if strikes("lost") or state.lost:
+            state.lost = True
+            raise RuntimeError("CUDA error: unspecified launch failure")
         seen["pdl"] += bool(options["launch_pdl"])
         seen["cooperative"] += bool(options["launch_cooperative_grid"])
         key = name, str(sorted((k, v) for k, v in kwargs.items() if not hasattr(v, "data_ptr") and k.isupper()))
@@ -157,10 +170,12 @@ def small_suite() -> None:
 
     from moegauge import machine, models, nvml
     from moegauge.bench.clock import boundaries, roof
-    from moegauge.bench.plan import suites
+    from moegauge.bench.plan import smoke, suites
     from moegauge.bench.plan.gpu_suite import Stage
     from moegauge.bench.plan.points import Row
+    from moegauge.bench.run import staged_run
     from moegauge.bench.step import build
+    from moegauge.errors import NumericsError
     from moegauge.kernels.triton import backend
     from moegauge.kernels.triton.inspect import compile_report
     from moegauge.kernels.triton.launching import launch, precompile, signature
@@ -173,10 +188,29 @@ def small_suite() -> None:
         real(self, op, batch, device)
         self.distinct.fill_(self.most(batch))
 
-    def gate(self, lap, samples):
-        for i in range(len(lap.program.operations)):
-            lap.run_operation(i)
+    def gate(self, lap, i, rng, samples):
+        lap.run_operation(i)
+        # `dependent`: right in the smoke tests, wrong in the first whole step launched dependently.
+        if strikes("wrong") or (
+            (FAULT, WHERE, lap._mode) == ("wrong", "dependent", "pdl") and "smoke" not in state.stage
+        ):
+            raise NumericsError("made-up step: output 0 of token 0 is wrong.")
         return 1e-6
+
+    def memory(self, pools, seed=0, real=backend.TritonBackend.arena):
+        if strikes("room"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64 GiB")
+        return real(self, pools, seed)
+
+    def buffer(self, size, real=backend.TritonBackend._stream_buffer):
+        if strikes("room"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return real(self, size)
+
+    def passing(self, real=staged_run.StageRun._stages):
+        for stage in real(self):
+            state.stage = stage.name
+            yield stage
 
     def whole(lap, before, synchronize):
         for name, values in before.items():
@@ -197,7 +231,12 @@ def small_suite() -> None:
         real(lap, ranges)
 
     launch.check, registers.RouteTables.__init__ = check, tables
-    build.DecodeStep._check, build.disagreement, backend.TritonRunnable.warm = gate, whole, warm
+    build.DecodeStep._judge, build.disagreement, backend.TritonRunnable.warm = gate, whole, warm
+    backend.TritonBackend.arena, backend.TritonBackend._stream_buffer = memory, buffer
+    staged_run.StageRun._stages = passing
+    smoke.HIDDEN, smoke.INNER, smoke.VOCABULARY, smoke.BARRIERS = 128, 64, 64, 2
+    staged_run.SMOKE_ARENA = 1 << 24
+    precompile.build_launchers = lambda kernels, workers=0: None
     backend.SWEEP_WIDTHS, backend.SWEEP_UNROLLS, backend.SWEEP_WARPS = (16,), (1, 2), (4,)
     roof.PASS_BYTES = {"triton": 1 << 16}
     boundaries.LENGTHS, boundaries.ROUNDS = (2, 6), 2
@@ -208,12 +247,15 @@ def small_suite() -> None:
     precompile.MAX_WORKERS = 2
     machine.load_average = lambda: 0.0
     stages = (
-        Stage("roof sweep", "sweep", ""),
+        Stage("smoke tests", "smoke", ""),
+        Stage("roof", "roof", ""),
         Stage("floors", "floors", ""),
+        Stage("first steps", "decode", "", (Row(("moe",)),), launch_mode="graph"),
         Stage("whole steps", "decode", "", (Row(("moe", "dense")),)),
         Stage("kernels", "kernel", "", (Row(("moe",)),), 0.01),
         Stage("launch modes", "launch modes", "", (Row(("moe",)),)),
         Stage("batch curve", "decode", "", (Row(("dense",), ("bf16",), (2,), (3,)),)),
+        Stage("roof sweep", "sweep", ""),
         Stage("peers", "peers", "", (Row(("moe",), ("bf16",)),), 0.01),
     )
     rows = tuple(row for stage in stages for row in stage.rows)

@@ -92,6 +92,12 @@ def _points(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--budget", "budget_s", type=click.FloatRange(1.0), help="Seconds for a suite of stages (gpu)."
             ),
             click.option(
+                "--continue",
+                "continue_from",
+                type=FILE,
+                help="Begin --out with what still holds of this record: roof and floors, of one commit all.",
+            ),
+            click.option(
                 "--dry-run", is_flag=True, help="Print a suite's stages and estimated seconds; measure nothing."
             ),
             click.option("--min-samples", type=click.IntRange(3), default=10, show_default=True),

@@ -12,9 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import pytest
 
-from moegauge.record import UNTRIED, Reason
+from moegauge.bench.plan import suites
+from moegauge.record import UNTRIED, KernelVerdict, LeftOut, Reason
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -98,21 +100,50 @@ sys.exit(bool(left))
     assert states(2) == ["exit 0"]
 
 
-def test_a_record_of_another_machine_is_measured_anew(session: Any, tmp_path: Path) -> None:
-    from moegauge import recordfile
-
-    assert session.REFUSED in Path(recordfile.__file__).read_text()
+def test_a_hang_costs_half_a_minute_and_longer_only_while_a_persistent_kernel_compiles(
+    session: Any, tmp_path: Path
+) -> None:
+    assert session.STALL_S == 30.0
     record = tmp_path / "gpu.json"
-    record.write_text("{}")
-    refuse = "import sys; from pathlib import Path; p = Path(sys.argv[1])\n"
-    refuse += "p.exists() and sys.exit('moegauge: gpu.json: exists and is of another run (machine ...)')\n"
-    refuse += "p.write_text('{\"cases\": [1]}')"
-    how = {"log": tmp_path / "log", "environment": dict(os.environ)}
-    script = tmp_path / "suite.py"
-    script.write_text(refuse)
-    parts = session.suite(lambda _: [sys.executable, str(script), str(record)], lambda: 100.0, record, **how)
-    assert [part.state for part in parts] == ["exit 1", "exit 0"]
-    assert session.measured(record) == (1, False)
+    assert session.patience(record, 30.0) == 30.0
+    told = (("persistent", "began", True), ("persistent", "failed", False), ("pdl", "began", False))
+    for mode, reason, waits in told:
+        left = LeftOut(stage="launch modes", what="x", reason=Reason(reason), launch_mode=mode)
+        record.write_text(json.dumps({"left_out": [msgspec.to_builtins(left)]}))
+        assert session.patience(record, 30.0) == (session.COMPILE_STALL_S if waits else 30.0)
+
+
+def test_both_calls_fit_a_quarter_of_an_hour_with_their_starts(session: Any) -> None:
+    assert sum(call.total_s + session.START_S for call in session.CALLS.values()) <= 900
+    for call in session.CALLS.values():
+        budget = suites.get_suite(call.suite).budget_s
+        assert budget is not None
+        assert call.total_s - session.AFTER_S - session.GRACE_S - call.tests_s >= min(budget, 90)
+    assert (session.parse(["--call", "1", "--dry-run"]).total, session.parse(["--dry-run"]).total) == (120.0, 540.0)
+
+
+def test_what_comes_back_is_few_files_of_bounded_size_and_says_where_to_begin(session: Any, tmp_path: Path) -> None:
+    (tmp_path / "suite.log").write_bytes(b"begin" + b"." * 1000 + b"end")
+    (tmp_path / "gpu.json").write_text(json.dumps({"cases": [1] * 500}))
+    lines = session.trim(tmp_path, most=400)
+    assert {path.name for path in tmp_path.iterdir()} == {"suite.log", "gpu.json.gz"}
+    assert all(path.stat().st_size <= 400 for path in tmp_path.iterdir())
+    text = (tmp_path / "suite.log").read_text()
+    assert text.startswith("begin")
+    assert text.endswith("end")
+    assert len(lines) == 2
+    assert session.summary([], []).startswith("What to read")
+
+
+def test_the_summary_says_which_kernels_are_wrong(session: Any, tmp_path: Path) -> None:
+    record = tmp_path / "gpu.json"
+    good = KernelVerdict(kernel="logits", model="smoke gqa", format="fp8", launch_mode="graph", passed=True)
+    bad = KernelVerdict(kernel="route", model="smoke gqa", format="fp8", launch_mode="pdl", passed=False, detail="nan")
+    record.write_text(json.dumps({"verdicts": msgspec.to_builtins([good, bad])}))
+    assert session.verdicts(record) == [
+        "1 of 2 verdicts on kernels: right", "WRONG: route, smoke gqa, fp8, pdl, nan"
+    ]  # fmt: skip
+    assert session.measured(record) == (2, False)
 
 
 def test_what_is_missing_is_said_and_blocks_only_what_needs_it(session: Any) -> None:

@@ -283,16 +283,15 @@ def test_a_dry_run_prints_every_stage_and_measures_nothing(capsys: Any, tmp_path
 
 
 def test_the_gpu_suite_fits_its_budget_by_estimate_and_leads_with_the_released_models() -> None:
-    from moegauge.bench.plan.budget import stage_seconds
+    from moegauge.bench.plan.budget import estimates
 
-    total = 0.0
-    for stage in gpu_suite.GPU:
-        shapes = {name: models.load(name) for name in {p.model for p in stage.points}}
-        total += stage_seconds(stage, shapes, stage.points)
-    budget = suites.get_suite("gpu").budget_s
-    assert budget is not None
-    assert total < budget <= 480
-    steps = next(s for s in gpu_suite.GPU if s.kind == "decode").points
+    for name, most in (("gpu-first", 100), ("gpu", 480)):
+        suite = suites.get_suite(name)
+        shapes = {p.model: models.load(p.model) for stage in suite.stages for p in stage.points}
+        total = sum(seconds for _, _, seconds in estimates(suite.stages, shapes))
+        assert suite.budget_s is not None
+        assert total < suite.budget_s <= most
+    steps = next(s for s in gpu_suite.GPU if s.name == "whole steps").points
     assert {(p.model, p.format) for p in steps[:4]} == {
         ("deepseek-v3", "native"),
         ("kimi-k2-thinking", "native"),
