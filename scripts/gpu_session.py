@@ -265,6 +265,12 @@ def measured(record: Path) -> tuple[int, bool]:
     return count, any(one["reason"] in RETRIED for one in document.get("left_out") or ())
 
 
+def in_work(record: Path) -> str:
+    """What a process was at when it was lost."""
+    found = _document(record).get("left_out") or ()
+    return json.dumps([one for one in found if one["reason"] in BEGUN], sort_keys=True)
+
+
 def suite(command: Callable[[float], list[str]], left: Callable[[], float], record: Path, **how: Any) -> list[Part]:
     """Run the suite, again in a new process where one was lost and the last one measured something.
 
@@ -275,13 +281,14 @@ def suite(command: Callable[[float], list[str]], left: Callable[[], float], reco
         how: `log` and `environment`, as for `run`, and `stall_s`.
     """
     parts: list[Part] = []
-    before, again = -1, True
+    before, again, last = -1, True, ""
     while again and len(parts) < STARTS and (not parts or left() > LEAST_S):
         limit = left()
         parts.append(run("suite", command(max(1.0, limit - GRACE_S)), limit, progress=record, **how))
         count, again = measured(record)
-        again = again and count > before
-        before = count
+        work = in_work(record)  # if it is new, it is put off now, and what is behind it has its turn
+        again = again and (count > before or work != last)
+        before, last = count, work
     return parts
 
 

@@ -143,7 +143,8 @@ def profile_cells(case: Case) -> tuple[str, ...]:
 
 def left_out_markdown(record: Record) -> str:
     """What was not measured and why, one line each; "" where nothing was left out."""
-    return "".join(f"- not measured: {escape(str(one))}\n" for one in record.left_out)
+    wrong = [f"- {escape(str(one))}\n" for one in record.verdicts if not one.passed]
+    return "".join([*wrong, *(f"- not measured: {escape(str(one))}\n" for one in record.left_out)])
 
 
 def peers_markdown(records: Sequence[Record]) -> str:

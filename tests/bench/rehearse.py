@@ -97,11 +97,12 @@ def main(faults: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["XDG_CACHE_HOME"] = folder
             record = Path(folder) / "r.json"
-            codes, before, again = [], -1, True
+            codes, before, again, last = [], -1, True, ""
             while again and len(codes) < session.STARTS:
                 codes.append(once(device, fault, Path(folder)))
                 count, again = session.measured(record)
-                again, before = again and count > before, count
+                work = session.in_work(record)
+                again, before, last = again and (count > before or work != last), count, work
             kind, _, stage = fault.partition("@")
             row(kind, stage, *kept(record, codes))
 

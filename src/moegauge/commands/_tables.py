@@ -61,7 +61,12 @@ def show_record(record: Record, *, head: bool = True) -> None:
     print_table(
         [*names, "batch", "context", "bytes/step", "ms", *speed, "GB/s", "of roof", "max error"], rows, len(names)
     )
+    if not kernels and any(case.context == 0 for case in record.cases):
+        click.echo("Tokens/s at context 0 read no cache; --context gives one.")
     show_warnings(record)
+    for verdict in record.verdicts:
+        if not verdict.passed:
+            warn(str(verdict))
     for one in record.left_out:
         warn(f"not measured: {one}")
 
