@@ -1,5 +1,6 @@
-"""Make the catalogue of open MoE models: lay out every release from its published config, count it, check the counts
-against what is published, and write `src/moegauge/models/catalogue.jsonl` and `docs/catalogue.md`.
+"""Make the catalogue of open MoE models: lay out every release from its published config, count it, check the count.
+
+Writes `src/moegauge/models/catalogue.jsonl` and, with every published figure beside its count, `docs/catalogue.md`.
 
     python scripts/make_models.py CONFIGS MODELS.csv
 
