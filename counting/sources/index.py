@@ -175,7 +175,7 @@ def reconcile(index: Index, headers: Sequence[Header]) -> list[str]:
 
 def check_unique(headers: Sequence[Header]) -> None:
     """Raises DuplicateTensorError when two shards hold a tensor of the same name."""
-    if len(headers) < 2:
+    if len(headers) < 2 or len(set().union(*(header.names for header in headers))) == sum(map(len, headers)):
         return
     home: dict[str, str] = {}
     for header in headers:

@@ -131,8 +131,11 @@ def test_hf_mem() -> None:
 def remote_hub(checkpoint: tuple[str, Path], hub: str, monkeypatch: Any, tmp_path: Path) -> Callable[[], Any]:
     """huggingface_hub on the same repo: it keeps the index in its cache and asks for every header anew."""
     import huggingface_hub
+    from huggingface_hub import constants
 
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    template = hub + "/{repo_id}/resolve/{revision}/{filename}"  # made from HF_ENDPOINT at import; an argument is not
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     api = huggingface_hub.HfApi(endpoint=hub)
     return lambda: api.get_safetensors_metadata(f"org/{checkpoint[0]}")
@@ -149,16 +152,16 @@ def test_remote_moegauge_count(
     tmp_path: Path,
 ) -> None:
     """A first count, all of it, against what huggingface_hub does with the headers alone."""
-    import huggingface_hub
+    from huggingface_hub import constants
 
     from moegauge.counting import count
 
     name, _ = checkpoint
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub)
+    monkeypatch.setattr(constants, "ENDPOINT", hub)
     runs = iter(range(1000))
 
     def fresh() -> Any:
-        monkeypatch.setattr(huggingface_hub.constants, "HF_ASSETS_CACHE", str(tmp_path / str(next(runs))))
+        monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / str(next(runs))))
         return count(f"org/{name}", thorough=thorough).checkpoint
 
     opened = measure(benchmark, f"remote {name}", fresh, remote_hub)
@@ -171,13 +174,13 @@ def test_remote_moegauge_count(
 def test_remote_moegauge_cached(
     benchmark: Any, checkpoint: tuple[str, Path], hub: str, monkeypatch: Any, tmp_path: Path
 ) -> None:
-    import huggingface_hub
+    from huggingface_hub import constants
 
     from moegauge.counting.sources.open import open_checkpoint
 
     name, _ = checkpoint
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_ASSETS_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", hub)
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path))
     opened = measure(benchmark, f"remote {name}", lambda: open_checkpoint(f"org/{name}"))
     benchmark.extra_info.update(requests=opened.requests, wire_bytes=opened.wire_bytes)
 
