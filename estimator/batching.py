@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MAX_DOLLARS = 1e6  # per device-hour
+DOLLARS_PER_DEVICE_HOUR = 2.5  # our assumption, where none is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +212,33 @@ def dollars_per_million(dollars_per_device_hour: float, devices: float, tokens_p
     return dollars_per_device_hour * devices / 3600 / tokens_per_s * 1e6
 
 
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A row of `data/prices.csv`: dollars per million tokens; None where no price with a source is known."""
+
+    model: str
+    maker: str
+    input: float | None
+    output: float | None
+    date: str
+    source: str
+
+
+def price_list() -> list[Price]:
+    """API prices, and the models of whose price no source is known."""
+    return [
+        Price(
+            model=row["model"],
+            maker=row["maker"],
+            input=float(row["input_dollars_per_million"]) if row["input_dollars_per_million"] else None,
+            output=float(row["output_dollars_per_million"]) if row["output_dollars_per_million"] else None,
+            date=row["date"],
+            source=row["source"],
+        )
+        for row in csv.DictReader(io.StringIO(packaged("prices.csv")))
+    ]
+
+
 def prices() -> dict[str, tuple[float, float]]:
-    """API prices by model: dollars per million tokens in and out."""
-    rows = csv.DictReader(io.StringIO(packaged("prices.csv")))
-    return {
-        row["model"]: (float(row["input_dollars_per_million"]), float(row["output_dollars_per_million"]))
-        for row in rows
-    }
+    """Known API prices by model: dollars per million tokens in and out."""
+    return {p.model: (p.input, p.output) for p in price_list() if p.input is not None and p.output is not None}

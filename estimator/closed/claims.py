@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 from moegauge.errors import UnknownNameError
 from moegauge.estimator.additive import coverage
-from moegauge.estimator.batching import dollars_per_million, prices
+from moegauge.estimator.batching import DOLLARS_PER_DEVICE_HOUR, dollars_per_million, prices
+from moegauge.estimator.closed.assertions import KINDS
 from moegauge.estimator.closed.assumptions import PRECISIONS
 from moegauge.estimator.closed.condition import COLUMNS_PER_MODEL, REPLICA_EXPONENT, Condition, kv_bytes, served_factors
 from moegauge.estimator.closed.fleets import fleets
 from moegauge.estimator.closed.points import quasi_random
-from moegauge.estimator.closed.published import counted
 from moegauge.estimator.packaged import packaged
 from moegauge.units import GB
 
@@ -57,18 +57,23 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 ACTIVE_RANGE = (1e9, 3e12)  # where a claim leaves active parameters open
 MEMORY_FRACTION = 0.5  # of a server that an efficient deployment fills with weights
-DOLLARS_PER_DEVICE_HOUR = 2.5
 SPEED_DEVIATIONS = 1.96
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A machine that holds one copy of the weights: devices, their memory (bytes) and bandwidth (bytes/s) together."""
+    """A machine that holds one copy of the weights.
+
+    Attributes:
+        name, devices: what it is; memory, bandwidth: bytes and bytes/s of all devices together.
+        drawn: false of machines of the past, which count only where a claim names them.
+    """
 
     name: str
     devices: int
     memory: float
     bandwidth: float
+    drawn: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class Verdict:
         region: range of each unknown over those points (5 to 95 %), precisions and servers as shares; empty if none.
         nearest_miss: without consistent points: the closest point and by what factor it breaks each limit.
         note: what to know beside.
+        decided: false where what is known says neither.
     """
 
     id: str
@@ -92,6 +98,7 @@ class Verdict:
     region: dict[str, Any]
     nearest_miss: dict[str, Any] | None
     note: str = ""
+    decided: bool = True
 
     @property
     def possible(self) -> bool:
@@ -105,6 +112,7 @@ class Verdict:
             "claim": self.text,
             "subject": self.subject,
             "possible": self.possible,
+            "decided": self.decided,
             "consistent_share": self.consistent,
             "limits": list(self.limits),
             "region": self.region,
@@ -117,7 +125,13 @@ def servers() -> list[Server]:
     """The packaged servers."""
     rows = csv.DictReader(io.StringIO(packaged("servers.csv")))
     return [
-        Server(row["name"], int(row["devices"]), float(row["memory_GB"]) * GB, float(row["bandwidth_GBps"]) * GB)
+        Server(
+            name=row["name"],
+            devices=int(row["devices"]),
+            memory=float(row["memory_GB"]) * GB,
+            bandwidth=float(row["bandwidth_GBps"]) * GB,
+            drawn=row["drawn"] == "yes",
+        )
         for row in rows
     ]
 
@@ -127,11 +141,17 @@ def ledger() -> list[dict[str, Any]]:
     return list(json.loads(packaged("claims.json"))["claims"])
 
 
-def adjudicate(name: str | None = None, *, seed: int = 0) -> list[Verdict]:
+def adjudicate(name: str | None = None, *, seed: int = 0, own: Mapping[str, Any] | None = None) -> list[Verdict]:
     """Verdicts on the claim called `name`, or on all.
 
+    Args:
+        name: a claim's id.
+        seed: of the quasi-random points.
+        own: fields that stand in for the claim's: `server`, `precision`, `dollars_per_device_hour`.
+
     Raises:
-        UnknownNameError: no claim of that name.
+        UnknownNameError: no claim, server or precision of that name.
+        UsageError: a price out of range.
     """
     claims = ledger()
     if name is not None:
@@ -139,24 +159,30 @@ def adjudicate(name: str | None = None, *, seed: int = 0) -> list[Verdict]:
         if not chosen:
             raise UnknownNameError("claim", name, [c["id"] for c in claims])
         claims = chosen
-    return [_sparsity(claim) if "least_share" in claim else _judge(claim, seed) for claim in claims]
+    own = own or {}
+    for field, kind, known in (
+        ("server", "server", [s.name for s in servers()]),
+        ("precision", "precision", list(PRECISIONS)),
+    ):
+        if field in own and own[field] not in known:
+            raise UnknownNameError(kind, own[field], known)
+    return [_answer(claim) if "kind" in claim else _judge({**claim, **own}, seed) for claim in claims]
 
 
-def _sparsity(claim: Mapping[str, Any]) -> Verdict:
-    """A claim about every model, held against the counted open ones."""
-    shares = {name: model.top_k / model.experts for name, model in counted({}).items()}
-    name = min(shares, key=lambda n: shares[n])
-    broken = claim["least_share"] / shares[name]
-    miss = {"model": name, "share": shares[name], "broken": {"sparsity": broken}} if broken > 1 else None
+def _answer(claim: Mapping[str, Any]) -> Verdict:
+    """A claim that fixes no size (`assertions`)."""
+    found = KINDS[claim["kind"]](claim)
+    holds = found.broken <= 1.0
     return Verdict(
         claim["id"],
         claim["text"],
         claim["subject"],
-        ("sparsity",),
-        0.0 if miss else 1.0,
-        {} if miss else shares,
-        miss,
-        f"{name}, whose weights are open, uses {shares[name]:.1%} of its routed experts per token",
+        (found.limit,),
+        1.0 if holds else 0.0,
+        (found.figures or {"found": "nothing"}) if holds else {},
+        None if holds else {**found.figures, "broken": {found.limit: found.broken}},
+        "; ".join(filter(None, (found.note, claim.get("note", "")))),
+        found.decided,
     )
 
 
@@ -199,11 +225,8 @@ def _draw(claim: Mapping[str, Any], seed: int) -> dict[str, Array]:
     )
     machines = servers()
     named = [i for i, s in enumerate(machines) if s.name == claim.get("server")]
-    drawn["server"] = (
-        np.full(POINTS, float(named[0]))
-        if named
-        else np.minimum(np.floor(u[:, n + 3] * len(machines)), len(machines) - 1)
-    )
+    eligible = np.array(named or [i for i, s in enumerate(machines) if s.drawn], dtype=float)
+    drawn["server"] = eligible[np.minimum((u[:, n + 3] * len(eligible)).astype(int), len(eligible) - 1)]
     return drawn
 
 
@@ -249,7 +272,11 @@ def _judge(claim: Mapping[str, Any], seed: int) -> Verdict:
     price = prices().get(subject)
     if price and speed:
         count = np.array([s.devices for s in machines])[drawn["server"].astype(int)]
-        cost = dollars_per_million(DOLLARS_PER_DEVICE_HOUR, 1, speed) * count / drawn["batch"]
+        cost = (
+            dollars_per_million(claim.get("dollars_per_device_hour", DOLLARS_PER_DEVICE_HOUR), 1, speed)
+            * count
+            / drawn["batch"]
+        )
         broken["price"] = np.maximum(cost / price[1], 1.0)
     total = np.prod(np.stack(list(broken.values())), axis=0)
     good = total <= 1.0 + 1e-12

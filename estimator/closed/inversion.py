@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moegauge.estimator.additive import coverage
+from moegauge.estimator.batching import DOLLARS_PER_DEVICE_HOUR, dollars_per_million, prices
 from moegauge.estimator.closed import assumptions as assumed
 from moegauge.estimator.closed.condition import (
     COLUMNS_PER_MODEL,
@@ -52,6 +53,8 @@ class Estimate:
             estimated from the weighted points); what no single one explains is under `together`.
         points: effective number of points.
         floor_share: quantiles of the share of the step that its floors take, as `active`.
+        dollars_per_million: quantiles of what a million tokens cost on SERVED_DEVICES x replica devices at
+            `batching.DOLLARS_PER_DEVICE_HOUR`, shared by the step's streams; prompts and idle devices left out.
     """
 
     model: str
@@ -61,11 +64,24 @@ class Estimate:
     variance: dict[str, float]
     points: float
     floor_share: dict[str, Any]
+    dollars_per_million: dict[str, Any]
 
     @property
     def hardly_identifiable(self) -> bool:
         """True when floors take most of the step, so that its time says little about size."""
         return bool(self.floor_share["median"] > MOSTLY_FLOORS)
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """Dollars per million tokens beside the price of output tokens, and the margin (80 %); None without a price."""
+        price = prices().get(self.model, (None, None))[1]
+        ends = self.dollars_per_million["80"]
+        return {
+            "dollars_per_device_hour": DOLLARS_PER_DEVICE_HOUR,
+            "dollars_per_million": self.dollars_per_million,
+            "price": price,
+            "margin_80": [1 - ends[1] / price, 1 - ends[0] / price] if price else None,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """An entry of the `measured.models` list."""
@@ -77,6 +93,7 @@ class Estimate:
             "variance": self.variance,
             "floor_share": self.floor_share,
             "hardly_identifiable": self.hardly_identifiable,
+            "cost": self.cost,
         }
 
 
@@ -118,6 +135,7 @@ def estimate(
         for i, known_row in enumerate(known):
             inputs[f"{assumed.CALIBRATION}: {known_row.model} speculation"] = u[:, first + 2 * i]
             inputs[f"{assumed.CALIBRATION}: {known_row.model} precision"] = u[:, first + 2 * i + 1]
+        device_cost = dollars_per_million(DOLLARS_PER_DEVICE_HOUR, assumed.SERVED_DEVICES, row.tokens_per_s)
         weight = np.where(active > 0, condition.weight, 0.0)
         weight /= weight.sum()
         results.append(
@@ -129,6 +147,7 @@ def estimate(
                 _variance(np.log(np.maximum(active, 1.0)), weight, inputs),
                 float(1.0 / np.square(weight).sum()),
                 _summary(floor_share, weight),
+                _summary(device_cost * drawn["replica"] / drawn["batch"], weight),
             )
         )
     return results

@@ -203,6 +203,22 @@ def test_the_map_page_prints_what_the_commands_print(run: Run, argv: tuple[str, 
     assert f"\n{out.strip()}\n" in shown
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("claims",),
+        ("claims", "price-rule"),
+        ("claims", "gpt-4-1.6-1.8t", "--server", "8 x H200", "--precision", "fp8"),
+    ],
+)
+def test_the_ledger_in_the_document_is_the_commands(run: Run, argv: tuple[str, ...]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "estimating.md").read_text(encoding="utf-8")
+    shown = "\n".join(line.removeprefix("    ") for line in text.splitlines())
+    code, out, _ = run(*argv)
+    assert code == 0
+    assert f"\n{out.strip()}\n" in shown
+
+
 def test_formula_document_and_chart(run: Run, tmp_path: Path) -> None:
     code, out, err = run("formula", "--json", "--svg", str(tmp_path / "map.svg"))
     document = json.loads(out)

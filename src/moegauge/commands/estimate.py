@@ -135,5 +135,19 @@ def _print_measured(models: list[dict[str, Any]]) -> None:
                 f"{printable(row['model'])}: floors take {row['floor_share']['median']:.0%} of its step, so its size "
                 f"is hardly identifiable: the 80 % interval spans x{high / low:.1f}"
             )
+    rate = models[0]["cost"]["dollars_per_device_hour"]
+    click.echo(f"\na million output tokens at {rate:.2f} $ per device-hour, prompts and idle devices left out")
+    print_table(
+        ("model", "cost, $", "80 %", "price, $", "margin, 80 %"),
+        [_cost(row["model"], row["cost"]) for row in models],
+    )
     shares = [(name, share) for name, share in models[0]["variance"].items() if share >= 0.01]
     click.echo("what leaves it open: " + ", ".join(f"{printable(name)} {share:.0%}" for name, share in shares))
+
+
+def _cost(model: str, cost: dict[str, Any]) -> tuple[str, ...]:
+    dollars = cost["dollars_per_million"]
+    price, margin = "no sourced price", ""
+    if cost["price"]:
+        price, margin = f"{cost['price']:g}", "{:.0%} - {:.0%}".format(*cost["margin_80"])
+    return model, f"{dollars['median']:.1f}", _span(dollars["80"], 1, 1), price, margin

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moegauge.errors import UnknownNameError
+from moegauge.estimator.batching import price_list
 from moegauge.estimator.closed.claims import RANGES, Verdict, adjudicate, ledger, servers
 
 
@@ -78,3 +79,80 @@ def test_no_server_reads_faster_than_its_memory(verdicts: dict[str, Verdict]) ->
     assert region["active"][0] < 60e9
     # Batches that read most of 200 B parameters and their caches every 8 ms are out.
     assert region["batch"][1] < 150
+
+
+def test_stated_ratios(verdicts: dict[str, Verdict]) -> None:
+    faster = verdicts["opus-4.5-3x-faster"].nearest_miss
+    assert faster is not None
+    assert faster["broken"]["speed"] == pytest.approx(3 * 23 / 40)
+    assert verdicts["opus-1.5x-sonnet-4.6"].region["floor_share_needed"] == pytest.approx(
+        (1.5 / 51 - 1 / 43) / 0.5 * 51
+    )
+    assert not verdicts["opus-1.5x-sonnet-4.5"].possible
+
+
+def test_the_price_rule_lacks_two_makers(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["price-rule"]
+    assert not verdict.decided
+    assert verdict.region["no_sourced_price"] == ["Qwen", "GLM"]
+    assert verdict.region["cost_dollars_per_million"] == [4.5, 6.75]  # 2 and 3 times Kimi's 2.25
+    assert verdict.region["margin"] == [pytest.approx(1 - 6.75 / 25), pytest.approx(1 - 4.5 / 25)]
+
+
+def test_a_provider_against_its_measured_speed(verdicts: dict[str, Verdict]) -> None:
+    miss = verdicts["bedrock-120"].nearest_miss
+    assert miss is not None
+    assert miss["broken"]["speed"] == pytest.approx(120 / 46.2)
+    assert miss["tokens_per_s"] == 46.2
+    third = verdicts["bedrock-3x-vertex"].nearest_miss
+    assert third is not None
+    assert third["observed"] == pytest.approx(46.2 / 40)
+    assert not verdicts["bedrock-opus-as-gpt-oss-120b"].decided
+
+
+def test_what_the_law_says_of_scale_devices_and_drafts(verdicts: dict[str, Verdict]) -> None:
+    scaled, boost, stages = (
+        verdicts[name].nearest_miss
+        for name in ("10x-larger-10x-slower", "same-boost", "layers-over-devices-speed-a-stream")
+    )
+    assert scaled is not None
+    assert 1 < scaled["slower"] < 4
+    assert boost is not None
+    assert max(boost["gain"].values()) > 1.1 * min(boost["gain"].values())
+    assert stages is not None
+    assert stages["gain"] < 1 < stages["gain_of_tensor_parallelism"]
+    low, high = verdicts["speculation-doubles"].region["gain"]
+    assert low < 2 < high
+
+
+def test_four_bits_of_a_trillion_are_560_gb(verdicts: dict[str, Verdict]) -> None:
+    miss = verdicts["1t-at-4-bits-in-256-gb"].nearest_miss
+    assert miss is not None
+    assert miss["broken"]["memory"] == pytest.approx(560 / 256)
+
+
+def test_open_models_that_a_claim_overlooks(verdicts: dict[str, Verdict]) -> None:
+    miss = verdicts["no-respectable-model-below-3-percent"].nearest_miss
+    assert miss is not None
+    assert (miss["model"], miss["share"]) == ("Kimi K3", 16 / 896)
+
+
+def test_a_claim_is_held_to_a_server_precision_and_price_of_ones_own() -> None:
+    ours = adjudicate("gpt-4-1.6-1.8t")[0]
+    theirs = adjudicate("gpt-4-1.6-1.8t", own={"server": "8 x H200", "precision": "fp8"})[0]
+    assert ours.possible
+    assert theirs.nearest_miss is not None
+    assert theirs.nearest_miss["server"] == "8 x H200"
+    assert theirs.nearest_miss["broken"]["memory"] == pytest.approx(1.6e12 / (1128e9 / 2), rel=0.01)
+    dear = adjudicate("opus-5t", own={"dollars_per_device_hour": 250.0})[0]
+    assert dear.consistent < adjudicate("opus-5t")[0].consistent
+    with pytest.raises(UnknownNameError, match="8 x H100"):
+        adjudicate("opus-5t", own={"server": "8 x H1000"})
+
+
+def test_prices_have_a_date_and_a_source_or_none() -> None:
+    for price in price_list():
+        assert price.source
+        assert (price.output is None) == (price.source == "no sourced price")
+        assert bool(price.date) == (price.output is not None)
+    assert {"DeepSeek", "Qwen", "Kimi", "GLM"} <= {p.maker for p in price_list()}

@@ -256,3 +256,14 @@ def test_preset_and_its_first_words() -> None:
     assert len(result["measured"]["models"]) == len(result["published"]["models"]) == 6
     with pytest.raises(UnknownNameError, match="opus-2026-03"):
         document(preset="opus-2026-3")
+
+
+def test_cost_is_devices_over_streams_and_the_margin_what_the_price_leaves() -> None:
+    fleet = fleets(None)[0][0]
+    opus = next(r for r in fleet.closed if r.model == "Opus 4.6")
+    held = {"batch": 16.0, "replica": 2.0}
+    (found,) = estimate(fleet.open, [opus], fixed=held, points=1 << 10)
+    dollars = 2.5 * 16 / 3600 / (43 * 16) * 1e6  # sixteen devices, sixteen streams of 43 tokens/s
+    assert found.cost["dollars_per_million"]["median"] == pytest.approx(dollars)
+    assert found.cost["margin_80"] == [pytest.approx(1 - dollars / 25)] * 2
+    assert replace(found, model="nobody's").cost["margin_80"] is None
