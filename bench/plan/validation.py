@@ -43,7 +43,7 @@ QUICK_LIMIT_S, QUICK_BUDGET_S = 2.0, 45.0
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class CountedRelease:
     """A count of a checkpoint's headers, as `validate` tells it.
 
     Attributes:
@@ -86,7 +86,7 @@ class Counted:
         }
 
 
-def count_release(name: str = COUNTED) -> Counted:
+def count_release(name: str = COUNTED) -> CountedRelease:
     """Lay out the headers of a shipped release in a temporary folder and count them.
 
     Raises:
@@ -103,10 +103,10 @@ def count_release(name: str = COUNTED) -> Counted:
         files = len(list(Path(folder).glob("*.safetensors")))
         tensors = sum(group.tensors for group in census.groups)
     active = shape.active_parameters
-    return Counted(facts["repo"], shape, tensors, files, claimed, census.decoder, active, seconds)
+    return CountedRelease(facts["repo"], shape, tensors, files, claimed, census.decoder, active, seconds)
 
 
-def miscount(counted: Counted, name: str = COUNTED) -> list[MoegaugeError]:
+def miscount(counted: CountedRelease, name: str = COUNTED) -> list[MoegaugeError]:
     """What differs between a count and the shape that ships for the same release; empty when nothing does."""
     shipped = models.load(name)
     pairs = (

@@ -257,7 +257,9 @@ def test_a_miscount_fails_the_main_job(run: Any, fakes: Any, monkeypatch: pytest
 
     counted = validation.count_release()
     assert validation.miscount(counted) == []
-    wrong = validation.Counted(**{**{f: getattr(counted, f) for f in counted.__slots__}, "shape": made_up.tiny()})
+    wrong = validation.CountedRelease(
+        **{**{f: getattr(counted, f) for f in counted.__slots__}, "shape": made_up.tiny()}
+    )
     assert "counted" in str(validation.miscount(wrong)[0])
     monkeypatch.setattr(validation, "count_release", lambda: wrong)
     code, _, err = run("validate", "--quick", "--device", "cpu", "--out", "here")
