@@ -53,6 +53,8 @@ LEFT_OUT: dict[str, str] = {
     "poolside/Laguna-XS-2.1": "the library's defaults count 33,189,975,808, the Hub 33,442,617,088: 30 of the 40 layers"
     " with 64 query heads instead of 48 would make the difference, but no source says so",
     "skt/A.X-K1": _UNCHECKED,
+    "stepfun-ai/Step-3.7-Flash-FP8": "its quantisation section does not say how the stacked experts are stored and"
+    " no total checks it; Step-3.7-Flash is in",
     "zai-org/GLM-5.3-Flash": _UNCHECKED,
     "Zyphra/ZAYA1-8B": "the library's defaults count 8.84 billion, the name says 8",
     "dots-studio/dots3-note-prev": "the library's defaults count 287.3 and 16.3 billion active, published: 288 and 17",

@@ -113,7 +113,6 @@ RELEASES: tuple[tuple[str, str, str], ...] = (
     ("kimi-k2.7-code-nvfp4", "nvidia/Kimi-K2.7-Code-NVFP4", ""),
     ("kimi-k3", "moonshotai/Kimi-K3", ""),
     ("step-3.7-flash", "stepfun-ai/Step-3.7-Flash", ""),
-    ("step-3.7-flash-fp8", "stepfun-ai/Step-3.7-Flash-FP8", ""),
     ("hy3", "tencent/Hy3", "defaults--tencent--Hy3"),
     ("hunyuan-a13b", "tencent/Hunyuan-A13B-Instruct", "tencent--Hunyuan-A13B"),
     ("hunyuan-large", "tencent/Tencent-Hunyuan-Large", "tencent--Hunyuan-Large-A50B-Pretrain"),
