@@ -137,6 +137,14 @@ def sweep_roof(
     return _best(backend, [one for key, one in streams.items() if key not in skip], rounds, progress)
 
 
+def is_swept(backend: Backend, patterns: Sequence[Pattern]) -> bool:
+    """Whether a record's patterns are those of a sweep; the usual ones alone are what finding the roof leaves."""
+    usual = [dict(stream.shape) for stream in backend.streams(pass_bytes(backend))]
+    return any(
+        {"width": p.width, "unroll": p.unroll, "programs": p.programs, "warps": p.warps} not in usual for p in patterns
+    )
+
+
 def known_roof(backend: Backend, shape: Mapping[str, int], size: int | None = None) -> RoofMeter | None:
     """The meter of a pattern an earlier part of this run found best (its `Stream.shape`), no other tried; None where it
     is not to be had."""

@@ -288,7 +288,7 @@ class StageRun:
     def _sweep(self, stage: Stage) -> None:
         """Many more patterns, for the table: the roof of this record stays the one its points were measured beside."""
         known = self._record.roof
-        if self._again or known is None or known.sweep:
+        if self._again or known is None or roof.is_swept(self._session.backend, known.sweep):
             return
         if not self._clock.room_for(stage.name):
             self._leave(stage.name, "all", Reason.NO_TIME)

@@ -134,6 +134,23 @@ def test_the_roof_is_the_best_of_the_sweep_and_the_table_keeps_all(run: Any) -> 
     assert record.cases[0].roof_samples_gb_per_s[0] == pytest.approx(25.0)
 
 
+def test_a_sweep_after_the_usual_patterns_is_made_all_the_same(
+    run: Any, gpu: Any, fakes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def streams(size: int) -> Any:
+        one = fakes.FakeStream(gpu, "usual", size, gpu.bandwidth)
+        one.shape = {"width": 8, "unroll": 4, "programs": 2, "warps": 8}
+        return [one]
+
+    gpu.streams = streams
+    stages = (Stage("roof", "roof", "roof"), *SMALL[2:3], SMALL[0])
+    suite = suites.Suite(tuple(r for s in stages for r in s.rows), 1.0, "x", stages, budget_s=1e9, gate_rows=2)
+    monkeypatch.setitem(suites.SUITES, "gpu", suite)
+    _, record, _, _ = run()
+    assert record.roof.pattern == "usual"  # the points stood beside this one
+    assert {p.width for p in record.roof.sweep} == {4, 8, 16}
+
+
 def test_floors_are_the_slope_of_two_chains(run: Any) -> None:
     _, record, _, _ = run()
     assert {f.name: f.us_per_kernel for f in record.floors} == pytest.approx(FLOORS_US)
