@@ -417,13 +417,13 @@ def _trial(
     )
 
 
-def kept_apart_trials() -> list[Trial]:
-    """Trials of the models that no packaged file of `hierarchy.SWEEPS` was fitted to."""
+def kept_apart_trials(moe_told: bool = True) -> list[Trial]:
+    """Trials of the models that no packaged file of `hierarchy.SWEEPS` was fitted to; `moe_told` as in `run`."""
     found: list[Trial] = []
     for name, wanted in SWEEPS.items():
         rows = [r for r in read_packaged(name) if wanted(r)]
         if len({case(r).model for r in rows}) < MOST_ALIKE:
             continue
-        result = run_on(rows, [], training(), load_calibration())
+        result = run_on(rows, [], training(), load_calibration(), moe_told=moe_told)
         found += [t for t in result.trials if kept_apart(t.reading.key, t.reading.total)]
     return found

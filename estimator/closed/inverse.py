@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 POINTS = 256
 GRID = 121
 REACH = 4.5  # of the grid either way, in log active parameters
-# Sizes are taken to be equally likely in parameters, not in their logarithm, but for a normal factor of this deviation
-# in log(active parameters) about the mean of the group's other models.
+# The prior of a size: active parameters to this power by log(active parameters), on one device and on several, times a
+# normal of this deviation about the mean of the group's other models. A flat prior of the logarithm puts the median too
+# low wherever floors are a good part of the step; the powers are what the fitted readings ask for.
+TILT_ONE, TILT_SEVERAL = 1.6, 1.0
 SIZE_DEVIATION = 1.5
 TAIL, WIDER = 0.05, 3.0  # share of readings that are off by a deviation this many times as large
 NEAR = 0.7  # log active parameters within which an open model says how another is built
@@ -201,7 +203,8 @@ def density(
     likelihood = np.exp(-0.5 * np.square(off / deviation)) * (1 - TAIL)
     likelihood += np.exp(-0.5 * np.square(off / deviation / WIDER)) * TAIL / WIDER
     away = grid - centre
-    mass = likelihood.mean(axis=0) * np.exp(away - 0.5 * np.square(away / SIZE_DEVIATION)) + 1e-300
+    tilt = TILT_SEVERAL if reading.devices > 1 else TILT_ONE
+    mass = likelihood.mean(axis=0) * np.exp(tilt * away - 0.5 * np.square(away / SIZE_DEVIATION)) + 1e-300
     cumulative = np.cumsum(mass)
     cumulative = (cumulative - 0.5 * mass) / cumulative[-1]
     middle = int(np.searchsorted(cumulative, 0.5))

@@ -2,8 +2,9 @@
 
 Conformal: a trial's miss is measured in the half-width its interval would have had; the quantile of those misses over
 the trials of one regime is the factor the regime's intervals are widened or narrowed by.
-Regimes with few models keep nearer to 1. Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005;
-normalised misses as in Lei and others, "Distribution-Free Predictive Inference for Regression", 2018.
+Regimes with few models keep nearer to 1 and are never narrowed. Vovk, Gammerman, Shafer, "Algorithmic Learning in a
+Random World", 2005; normalised misses as in Lei and others, "Distribution-Free Predictive Inference for Regression",
+2018.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 PERCENTS = (50, 80, 95)
-FEW = 6.0  # models at which a regime's own misses weigh as much as the law's intervals
+FEW = 4.0  # models at which a regime's own misses weigh as much as the law's intervals
 LEAST, MOST = 0.5, 2.5  # factors
+ENOUGH = 10  # models a regime must have to say that its intervals are too wide
 
 
 def regime(moe: bool, devices: int, batch: float) -> str:
@@ -41,5 +43,6 @@ def factors(residuals: Sequence[Sequence[Any]], wanted: str, model: str) -> dict
         ordered = sorted(float(row[2 + i]) for row in rows)
         needed = math.ceil(percent / 100 * (len(ordered) + 1))  # of the trials, the one to come included
         miss = ordered[min(needed, len(ordered)) - 1]
-        found[percent] = math.exp(trust * math.log(min(max(miss, LEAST), MOST)))
+        least = LEAST if models >= ENOUGH else 1.0
+        found[percent] = math.exp(trust * math.log(min(max(miss, least), MOST)))
     return found

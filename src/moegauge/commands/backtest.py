@@ -10,6 +10,7 @@ import click
 
 from moegauge.commands._output import json_option, print_json, print_table, printable
 from moegauge.commands._threads import one_blas_thread
+from moegauge.errors import UsageError
 
 if TYPE_CHECKING:
     from moegauge.estimator.closed.backtest import Backtest, Folds, Trial
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     help="What the priors never saw: the target's model, also its system, also its whole family of systems.",
 )
 @click.option(
+    "--kept-apart", is_flag=True, help="Instead: the models of the packaged sweeps that the law was not fitted to."
+)
+@click.option(
     "--record",
     "records",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -36,14 +40,18 @@ if TYPE_CHECKING:
     help="Also on the decode cases of this record of moegauge bench; may be repeated.",
 )
 @json_option
-def command(observations: Path | None, unseen: str, records: tuple[Path, ...], as_json: bool) -> None:
+def command(observations: Path | None, unseen: str, kept_apart: bool, records: tuple[Path, ...], as_json: bool) -> None:
     """Estimate open models as if they were closed, each from the other models of its system and device, with the
     published one-term formula and with ours, and say how far off they are."""
     one_blas_thread()
-    from moegauge.estimator.closed.backtest import run
+    from moegauge.estimator.closed.backtest import Backtest, kept_apart_trials, run
 
-    result = run(observations, unseen=unseen)
-    untold = run(observations, unseen=unseen, moe_told=False)
+    if kept_apart:
+        if observations is not None or unseen != "model":
+            raise UsageError("--kept-apart judges packaged readings as they are: no --observations and no --unseen.")
+        result, untold = (Backtest(tuple(kept_apart_trials(told)), ()) for told in (True, False))
+    else:
+        result, untold = (run(observations, unseen=unseen, moe_told=told) for told in (True, False))
     emulated = {str(path): _emulated(path) for path in records}
     if as_json:
         print_json(

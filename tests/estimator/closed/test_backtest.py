@@ -69,7 +69,7 @@ def test_the_packaged_readings_are_estimated_no_worse_than_by_the_share_model(de
     """The model this law took the place of was within x1.109 and x1.228 on them."""
     measured = one_stream(default).measured
     assert measured.median < 1.109
-    assert measured.p80 < 1.26
+    assert measured.p80 < 1.235
 
 
 def test_intervals_hold(default: backtest.Backtest) -> None:
