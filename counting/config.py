@@ -18,6 +18,7 @@ from moegauge.counting.families import FAMILY_FACTS
 
 # Largest value any of these fields can sanely hold; a vocabulary or a width is far below 2^31.
 LARGEST = 2**31 - 1
+DEEPEST = 6  # sections within sections
 MOST_LAYERS = 10_000  # each is looked at; 10^9 of them took 33 s and 5.6 GB
 
 # Our name -> the config's spellings, in order of trust.
@@ -364,10 +365,33 @@ def _sections(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     name nobody lists is the text decoder's when the listed ones say neither layers nor experts."""
     found = _listed_sections(config)
     keys = {*FIELDS["layers"], *FIELDS["experts"]}
-    if any(section.get(key) is not None for section in found for key in keys):
+    if not any(section.get(key) is not None for section in found for key in keys):
+        others = (v for key, v in config.items() if not _OTHER_MODALITY.search(key) and isinstance(v, Mapping))
+        found = [*(inner for value in others for inner in _listed_sections(value)), *found]
+    if any(_says_experts(section) for section in found) or any(key in s for s in found for key in LAYER_SECTIONS):
         return found
-    others = (value for key, value in config.items() if not _OTHER_MODALITY.search(key) and isinstance(value, Mapping))
-    return [*(inner for value in others for inner in _listed_sections(value)), *found]
+    return [*found, *_nested_experts(config)]
+
+
+def _says_experts(section: Mapping[str, Any]) -> bool:
+    return any(key in FIELDS["experts"] or _names("experts", key) for key, n in section.items() if n is not None)
+
+
+def _nested_experts(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The experts of a section at any depth (`model.block.feed_forward_moe` of OLMo-core), as a section of our
+    spellings. Empty where two sections differ: layers may, and nothing says which."""
+    found: list[dict[str, Any]] = []
+    inner = [config]
+    for _ in range(DEEPEST):
+        inner = [
+            v for s in inner for key, v in s.items() if isinstance(v, Mapping) and not _OTHER_MODALITY.search(str(key))
+        ]
+        for section in filter(_says_experts, inner):
+            said = {"num_experts": _within(section, "experts"), "moe_top_k": _within(section, "top_k", short=True)}
+            # Beside its experts a section's width is theirs, unless it says layers: then it is a whole decoder.
+            width = None if any(key in section for key in FIELDS["layers"]) else section.get("hidden_size")
+            found.append({**said, "moe_intermediate_size": width})
+    return found[:1] if all(said == found[0] for said in found) else []
 
 
 def _listed_sections(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -452,14 +476,15 @@ def _numbered(value: Mapping[str, Any] | list[Any]) -> dict[int, int]:
     return {layer: n for layer, n in _entries(value) if type(n) is int and 0 <= n <= LARGEST}
 
 
-def _within(row: Any, ours: str) -> int | None:
-    """A field of one layer's section, however deep (`ffn.moe.num_local_experts`)."""
+def _within(row: Any, ours: str, *, short: bool = False) -> int | None:
+    """A field of one layer's section, however deep (`ffn.moe.num_local_experts`); by its short name too where the
+    section is known to be about experts (`router.top_k`)."""
     if not isinstance(row, Mapping):
         return None
     for key, value in row.items():
-        if type(value) is int and 0 <= value <= LARGEST and _names(ours, key):
+        if type(value) is int and 0 <= value <= LARGEST and (_names(ours, key) or (short and key in _SHORT[ours])):
             return value
-    inner = (_within(value, ours) for value in row.values() if isinstance(value, Mapping))
+    inner = (_within(value, ours, short=short) for value in row.values() if isinstance(value, Mapping))
     return next((number for number in inner if number is not None), None)
 
 
@@ -529,6 +554,9 @@ def _state(sections: Iterable[Mapping[str, Any]]) -> int:
     return 0
 
 
+_WINDOW_FLAGS = ("hybrid_layer_pattern", "sliding_window_layout")  # MiMo; SmallThinker
+
+
 def _windows(
     sections: list[Mapping[str, Any]], values: Mapping[str, Any], kinds: tuple[str, ...], layers: int | None
 ) -> tuple[int | None, ...]:
@@ -540,8 +568,8 @@ def _windows(
         return tuple(look.get(kind) for kind in kinds)
     if window is None or layers is None:
         return ()
-    pattern = next((s["hybrid_layer_pattern"] for s in sections if s.get("hybrid_layer_pattern")), None)
-    if isinstance(pattern, list) and len(pattern) == layers:  # MiMo: 1 slides, 0 looks back all the way
+    pattern = next((s[key] for s in sections for key in _WINDOW_FLAGS if s.get(key)), None)
+    if isinstance(pattern, list) and len(pattern) == layers:  # 1 slides, 0 looks back all the way
         return tuple(window if flag == 1 else None for flag in pattern)
     if any(section.get("use_sliding_window") is False for section in sections):
         return ()

@@ -24,7 +24,7 @@ class Rule(NamedTuple):
 
 # Wrappers that hold a text decoder without changing what it is.
 WRAP = (
-    r"(?:(?:model|language_model|text_model|llm|lm|text|thinker|transformer|backbone|base_model|decoder|encoder|ernie"
+    r"(?:(?:model|language|language_model|text_model|llm|lm|text|thinker|transformer|backbone|base_model|decoder|encoder|ernie"
     r"|gpt_model|actor|policy|student|pretrained_model)\.)*"
 )
 # One layer of a stack; T5-style blocks hold numbered sublayers.
@@ -32,7 +32,7 @@ LAYER = WRAP + r"(?:(?:layers|h|blocks|block|layer|decoder_layer|meta_mlp)\.#|mi
 # Modules that hold a layer's feed-forward part; some families have none and hang experts on the layer itself.
 FEED = (
     r"(?:(?:mlp|mlps\.#|ffn|feed_forward|block_sparse_moe|moe|moe_block|mixer|text_moe|vision_moe"
-    r"|deepspeed_moe)\.){1,2}"
+    r"|deepspeed_moe|feed_forward_moe)\.){1,2}"
 )
 FEED0 = r"(?:" + FEED + r")?"
 # The projections of an MLP in every spelling.
@@ -124,7 +124,7 @@ RULES: tuple[Rule, ...] = (
     Rule("routed_expert", LAYER + FEED + r"experts\.(?:fc|proj|weight1|weight2)(?:_bias)?", "IQuest, Megatron"),
     Rule("routed_expert", LAYER + FEED0 + r"(?:experts\.)?switch_(?:mlp|glu)\." + MLP, "mlx-lm's conversions"),
     Rule("routed_expert", LAYER + FEED0 + r"mlp[12]_(?:weight|bias)", "gpt-oss, OpenAI's own names"),
-    Rule("routed_expert", LAYER + FEED + r"experts\.mlp\.(?:w1|v1|w2)", "DBRX: experts stacked on the rows"),
+    Rule("routed_expert", LAYER + FEED + r"experts\.mlp\.(?:w1|v1|w2|w3)", "DBRX, OLMo-core: stacked on the rows"),
     Rule("routed_expert", LAYER + r"block_sparse_moe\.(?:input_linear|output_linear)", "Granite"),
     Rule("routed_expert", LAYER + r"(?:mlp|self_attention\.experts)\.(?:input_linear|output_linear)", "JetMoE"),
     Rule("routed_expert", LAYER + r"moe\.(?:gate_proj|up_proj|down_proj)", "Step3"),

@@ -27,6 +27,8 @@ UNKNOWN = -1
 MOST_NUMBERS = 10_000  # layers or experts; a hostile config may claim any number
 # A word that is numbered itself, as in `expert_7`.
 _WORDED_NUMBER = re.compile(r"\.([A-Za-z_]*[A-Za-z])_?([0-9]{1,5})(?=\.|$)")
+# A component that says it holds experts, shared ones apart.
+_EXPERTS = re.compile(r"\.(?!share)(?:[a-z_]*_)?experts?(?=[._]|$)")
 # Never weights, whatever they are called; a packer's words are 32-bit or bytes.
 _INDEX_DTYPES = frozenset(("I64", "U64", "BOOL"))
 
@@ -211,17 +213,44 @@ def _place_experts(modules: list[Module], facts: Facts) -> set[int]:
         for copies in experts:
             role = "mtp" if facts.is_appended(stack, layer) else "routed_expert"
             _become(copies.groups, role, pools[copies.container])
-        if not experts and (stack, layer) not in named:
-            leftover += [
-                copies
-                for copies in found
-                if copies.groups[0].owner == "unclassified" and not 0 <= copies.number < FEWEST_EXPERTS
-            ]
+        known = bool(experts) or (stack, layer) in named
+        leftover += [
+            copies
+            for copies in found
+            if copies.groups[0].owner == "unclassified"
+            and not 0 <= copies.number < FEWEST_EXPERTS
+            and (not known or _may_be_more_experts(copies))
+        ]
     _join_biases(modules)
     routed = any(module[0].owner == "routed_expert" for module in modules)
+    doubtful = {id(copies.groups) for copies in leftover}
     if facts.expert_counts and not routed and not leftover and not _place_rows(modules, facts):
-        return {id(module) for module in modules if _may_be_all_experts(module, facts)}
-    return {id(copies.groups) for copies in leftover}
+        doubtful = {id(module) for module in modules if _may_be_all_experts(module, facts)}
+    return doubtful | _called_experts(modules)
+
+
+def _may_be_more_experts(copies: _Copies) -> bool:
+    """True for numbered matrices, of whatever number, in a layer whose experts are known: GroveMoE has experts that
+    several routed ones share. A stack there is one matrix a head."""
+    weight = _weight(copies.groups)
+    return ".#" in weight.module[len(weight.stack) + 2 :] and len(weight.shape) > 1
+
+
+def _called_experts(modules: list[Module]) -> set[int]:
+    """The ids of matrices called experts in a layer that has a router but none counted: a dense part has no router."""
+    words: dict[tuple[str, int], set[str]] = {}
+    for module in modules:
+        place = (module[0].stack, module[0].layer)
+        called = module[0].module[len(module[0].stack) + 2 :]
+        words.setdefault(place, set()).update({module[0].owner} | {"router"} & set(re.split(r"[._]", called)))
+    return {
+        id(module)
+        for module in modules
+        if module[0].owner == "unclassified" and module[0].layer != NO_LAYER and len(_weight(module).shape) > 1
+        if not any(tower.search(f"{module[0].stack}.") for _, tower in WORDS)
+        if _EXPERTS.search(module[0].module)
+        if "router" in (held := words[(module[0].stack, module[0].layer)]) and "routed_expert" not in held
+    }
 
 
 def _may_be_all_experts(module: Module, facts: Facts) -> bool:

@@ -670,3 +670,64 @@ def test_adapters(tmp_path, synthetic):
     for name, _, shape in rows:
         both.add("dense", name, *shape)
     assert any("LoRA adapter's, not merged" in warning for warning in both.check(synthetic).warnings)
+
+
+# What must not be dense in silence.
+
+
+def test_more_numbered_experts_beside_known_ones_are_in_doubt(synthetic):
+    """GroveMoE: `chunk_experts.#`, each shared by several routed experts; their number is in no field of its own."""
+    forge = qwen()
+    for layer in range(2):
+        for expert in range(2 * EXPERTS):
+            forge.add("none", f"model.layers.{layer}.mlp.chunk_experts.{expert}.up_proj.weight", 8, HIDDEN)
+    census = synthetic.census(forge.rows, CONFIG)
+    assert census.unclassified() == ["model.layers.#.mlp.chunk_experts.#.up_proj.weight"]
+
+
+def olmo_core(kind="feed_forward_moe"):
+    """OLMo-core's own names: experts stacked on the rows, the router flat."""
+    forge = Forge().add("dense", "embeddings.weight", VOCABULARY, HIDDEN)
+    for layer in range(2):
+        at = f"blocks.{layer}."
+        for name in ("w_q", "w_k", "w_v", "w_out"):
+            forge.add("dense", f"{at}attention.{name}.weight", HIDDEN, HIDDEN)
+        for name in ("attention_norm", "feed_forward_norm"):
+            forge.add("dense", f"{at}{name}.weight", HIDDEN)
+        forge.add("dense", f"{at}{kind}.router.weight", EXPERTS * HIDDEN)
+        for name in ("w1", "w2", "w3"):
+            forge.add("routed", f"{at}{kind}.experts.mlp.{name}", EXPERTS * WIDTH, HIDDEN)
+    forge.add("dense", "lm_head.norm.weight", HIDDEN)
+    return forge.add("dense", "lm_head.w_out.weight", VOCABULARY, HIDDEN)
+
+
+OLMO_MOE = {"num_experts": EXPERTS, "hidden_size": WIDTH, "router": {"top_k": TOP_K}}
+OLMO = {"d_model": HIDDEN, "vocab_size": VOCABULARY, "n_layers": 2}
+
+
+@pytest.mark.parametrize("kind", ["feed_forward_moe", "sparse_ffn"])
+def test_experts_in_a_deep_section(kind, synthetic):
+    """OLMo-core: `model.block.feed_forward_moe`; the width is there too, under the name of the model's."""
+    config = {"model": {**OLMO, "block": {"attention": {"n_heads": 4}, "feed_forward_moe": OLMO_MOE}}}
+    census = olmo_core(kind).check(synthetic, config, inferred=True)
+    assert {(pool.count, pool.top_k) for pool in census.pools} == {(EXPERTS, TOP_K)}
+
+
+def test_deep_sections_that_differ_say_nothing(synthetic):
+    other = {**OLMO_MOE, "num_experts": 2 * EXPERTS}
+    blocks = {"block": {"feed_forward_moe": OLMO_MOE}, "block_overrides": {"1": {"feed_forward_moe": other}}}
+    census = synthetic.census(olmo_core("sparse_ffn").rows, {"model": {**OLMO, **blocks}})
+    assert census.unclassified() == [f"blocks.#.sparse_ffn.experts.mlp.{name}" for name in ("w1", "w2", "w3")]
+
+
+def test_what_is_called_experts_beside_a_router_is_never_dense(synthetic):
+    census = synthetic.census(olmo_core("sparse_ffn").rows, OLMO)
+    assert census.unclassified() == [f"blocks.#.sparse_ffn.experts.mlp.{name}" for name in ("w1", "w2", "w3")]
+
+
+def test_a_decoder_called_language(synthetic):
+    """DeepSeek-VL2."""
+    forge = Forge().body("language.model.", head="language.lm_head.weight")
+    for layer in range(2):
+        forge.experts(f"language.model.layers.{layer}.mlp.")
+    assert forge.check(synthetic).by_role()["attention"]["parameters"] == 2 * 192 * HIDDEN
