@@ -12,7 +12,7 @@ from moegauge.counting.counts import Counts
 from moegauge.counting.errors import AdapterError, BadConfigError, shown
 from moegauge.counting.group import NO_LAYER, Group
 from moegauge.counting.groups import collect
-from moegauge.counting.mixers import kv_bytes_per_token
+from moegauge.counting.mixers import kv_bytes_per_token, why_no_kv
 from moegauge.counting.model_shape import build
 from moegauge.counting.pools import drop_second_layout, find_pools
 from moegauge.counting.promises import broken_promises
@@ -132,7 +132,7 @@ def _remarks(census: Census) -> list[str]:
             "routing."
         )
     if census.checkpoint.config and kv_bytes_per_token(census)[0] is None:
-        out.append("the KV cache is not given: the config lacks attention widths, or a layer's attention is unknown.")
+        out.append(f"the KV cache is not given: {why_no_kv(census)}.")
     if any("encoder" in p.groups[0].stack for p in census.pools):
         out.append("encoder and decoder stacks are counted together; a generated token uses the decoder's alone.")
     if any(not g.exact for g in census.groups):

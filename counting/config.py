@@ -267,6 +267,7 @@ def read_facts(config: Mapping[str, Any] | None) -> Facts:
     _check(values, names)
     layers = values.get("layers")
     kinds = _strings(sections, ("layer_types", "layers_block_type"))
+    groups = _layer_groups(sections, _single(layers))
     tied = {s[key]: key for s in sections for key in _TIED if isinstance(s.get(key), bool)}
     names["tied"] = next(iter(tied.values()), _TIED[0])
     widths = (section.get(key) for section in sections for key in _WIDTHS)
@@ -304,8 +305,8 @@ def read_facts(config: Mapping[str, Any] | None) -> Facts:
         mtp_layers=mtp_layers,
         modalities={name: key for name, words in _MODALITIES.items() for key in kept if words.search(key)},
         windows=_windows(sections, values, kinds, layers),
-        kinds=kinds,
-        state_elements=_state(sections),
+        kinds=kinds or groups,
+        state_elements=_state(sections) or (_head_state(values) if groups else 0),
         tied=next(iter(tied)) if len(tied) == 1 else None,
         names=names,
     )
@@ -552,6 +553,24 @@ def _state(sections: Iterable[Mapping[str, Any]]) -> int:
             if all(type(value) is int and 0 < value <= LARGEST for value in values):
                 return prod(values)  # type: ignore[arg-type]  # all are int, as the line above says
     return 0
+
+
+def _layer_groups(sections: Iterable[Mapping[str, Any]], layers: int | None) -> tuple[str, ...]:
+    """The kind of each layer where `layer_group_size` says it (Ling and Ring linear): the last of a group and those
+    past the last whole group look back at every token, the rest are linear. Empty when not said."""
+    size = next((s["layer_group_size"] for s in sections if type(s.get("layer_group_size")) is int), 0)
+    if size < 1 or layers is None:
+        return ()
+    whole = layers // size * size
+    return tuple("full_attention" if (n + 1) % size == 0 or n >= whole else "linear_attention" for n in range(layers))
+
+
+def _head_state(values: Mapping[str, Any]) -> int:
+    """Elements of linear attention's state where each head has a key and a value of the head's size."""
+    heads, width = _single(values.get("heads")), _single(values.get("head_dim"))
+    if width is None and heads:
+        width = (_single(values.get("hidden")) or 0) // heads
+    return (heads or 0) * (width or 0) ** 2
 
 
 _WINDOW_FLAGS = ("hybrid_layer_pattern", "sliding_window_layout")  # MiMo; SmallThinker

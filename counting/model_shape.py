@@ -176,7 +176,7 @@ def _layer(census: Counts, number: int, groups: list[Group], pools: list[ExpertP
     attention = describe(mixer, number, census.facts)
     if attention is None:
         raise ShapeError(
-            f"{census.checkpoint.name}: the config lacks the attention widths of layer {number}.",
+            f"{census.checkpoint.name}: the config lacks the attention widths of layer {number}, or contradicts them.",
             advice="heads, kv heads and head size are needed for a shape.",
         )
     matrices: list[Matrix] = []

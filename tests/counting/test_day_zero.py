@@ -15,6 +15,7 @@ import pytest
 from moegauge.counting.census import take_census
 from moegauge.counting.errors import AdapterError, SlicedWeightsError
 from moegauge.counting.headers.header import DTYPE_BITS
+from moegauge.counting.mixers import kv_bytes_per_token
 from moegauge.counting.sources import folder as folders
 
 HIDDEN, VOCABULARY, WIDTH, EXPERTS, TOP_K = 64, 128, 32, 4, 2
@@ -731,3 +732,49 @@ def test_a_decoder_called_language(synthetic):
     for layer in range(2):
         forge.experts(f"language.model.layers.{layer}.mlp.")
     assert forge.check(synthetic).by_role()["attention"]["parameters"] == 2 * 192 * HIDDEN
+
+
+# The KV cache: 2 bytes x 2 kv heads x (16 + 16) a layer that has one.
+
+
+def fused(*rows):
+    """Layers of one fused projection each, of so many rows, a gate beside the larger ones; experts as in Ling."""
+    forge = Forge().add("dense", "model.word_embeddings.weight", VOCABULARY, HIDDEN)
+    for layer, height in enumerate(rows):
+        at = f"model.layers.{layer}."
+        forge.add("dense", f"{at}attention.query_key_value.weight", height, HIDDEN)
+        forge.add("dense", f"{at}attention.dense.weight", HIDDEN, 64)
+        if height > 128:
+            forge.add("dense", f"{at}attention.g_proj.weight", 64, HIDDEN).add(
+                "dense", f"{at}attention.g_norm.weight", 64
+            )
+        forge.experts(f"{at}mlp.")
+    return forge.add("dense", "lm_head.weight", VOCABULARY, HIDDEN)
+
+
+def test_groups_of_linear_layers(synthetic):
+    """Ring-linear: the last layer of each group of two attends, and so does the fifth, past the last whole group."""
+    config = {**CONFIG, "num_hidden_layers": 5, "layer_group_size": 2}
+    census = fused(192, 128, 192, 128, 128).check(synthetic, config)
+    assert kv_bytes_per_token(census) == (3 * 128, 3 * 128)
+    layers = census.model_shape().layers
+    assert [layer.attention.kind for layer in layers] == ["linear", "gqa", "linear", "gqa", "gqa"]
+    assert layers[0].attention.state_elements == 4 * 16 * 16
+
+
+def test_a_fused_projection_that_contradicts_the_heads(synthetic):
+    census = fused(192, 128).check(synthetic)
+    assert kv_bytes_per_token(census) == (None, None)
+    wanted = "layer 0's query_key_value has 192 rows, but 4 heads and 2 kv heads of 16 make 128"
+    assert any(wanted in warning for warning in census.warnings)
+    assert kv_bytes_per_token(fused(128, 128).check(synthetic)) == (2 * 128, 2 * 128)
+
+
+def test_layers_that_slide_by_flag(synthetic):
+    """SmallThinker: 1 slides, 0 looks back all the way."""
+    config = {**CONFIG, "sliding_window_size": 4096, "sliding_window_layout": [0, 1]}
+    assert kv_bytes_per_token(qwen().check(synthetic, config)) == (2 * 128, 128)
+    assert kv_bytes_per_token(qwen().check(synthetic, {**config, "sliding_window_layout": [0, 0]})) == (
+        2 * 128,
+        2 * 128,
+    )
