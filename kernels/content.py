@@ -4,7 +4,7 @@ Never zeros, never NaN codes.
 
 A pool is named `<format>.weight`, `<format>.scale`, `<format>.tensor`, `gain.<dtype>`, `bias.<dtype>`, `kv.<dtype>` or
 `state.f32`. Scales are sized so that a weight's standard deviation is about WEIGHT_STD in every format: products of
-1,500 to 18,000 columns with normed inputs then stay between 0.8 and 2.7, whatever the depth.
+1,500 to 18,000 columns with normalised inputs then stay between 0.8 and 2.7, whatever the depth.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python scripts/tune_core.py --format fp8,mxfp4 --model deepseek-v3
 
 Prints the median share of the roof. `rows apart` reads the same bytes as if rows lay one after another, four of them
-side by side; its answers are wrong (the bytes lie woven), so it is a timing only. 4-bit formats have no such reader.
+side by side; its answers are wrong (the bytes are interleaved), so it is only a timing. 4-bit formats have no such
+reader.
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ def experts(backend: CpuBackend, model: str, name: str) -> tuple[CpuRunnable, in
     return runnable, sum(w.bytes for op in products for w, _ in op.weights()), arena.close
 
 
-def weave(runnable: CpuRunnable, woven: bool) -> None:
-    """Let the core take every matrix for woven, or not."""
+def interleaving(runnable: CpuRunnable, interleaved: bool) -> None:
+    """Let the core take every matrix for interleaved, or not."""
     for record in runnable._code.operations:
         for i in range(record.n_matrices):
-            record.matrices[i].woven = woven
+            record.matrices[i].interleaved = interleaved
 
 
 def main() -> None:
@@ -73,12 +74,14 @@ def main() -> None:
     for name in options.format.split(","):
         runnable, size, close = experts(backend, options.model, name)
         shares: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-        order = [v for v, (_, _, woven) in VARIANTS.items() if woven or name not in ("int4", "mxfp4", "nvfp4")]
+        order = [
+            v for v, (_, _, interleaved) in VARIANTS.items() if interleaved or name not in ("int4", "mxfp4", "nvfp4")
+        ]
         for turn in range(options.rounds):
             for variant in order[turn % len(order) :] + order[: turn % len(order)]:
-                prefetch, chunk, woven = VARIANTS[variant]
+                prefetch, chunk, interleaved = VARIANTS[variant]
                 backend.tune(prefetch, chunk)
-                weave(runnable, woven)
+                interleaving(runnable, interleaved)
                 before = backend.time(best.run)
                 seconds = backend.time(runnable.run)
                 after = backend.time(best.run)

@@ -14,7 +14,7 @@ from moegauge.formats import FORMATS, get_format
 from moegauge.kernels import content
 from moegauge.kernels.backend import Arena, Backend, Precision, Runnable, Stream
 from moegauge.kernels.cpu.core import Core, cores, library
-from moegauge.kernels.cpu.layout import read_woven
+from moegauge.kernels.cpu.layout import read_interleaved
 from moegauge.kernels.cpu.structs import KINDS, COperation, Translator
 from moegauge.kernels.host_memory import available_memory, last_level_cache, processor
 from moegauge.kernels.program import Choice, Embed, Product, Program, Weight
@@ -81,7 +81,7 @@ class CpuArena(Arena):
             raise IndexError(f"bytes {offset} to {offset + size} of pool {pool} of {self.pools[pool]}")
         if within is not None:
             raw = self._memory[self._start[pool] :][: self.pools[pool]]
-            return read_woven(raw, pool, offset, size, within, self._lanes)
+            return read_interleaved(raw, pool, offset, size, within, self._lanes)
         return self._memory[self._start[pool] + offset :][:size].copy()
 
     def close(self) -> None:
@@ -206,7 +206,7 @@ class CpuBackend(Backend):
 
     def chain(self, name: str, length: int) -> Callable[[], None]:
         """Runs `length` operations on nothing: `operation` costs one barrier of the pool, `product` those of a
-        product, its planning and its (empty) queue besides."""
+        product, with its planning and its (empty) queue."""
         operations = (COperation * length)()
         for record in operations:
             record.kind = KINDS[EMPTY[name]]  # a batch of 0: no input, no output, no matrix

@@ -1,8 +1,8 @@
 """Order of weights and scales in the CPU core: a permutation of the canonical packed bytes.
 
-Rows lie woven in groups, so that a group is one sequential stream: 64 bytes of each of four rows in turn; or, of the
-4-bit formats, four bytes (eight columns) of each of `lanes` rows in turn, and their scales one of each in turn. Rows
-that fill no group, and matrices whose rows are no multiple of the piece, stay canonical.
+Rows are interleaved in groups, so that a group is one sequential stream: 64 bytes of each of four rows in turn; or, of
+the 4-bit formats, four bytes (eight columns) of each of `lanes` rows in turn, and their scales one of each in turn.
+Rows that fill no group, and matrices whose rows are no multiple of the piece, stay canonical.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STRIP_PIECE = 4  # bytes of each row of a strip of a 4-bit format in turn: a 32-
 
 
 @dataclass(frozen=True, slots=True)
-class Weave:
+class Interleaving:
     """How rows of one matrix lie.
 
     Attributes:
@@ -38,8 +38,8 @@ class Weave:
     scale_piece: int
 
 
-def weave(format_name: str, columns: int, lanes: int) -> Weave | None:
-    """The weave of a matrix of so many columns; None where its rows lie one after another.
+def interleaving(format_name: str, columns: int, lanes: int) -> Interleaving | None:
+    """The interleaving of a matrix of so many columns; None where its rows lie one after another.
 
     Args:
         format_name: a row of `moegauge.formats.FORMATS`.
@@ -47,11 +47,15 @@ def weave(format_name: str, columns: int, lanes: int) -> Weave | None:
         lanes: 32-bit lanes of the core's vectors.
     """
     row = get_format(format_name)
-    found = Weave(lanes, STRIP_PIECE, row.scale_bits // 8) if row.element_bits == 4 else Weave(GROUP, PIECE, 0)
+    found = (
+        Interleaving(lanes, STRIP_PIECE, row.scale_bits // 8)
+        if row.element_bits == 4
+        else Interleaving(GROUP, PIECE, 0)
+    )
     return None if row.element_bits * columns % (8 * found.piece) else found
 
 
-def _weave(raw: Bytes, rows: int, piece: int) -> Bytes:
+def _interleave(raw: Bytes, rows: int, piece: int) -> Bytes:
     """Rows [R, bytes] -> the same bytes with the pieces of each `rows` rows in turn; the last R mod rows rows stay."""
     whole = raw.shape[0] // rows * rows
     groups = raw[:whole].reshape(-1, rows, raw.shape[1] // piece, piece).transpose(0, 2, 1, 3)
@@ -60,21 +64,21 @@ def _weave(raw: Bytes, rows: int, piece: int) -> Bytes:
 
 def pack(packed: Packed, lanes: int) -> tuple[Bytes, Bytes]:
     """(weights, scales) of a packed matrix as flat bytes in the core's order."""
-    how = weave(packed.format.name, packed.columns, lanes)
+    how = interleaving(packed.format.name, packed.columns, lanes)
     if how is None:
         return packed.weights.reshape(-1).copy(), packed.scales.reshape(-1).copy()
-    weights = _weave(packed.weights, how.rows, how.piece)
+    weights = _interleave(packed.weights, how.rows, how.piece)
     if not how.scale_piece:
         return weights, packed.scales.reshape(-1).copy()
-    return weights, _weave(packed.scales, how.rows, how.scale_piece)
+    return weights, _interleave(packed.scales, how.rows, how.scale_piece)
 
 
-def read_woven(pool: Bytes, name: str, offset: int, size: int, within: Weight, lanes: int) -> Bytes:
+def read_interleaved(pool: Bytes, name: str, offset: int, size: int, within: Weight, lanes: int) -> Bytes:
     """Bytes [offset, offset + size) of the canonical order of the matrix they belong to; within one row of it.
 
     `name` is the pool's name: `.weight`, `.scale` or `.tensor`.
     """
-    how = weave(within.format, within.columns, lanes)
+    how = interleaving(within.format, within.columns, lanes)
     part = {"weight": within.weights, "scale": within.scales}.get(name.rpartition(".")[2])
     piece = 0 if how is None else how.piece if part is within.weights else how.scale_piece
     if how is None or part is None or not piece:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moegauge.formats import FORMATS
-from moegauge.kernels.cpu.layout import weave
+from moegauge.kernels.cpu.layout import interleaving
 from moegauge.kernels.program import (
     Attention,
     Embed,
@@ -44,7 +44,7 @@ class CMatrix(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("weights", "scales", "tensor_scale")),
         *((name, c_int64) for name in ("weight_stride", "scale_stride", "tensor_stride", "rows", "columns", "format")),
-        ("woven", c_int64),
+        ("interleaved", c_int64),
     ]
 
 
@@ -169,7 +169,7 @@ class Translator:
             weight.rows,
             weight.columns,
             FORMAT_INDEX[weight.format],
-            weave(weight.format, weight.columns, self._lanes) is not None,
+            interleaving(weight.format, weight.columns, self._lanes) is not None,
         )
 
     def vector(self, vector: Vector) -> CVector:

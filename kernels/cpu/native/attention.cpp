@@ -30,6 +30,7 @@ static void query(const Operation &op, int64_t b, int64_t h, float *out) {
 }
 
 void Executor::attention(const Operation &op, int thread) {
+    // Which tasks there are: one per sequence, KV head and run of 256 cached tokens; `group` query heads share each.
     const int64_t runs = (op.length + RUN - 1) / RUN, group = op.heads / op.kv_heads, tasks = op.batch * op.kv_heads * runs;
     const int64_t element = TRAITS[op.cache_format].row_bytes(1);
     const int64_t entry = op.value_dim + 2;  // per run and head: maximum, sum, value sums
@@ -44,6 +45,7 @@ void Executor::attention(const Operation &op, int thread) {
         next_.store(0, std::memory_order_relaxed);
     }
     pool_.barrier();
+    // Queries [batch * heads, head_dim], scaled, in the order the cache's format wants.
     auto *inputs = static_cast<char *>(input_buffer_.take(0));
     auto *partial = static_cast<float *>(partial_.take(0));
     const float scale = 1 / std::sqrt(static_cast<float>(op.head_dim));
@@ -54,6 +56,7 @@ void Executor::attention(const Operation &op, int thread) {
         kernels_->prepare(op.cache_format, q.data(), op.head_dim, inputs + static_cast<size_t>(i) * prepared);
     }
     pool_.barrier();
+    // Stream and multiply: scores of a run, their exponentials, and the weighted sum of the run's values.
     std::vector<const void *> x(static_cast<size_t>(group));
     std::vector<float *> y(x.size()), o(x.size());
     std::vector<const float *> p(x.size());
@@ -62,7 +65,7 @@ void Executor::attention(const Operation &op, int thread) {
         const int64_t run = task % runs, kv = task / runs % op.kv_heads, b = task / runs / op.kv_heads;
         const int64_t first = run * RUN, count = std::min(RUN, op.length - first);
         const int64_t key_bytes = op.head_dim * element, value_bytes = op.value_dim * element;
-        Matrix keys{};
+        Matrix keys{};  // [length, head_dim], of which rows [first, first + count)
         keys.weights = op.keys + (b * op.kv_heads + kv) * op.length * key_bytes;
         keys.scales = static_cast<const uint8_t *>(ones_.take(0));
         keys.rows = op.length, keys.columns = op.head_dim, keys.format = op.cache_format;
@@ -74,6 +77,7 @@ void Executor::attention(const Operation &op, int thread) {
         kernels_->rows(keys, first, first + count, x.data(), group, y.data(), prefetch_);
         for (int64_t g = 0; g < group; ++g) {
             float *s = scores + g * RUN, *out = partial + ((b * op.heads + kv * group + g) * runs + run) * entry;
+            // Partial sums of the run: its maximum, the sum of exponentials, sums of values [value_dim].
             out[1] = kernels_->exponentials(s, count, out);
             std::fill(out + 2, out + entry, 0.0f);
             o[static_cast<size_t>(g)] = out + 2;
@@ -84,6 +88,7 @@ void Executor::attention(const Operation &op, int thread) {
         kernels_->mix(op.cache_format, values, op.is_mla ? key_bytes : value_bytes, count, op.value_dim, p.data(), o.data(), group);
     }
     pool_.barrier();
+    // Epilogue, one head at a time: the runs joined at their common maximum, with the new token's own key and value.
     for (int64_t i = thread; i < op.batch * op.heads; i += pool_.size()) {
         const int64_t b = i / op.heads, h = i % op.heads, kv = h / group;
         const float *key = op.k.data + b * op.k.pitch + kv * op.head_dim;

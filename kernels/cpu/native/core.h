@@ -13,7 +13,7 @@ struct Matrix {            // `slots` matrices side by side; strides are bytes f
     const float *tensor_scale;
     int64_t weight_stride, scale_stride, tensor_stride;
     int64_t rows, columns, format;  // format: an index of TRAITS
-    int64_t woven;         // rows lie in groups (products.h, products_4bit.h); 0: one after another, canonical
+    int64_t interleaved;         // rows lie in groups (products.h, products_4bit.h); 0: one after another, canonical
 };
 
 struct Vector {            // a small vector: norm gain or bias

@@ -65,12 +65,12 @@ float element(const Matrix &m, int64_t lanes, int64_t r, int64_t c) {
     const Traits t = TRAITS[m.format];
     const bool strips = t.bits() == 4;
     const int64_t group = strips ? lanes : 4, piece = strips ? 4 : 64, first = r / group * group;
-    const bool woven = m.woven && r < m.rows / group * group;
+    const bool interleaved = m.interleaved && r < m.rows / group * group;
     const int64_t wide = t.row_bytes(m.columns), at = c * t.bits() / 8;
-    const uint8_t *w = woven ? m.weights + first * wide + (at / piece * group + r - first) * piece + at % piece
+    const uint8_t *w = interleaved ? m.weights + first * wide + (at / piece * group + r - first) * piece + at % piece
                              : m.weights + r * wide + at;
     const int64_t groups = t.groups(m.columns), g = t.columns ? c / t.columns : 0;
-    const int64_t s = woven && strips ? first * groups + g * lanes + r - first : r / t.rows * groups + g;
+    const int64_t s = interleaved && strips ? first * groups + g * lanes + r - first : r / t.rows * groups + g;
     const float value = weight(t.element, w, c) * scale(t.scale, m.scales + s * t.scale_bytes());
     return t.tensor_scale ? value * *m.tensor_scale : value;
 }

@@ -45,7 +45,9 @@ void Executor::one(const Operation &op, int thread) {
     pool_.barrier();
 }
 
+// Every product, dense or of experts: four phases, a barrier between each two.
 void Executor::products(const Operation &op, int thread) {
+    // 1. Plan, one thread: which rows meet which inputs, and chunks of at most 256 KiB, a run of neighbours per thread.
     if (thread == 0) {
         inputs_.clear();
         known_.clear();  // its memory stays; what an operation uses of it is filled anew, not what an earlier one did
@@ -58,10 +60,13 @@ void Executor::products(const Operation &op, int thread) {
         cut();
     }
     pool_.barrier();
+    // 2. Inputs, [batch, columns] float32: normalised where a gain is given, then in the order the weights' format wants.
     prepare(thread);
     pool_.barrier();
+    // 3. Stream and multiply: my chunks, then what others have left; sums [batch, rows] or [choices, rows] float32.
     multiply(thread);
     pool_.barrier();
+    // 4. Epilogue, a share of the columns each: bias, gate, weighted sum, residual; y [batch, width] float32.
     finish(op, *kernels_, static_cast<const float *>(sums_.take(0)), thread, pool_.size());
 }
 
@@ -194,22 +199,24 @@ int64_t Executor::take(int thread) {
     return -1;
 }
 
+// Input i belongs to thread i modulo threads.
 void Executor::prepare(int thread) {
-    thread_local std::vector<float> normed;
+    thread_local std::vector<float> normalised;
     char *base = static_cast<char *>(input_buffer_.take(0));
     for (size_t i = static_cast<size_t>(thread); i < inputs_.size(); i += static_cast<size_t>(pool_.size())) {
         const Input &in = inputs_[i];
         const float *x = in.x;
         if (in.gain) {
-            normed.resize(static_cast<size_t>(in.columns));
-            kernels_->norm(x, in.columns, in.gain->data, in.gain->is_f32, normed.data());
-            x = normed.data();
+            normalised.resize(static_cast<size_t>(in.columns));
+            kernels_->norm(x, in.columns, in.gain->data, in.gain->is_f32, normalised.data());
+            x = normalised.data();
         }
         kernels_->prepare(in.format, x, in.columns, base + in.at);
     }
 }
 
 void Executor::multiply(int thread) {
+    // Which chunks are mine: neighbours, so that a chunk begins where the last one's prefetches ended.
     const uint8_t *expected = nullptr;  // where the last chunk ended: prefetched already
     for (int64_t i; (i = take(thread)) >= 0;) {
         const Chunk &c = chunks_[static_cast<size_t>(i)];
@@ -219,6 +226,7 @@ void Executor::multiply(int thread) {
         if (start != expected)
             for (int64_t b = 0; b < prefetch_; b += 64) __builtin_prefetch(start + b, 0, 3);
         expected = j.matrix.weights + c.last * row;
+        // Stream rows [first, last) once for all inputs of the job, four inputs at a time; each row's sum is whole.
         kernels_->rows(j.matrix, c.first, c.last, j.x.data(), static_cast<int64_t>(j.x.size()), j.outputs.data(), prefetch_);
     }
 }

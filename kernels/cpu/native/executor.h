@@ -70,7 +70,7 @@ class Executor {
     int64_t take(int thread);
 
     const Kernels *kernels_;
-    Pool pool_;
+    ThreadPool pool_;
     int64_t prefetch_ = 8192, chunk_bytes_ = 1 << 18;  // bytes; see docs/kernels.md for how they were chosen
     std::vector<Input> inputs_;
     std::vector<int64_t> known_;  // (id, format) -> index into inputs_, or -1

@@ -37,31 +37,33 @@ struct Rows {
     // Bytes of scales of a row of blocks; a row's own scale is applied to its sum.
     static int64_t scale_row(int64_t columns) { return TRAIT.scales_rows() ? 0 : TRAIT.groups(columns) * TRAIT.scale_bytes(); }
 
-    // Woven rows lie in groups of four: 64 bytes of each in turn, so that a group is one sequential stream. One stream is
+    // Interleaved rows lie in groups of four: 64 bytes of each in turn, so that a group is one sequential stream. One stream is
     // what the hardware prefetchers follow best: on Zen 5 it is worth 2 to 9 per cent of the roof over four rows apart
     // (docs/kernels.md).
     static constexpr int GROUP = 4;
 
-    static const uint8_t *start(const Matrix &m, int64_t row, bool woven) {
+    static const uint8_t *start(const Matrix &m, int64_t row, bool interleaved) {
         const int64_t wide = TRAIT.row_bytes(m.columns);
-        return woven ? m.weights + row / GROUP * GROUP * wide + row % GROUP * PIECE : m.weights + row * wide;
+        return interleaved ? m.weights + row / GROUP * GROUP * wide + row % GROUP * PIECE : m.weights + row * wide;
     }
 
-    // R rows times T inputs. Rows are `step` apart, or, woven, neighbours in one group. Outputs of rows outside
+    // R rows times T inputs. Rows are `step` apart, or, interleaved, neighbours in one group. Outputs of rows outside
     // [first, last) are dropped.
-    template <int R, int T, bool WOVEN>
+    template <int R, int T, bool INTERLEAVED>
     static void tile(const Matrix &m, int64_t row, int64_t step, int64_t first, int64_t last, const void *const *x,
                      float *const *y, int64_t ahead) {
-        constexpr int STRIDE = WOVEN ? GROUP * PIECE : PIECE;
+        constexpr int STRIDE = INTERLEAVED ? GROUP * PIECE : PIECE;
         constexpr int64_t BYTES = D::BYTES / PIECE * STRIDE;
+        // Where my rows begin: weights w, scales s, prepared inputs xs.
         const int64_t scale_wide = scale_row(m.columns);
         const uint8_t *w[R], *s[R], *xs[T];
         for (int r = 0; r < R; ++r) {
             const int64_t at = row + r * step;
-            w[r] = start(m, at, WOVEN);
+            w[r] = start(m, at, INTERLEAVED);
             s[r] = m.scales + at / TRAIT.rows * scale_wide;
         }
         for (int t = 0; t < T; ++t) xs[t] = static_cast<const uint8_t *>(x[t]);
+        // Stream and multiply, a unit of columns at a time; acc: R x T vectors of partial sums, one per lane.
         F acc[R][T];
         for (int r = 0; r < R; ++r)
             for (int t = 0; t < T; ++t) acc[r][t] = V::zero();
@@ -79,7 +81,7 @@ struct Rows {
             uint8_t end[R][D::BYTES] = {}, scale[R][D::SCALES ? D::SCALES : 1] = {};
             const uint8_t *lw[R], *ls[R];
             for (int r = 0; r < R; ++r) {
-                const int64_t bytes = TRAIT.row_bytes(rest);  // woven: whole pieces
+                const int64_t bytes = TRAIT.row_bytes(rest);  // interleaved: whole pieces
                 for (int64_t b = 0; b < bytes; b += PIECE)
                     std::memcpy(end[r] + b, w[r] + piece<STRIDE>(b), static_cast<size_t>(bytes - b < PIECE ? bytes - b : PIECE));
                 if (D::SCALES) std::memcpy(scale[r], s[r], static_cast<size_t>(scale_row(rest)));
@@ -88,6 +90,7 @@ struct Rows {
             }
             D::template unit<R, T, PIECE>(lw, ls, xs, acc);
         }
+        // Epilogue: lanes are added, a row's own scale is applied, sums go to y[t][row].
         for (int t = 0; t < T; ++t) {
             float sums[R];
             if constexpr (R == 4)
@@ -106,7 +109,7 @@ struct Rows {
     static void pass(const Matrix &m, int64_t first, int64_t last, const void *const *x, float *const *y, int64_t ahead) {
         // Four inputs leave room for two rows in 16 registers, and in 32 where a group's sums are kept beside the row's.
         constexpr int R = T < 4 || (V::REGISTERS >= 32 && !D::GROUPED) ? 4 : 2;
-        if (m.woven) {
+        if (m.interleaved) {
             const int64_t whole = m.rows / GROUP * GROUP, end = last < whole ? last : whole;
             for (int64_t r = first / GROUP * GROUP; r < end; r += R)
                 tile<R, T, true>(m, r, 1, first, last, x, y, ahead);

@@ -116,6 +116,7 @@ struct Strips {
     template <int S, int T>
     static void tile(const Matrix &m, const int64_t *row, int64_t first, int64_t last, const void *const *x,
                      float *const *y, int64_t ahead) {
+        // Where my strips begin: weights w, scales s, prepared inputs xs.
         const int64_t wide = m.columns / 2, scale_wide = (m.columns + SPAN - 1) / SPAN * SCALE;
         const uint8_t *w[S], *s[S], *xs[T];
         F acc[S][T];
@@ -126,6 +127,7 @@ struct Strips {
         for (int t = 0; t < T; ++t) xs[t] = static_cast<const uint8_t *>(x[t]);
         for (int i = 0; i < S; ++i)
             for (int t = 0; t < T; ++t) acc[i][t] = V::zero();
+        // Stream and multiply, a run of columns at a time; acc: S x T vectors, a lane per row.
         constexpr int BYTES = RUN / 8 * V::W;
         for (int64_t c = 0; c + RUN <= m.columns; c += RUN) {
             for (int i = 0; i < S; ++i)
@@ -141,6 +143,7 @@ struct Strips {
             for (int t = 0; t < T; ++t) xs[t] += INPUT;
         }
         if (m.columns % RUN) run<S, T>(w, s, xs, static_cast<int>(m.columns % RUN / 8), acc);
+        // Epilogue: the matrix's own scale; a strip's rows go to y[t][row] at once.
         const float factor = TRAIT.tensor_scale ? *m.tensor_scale : 1.0f;
         for (int i = 0; i < S; ++i)
             for (int t = 0; t < T; ++t) {
@@ -194,7 +197,7 @@ struct Strips {
 
     static void rows(const Matrix &m, int64_t first, int64_t last, const void *const *x, int64_t n, float *const *y,
                      int64_t ahead) {
-        const int64_t in_strips = m.woven ? m.rows / LANES * LANES : 0;
+        const int64_t in_strips = m.interleaved ? m.rows / LANES * LANES : 0;
         const int64_t begin = first / LANES, end = (last < in_strips ? last + LANES - 1 : in_strips) / LANES;
         int64_t t = 0;
         if (end > begin) {  // inputs four at a time, as in products.h; several leave registers for one strip

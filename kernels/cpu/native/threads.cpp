@@ -32,12 +32,12 @@ void pin([[maybe_unused]] int cpu) {
 
 }  // namespace
 
-Pool::Pool(const std::vector<int> &cpus) {
+ThreadPool::ThreadPool(const std::vector<int> &cpus) {
     for (size_t i = 0; i < cpus.size(); ++i)
         threads_.emplace_back([this, i, cpu = cpus[i]] { loop(static_cast<int>(i), cpu); });
 }
 
-Pool::~Pool() {
+ThreadPool::~ThreadPool() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         stop_ = true;
@@ -46,7 +46,7 @@ Pool::~Pool() {
     for (auto &thread : threads_) thread.join();
 }
 
-void Pool::run(const std::function<void(int)> &work) {
+void ThreadPool::run(const std::function<void(int)> &work) {
     std::unique_lock<std::mutex> lock(mutex_);
     work_ = &work;
     running_ = size();
@@ -55,7 +55,7 @@ void Pool::run(const std::function<void(int)> &work) {
     done_.wait(lock, [this] { return running_ == 0; });
 }
 
-void Pool::loop(int index, int cpu) {
+void ThreadPool::loop(int index, int cpu) {
     pin(cpu);
 #if defined(__x86_64__)
     _mm_setcsr(_mm_getcsr() & ~0x8040u);  // subnormals are values here: neither flushed nor read as zero
@@ -73,7 +73,7 @@ void Pool::loop(int index, int cpu) {
     }
 }
 
-void Pool::barrier() {
+void ThreadPool::barrier() {
     const unsigned long phase = phase_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size()) {
         arrived_.store(0, std::memory_order_relaxed);

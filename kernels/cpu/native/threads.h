@@ -9,13 +9,13 @@
 
 namespace moegauge {
 
-class Pool {
+class ThreadPool {
   public:
     // One thread per entry of `cpus`; -1 leaves a thread unpinned.
-    explicit Pool(const std::vector<int> &cpus);
-    ~Pool();
-    Pool(const Pool &) = delete;
-    Pool &operator=(const Pool &) = delete;
+    explicit ThreadPool(const std::vector<int> &cpus);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool &) = delete;
+    ThreadPool &operator=(const ThreadPool &) = delete;
 
     int size() const { return static_cast<int>(threads_.size()); }
 

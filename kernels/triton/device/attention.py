@@ -35,8 +35,11 @@ def operand(value, ASM: tl.constexpr):
     ]
 )  # fmt: skip
 def attention(
-    q, q_rope, k, v, keys, values, out, shadow, part, stats, counters,
-    heads, kv_heads, length, per_split, q_stride, r_stride, k_stride, v_stride, out_stride, scale,
+    q, q_rope, k, v,  # input: the new token's queries, key and value
+    keys, values,  # the cache
+    out, shadow,  # output, float32 and bfloat16
+    part, stats, counters,  # scratch: sums of splits of the context, their maxima, splits that have arrived
+    heads, kv_heads, length, per_split, q_stride, r_stride, k_stride, v_stride, out_stride, scale,  # shape
     MLA: tl.constexpr, FP8: tl.constexpr, HEADS: tl.constexpr, KEY: tl.constexpr, KEY2: tl.constexpr,
     VALUE: tl.constexpr, VALUE2: tl.constexpr, ROPE: tl.constexpr, ROPE2: tl.constexpr, BLOCK: tl.constexpr,
     ASM: tl.constexpr, PDL: tl.constexpr, SHADOW: tl.constexpr, at=None,
@@ -45,7 +48,7 @@ def attention(
 
     KEY: columns of the first product (gqa: the head; mla: VALUE); ROPE: of the second (0 for gqa); the *2 are the
     next powers of two. part [tokens, head blocks, splits, HEADS, VALUE], stats [.., HEADS, 2]: maximum and sum.
-    The last split takes the new token's own key and value besides.
+    The last split also takes the new token's own key and value.
     """
     if PDL:
         wait_for_producers()

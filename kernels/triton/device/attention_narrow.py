@@ -28,7 +28,9 @@ def query_head(h, row, heads, group, MLA: tl.constexpr, HEADS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["heads", "kv_heads", "length", "padded", "q_stride", "r_stride", "k_stride"])
 def scores(
-    q, q_rope, k, keys, score, maxima, heads, kv_heads, length, padded, q_stride, r_stride, k_stride, scale,
+    q, q_rope, k, keys,  # input: the new token's queries and key, and the cache
+    score, maxima,  # output
+    heads, kv_heads, length, padded, q_stride, r_stride, k_stride, scale,  # shape
     MLA: tl.constexpr, FP8: tl.constexpr, HEADS: tl.constexpr, KEY: tl.constexpr, ROPE: tl.constexpr,
     ROPE2: tl.constexpr, CHUNK: tl.constexpr, SPAN: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr, at=None,
 ):  # fmt: skip
@@ -93,7 +95,9 @@ def scores(
     ]
 )  # fmt: skip
 def mix(
-    score, maxima, k, v, keys, values, out, shadow, part, stats, counters,
+    score, maxima, k, v, keys, values,  # input: scores, the new token's key and value, and the cache
+    out, shadow,  # output, float32 and bfloat16
+    part, stats, counters,  # scratch: sums of splits of the context, splits that have arrived
     heads, kv_heads, length, padded, spans, per_split, column_parts, k_stride, v_stride, out_stride,
     MLA: tl.constexpr, FP8: tl.constexpr, HEADS: tl.constexpr, VALUE: tl.constexpr, ROPE: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr, SHADOW: tl.constexpr, at=None,

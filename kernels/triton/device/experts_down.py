@@ -10,25 +10,25 @@ import triton
 import triton.language as tl
 
 from moegauge.kernels.triton.device.grid import program, programs
-from moegauge.kernels.triton.device.normed import write_normed
+from moegauge.kernels.triton.device.normalised import write_normalised
 from moegauge.kernels.triton.device.partial_sums import add_parts, arrive, quads, rows_of_tile
 from moegauge.kernels.triton.device.row_tile import wait_for_producers
 from moegauge.kernels.triton.device.work_split import owner_of, parts_of, share_of
 
 
 @triton.jit
-def finish_alone(
-    part, count, out, shadow, bias, share, slot_of, next_gain, normed, next_squares, row, rows, bias_stride, length,
-    TOPK: tl.constexpr, TOPK2: tl.constexpr, ABREAST: tl.constexpr, SHADOW: tl.constexpr, NORMED: tl.constexpr,
+def finish_batch1(
+    part, count, out, shadow, bias, share, slot_of, next_gain, normalised, next_squares, row, rows, bias_stride, length,
+    TOPK: tl.constexpr, TOPK2: tl.constexpr, UNROLL: tl.constexpr, SHADOW: tl.constexpr, NORMALISED: tl.constexpr,
 ):  # fmt: skip
     """out[0, row] += `count` parts, which are weighted already, + sum_i share[i] bias of choice i, all choices at once.
 
-    TOPK2: the next power of two. ABREAST: parts added up at a time.
+    TOPK2: the next power of two. UNROLL: parts added up at a time.
     """
     there = (row < rows)[:, None]
     target = row[:, None]
     # Every column holds the sum; the first one is written.
-    total = add_parts(part, rows, count, target, there, 8, 1, ABREAST)
+    total = add_parts(part, rows, count, target, there, 8, 1, UNROLL)
     first = there & (tl.arange(0, 8) < 1)[None, :]
     total += tl.load(out + target + tl.zeros((16, 8), tl.int32), mask=first, other=0.0)
     if length > 0:
@@ -43,8 +43,8 @@ def finish_alone(
     tl.store(out + target + tl.zeros((16, 8), tl.int32), total, mask=first)
     if SHADOW:
         tl.store(shadow + target + tl.zeros((16, 8), tl.int32), total.to(tl.bfloat16), mask=first)
-    if NORMED:
-        write_normed(total, next_gain, normed, next_squares, row, 8)
+    if NORMALISED:
+        write_normalised(total, next_gain, normalised, next_squares, row, 8)
 
 
 @triton.jit
@@ -55,7 +55,7 @@ def finish_down(
 ):  # fmt: skip
     """out[b, row] += sum_i share[b, i] (parts of pair (b, i) + bias) + parts of the shared expert, choices in order.
 
-    chunks, routed, tall: of a row tile, those of one routed expert, of all of them, of the shared one besides. Without
+    chunks, routed, tall: of a row tile, those of one routed expert, of all of them, with the shared one too. Without
     SPLIT every pair has one part and nobody asks for them.
     """
     lane = tl.arange(0, NT)
@@ -102,21 +102,26 @@ def finish_down(
     ]
 )  # fmt: skip
 def experts_down(
-    w_pool, s_pool, t_pool, shared_w_pool, shared_s_pool, shared_t_pool,
-    x, out, shadow, part, counters, bias, slots, counts, members, distinct, share, slot_of, number_of,
-    next_gain, normed, next_squares,
-    down_w, down_s, down_t, w_stride, s_stride, t_stride, bias_stride, shared_w, shared_s, shared_t,
-    rows, width8, tiles, shared_tiles, batch, x_stride8, out_stride, length,
+    w_pool, s_pool, t_pool, shared_w_pool, shared_s_pool, shared_t_pool,  # weights: elements, scales, own scales
+    x,  # input
+    out, shadow,  # output, float32 and bfloat16
+    part, counters,  # scratch: partial sums, chunks that have arrived
+    bias,
+    slots, counts, members, distinct, share, slot_of, number_of,  # routing: which experts, of which tokens, how much
+    next_gain, normalised, next_squares,  # the next normalised input
+    down_w, down_s, down_t, w_stride, s_stride, t_stride, bias_stride, shared_w, shared_s, shared_t,  # where they lie
+    rows, width8, tiles, shared_tiles, batch, x_stride8, out_stride, length,  # shape
+    # Compile-time: formats and how they are cut, the compiler and the launch, what follows the sums.
     FORMAT: tl.constexpr, SHARED: tl.constexpr, TOPK: tl.constexpr, TOPK2: tl.constexpr, NT: tl.constexpr,
-    ABREAST: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr, SHARED_TILES: tl.constexpr,
-    SHARED_EVEN: tl.constexpr, QUAD: tl.constexpr, ASM: tl.constexpr, ALONE: tl.constexpr, PDL: tl.constexpr,
-    SHADOW: tl.constexpr, NORMED: tl.constexpr, at=None,
+    UNROLL: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr, SHARED_TILES: tl.constexpr,
+    SHARED_EVEN: tl.constexpr, QUAD: tl.constexpr, ASM: tl.constexpr, BATCH1: tl.constexpr, PDL: tl.constexpr,
+    SHADOW: tl.constexpr, NORMALISED: tl.constexpr, at=None,
 ):  # fmt: skip
     """out[b] += sum_i share[b, i] (W_down x[b, i] + bias) + W_shared x_shared. width8: rows of an up projection / 8.
 
-    ALONE: a single token; part is [depth, rows] then, [depth, pairs + tokens, rows] otherwise. Under programmatic
-    launch the slots are read before the wait: `route` ended before `experts_up` could let this kernel start. NORMED,
-    of a single token: the next normed input is written beside (`normed`).
+    BATCH1: a single token; part is [depth, rows] then, [depth, pairs + tokens, rows] otherwise. Under programmatic
+    launch the slots are read before the wait: `route` ended before `experts_up` could let this kernel start.
+    NORMALISED, of a single token: the next normalised input is written too (`normalised`).
     """
     grid = programs(at, 0)
     me = program(at, 0)
@@ -124,7 +129,7 @@ def experts_down(
     lane = tl.arange(0, NT)
     stride = batch * (TOPK + 1) * rows
     chunks = tl.cdiv(tiles, TILES)
-    found = TOPK if ALONE else tl.load(distinct)
+    found = TOPK if BATCH1 else tl.load(distinct)
     routed = found * chunks
     tall = routed
     if SHARED != "":
@@ -147,7 +152,7 @@ def experts_down(
             w = w_pool + (down_w + slot * w_stride) * 64
             s = s_pool + (down_s + slot * s_stride) * 64
             t = t_pool + (down_t + slot * t_stride) * 64
-            if ALONE:
+            if BATCH1:
                 weight = tl.load(share + j)
                 acc = rows_of_tile(
                     w, s, t, x + token * 0 + j * (width8 * 8) + k, token < 1, row_tile, tiles, first, last,
@@ -179,21 +184,21 @@ def experts_down(
                         w, s, t, x + (q + token) * (x_stride8 * 8) + TOPK * (width8 * 8) + k, q + token < batch,
                         row_tile, shared_tiles, first, last, SHARED, NT, SHARED_TILES, SHARED_EVEN, QUAD, ASM, PDL,
                     )  # fmt: skip
-                    if ALONE:
+                    if BATCH1:
                         sums += acc
                     else:
                         pairs = batch * TOPK + q + lane
                         mask = (q + lane < batch)[None, :]
                         tl.store(part + z * stride + pairs[None, :] * rows + row[:, None], acc, mask=mask)
-        if ALONE:
+        if BATCH1:
             z = me - owner_of(base, grid, total)
             tl.store(part + (z * rows + lane * 0)[None, :] + row[:, None], sums, mask=(lane < 1)[None, :])
         if arrive(counters + row_tile, tall, high - low):
-            if ALONE:
+            if BATCH1:
                 count = parts_of(base, tall, grid, total)
-                finish_alone(
-                    part, count, out, shadow, bias, share, slot_of, next_gain, normed, next_squares, row, rows,
-                    bias_stride, length, TOPK, TOPK2, ABREAST, SHADOW, NORMED,
+                finish_batch1(
+                    part, count, out, shadow, bias, share, slot_of, next_gain, normalised, next_squares, row, rows,
+                    bias_stride, length, TOPK, TOPK2, UNROLL, SHADOW, NORMALISED,
                 )  # fmt: skip
             else:
                 finish_down(

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from moegauge.kernels.triton.device.grid import program, programs
-from moegauge.kernels.triton.device.normed import inverse_root, load_squares
+from moegauge.kernels.triton.device.normalised import inverse_root, load_squares
 from moegauge.kernels.triton.device.partial_sums import add_bias, add_parts, arrive, quads, rows_of_tile, silu
 from moegauge.kernels.triton.device.row_tile import wait_for_producers
 from moegauge.kernels.triton.device.work_split import owner_of, parts_of, share_of
@@ -18,24 +18,24 @@ from moegauge.kernels.triton.device.work_split import owner_of, parts_of, share_
 
 @triton.jit
 def sum_pairs(
-    part, stride, count, pairs, there, row, height, NT: tl.constexpr, FEW: tl.constexpr, ABREAST: tl.constexpr
+    part, stride, count, pairs, there, row, height, NT: tl.constexpr, FEW: tl.constexpr, UNROLL: tl.constexpr
 ):
     """Sum of `count` parts, `stride` apart, of rows `row` [16] of `pairs` [FEW]; [16, NT]."""
     at = pairs[None, :] * height + row[:, None]
-    return add_parts(part, stride, count, at, tl.broadcast_to(there[None, :], at.shape), NT, FEW, ABREAST)
+    return add_parts(part, stride, count, at, tl.broadcast_to(there[None, :], at.shape), NT, FEW, UNROLL)
 
 
 @triton.jit
 def sum_sides(
     part, stride, depth, gate_parts, up_parts, pairs, there, row, height, loaded, x_width,
-    NT: tl.constexpr, FEW: tl.constexpr, ABREAST: tl.constexpr, GATED: tl.constexpr, TILES2: tl.constexpr,
+    NT: tl.constexpr, FEW: tl.constexpr, UNROLL: tl.constexpr, GATED: tl.constexpr, TILES2: tl.constexpr,
 ):  # fmt: skip
     """(gate, up) of rows `row` [16] of `pairs` [FEW] from their parts, `stride` apart, divided by their input's root;
     both [16, NT], gate is up without GATED. loaded: `load_squares`."""
-    up = sum_pairs(part, stride, up_parts, pairs, there, row, height, NT, FEW, ABREAST)
+    up = sum_pairs(part, stride, up_parts, pairs, there, row, height, NT, FEW, UNROLL)
     gate = up
     if GATED:
-        gate = sum_pairs(part + depth * stride, stride, gate_parts, pairs, there, row, height, NT, FEW, ABREAST)
+        gate = sum_pairs(part + depth * stride, stride, gate_parts, pairs, there, row, height, NT, FEW, UNROLL)
     if TILES2 > 0:
         inverse = inverse_root(loaded, x_width)
         up *= inverse
@@ -70,26 +70,32 @@ def write_up(
     ]
 )  # fmt: skip
 def experts_up(
-    w_pool, s_pool, t_pool, shared_w_pool, shared_s_pool, shared_t_pool,
-    x, squares, out, shadow, part, counters, gate_bias, up_bias, slots, counts, members, distinct,
-    gate_w, gate_s, gate_t, up_w, up_s, up_t, w_stride, s_stride, t_stride, bias_stride,
-    shared_gate_w, shared_gate_s, shared_gate_t, shared_up_w, shared_up_s, shared_up_t,
+    w_pool, s_pool, t_pool, shared_w_pool, shared_s_pool, shared_t_pool,  # weights: elements, scales, own scales
+    x, squares,  # input, and its root where it is still to be divided by it
+    out, shadow,  # output, float32 and bfloat16
+    part, counters,  # scratch: partial sums, chunks that have arrived
+    gate_bias, up_bias,
+    slots, counts, members, distinct,  # routing: which experts, of which tokens
+    gate_w, gate_s, gate_t, up_w, up_s, up_t, w_stride, s_stride, t_stride, bias_stride,  # where expert 0 lies
+    shared_gate_w, shared_gate_s, shared_gate_t, shared_up_w, shared_up_s, shared_up_t,  # where the shared one lies
     rows, shared_rows, tiles, shared_tiles, depth, batch, x_stride8, out_stride, gate_length, up_length, experts_most,
-    x_width,
+    x_width,  # shape
+    # Compile-time: formats and how they are cut,
     FORMAT: tl.constexpr, SHARED: tl.constexpr, TOPK: tl.constexpr, NT: tl.constexpr, FEW: tl.constexpr,
-    ABREAST: tl.constexpr,
+    UNROLL: tl.constexpr,
     TILES: tl.constexpr, EVEN: tl.constexpr, SHARED_TILES: tl.constexpr, SHARED_EVEN: tl.constexpr,
+    # the compiler and the launch, what follows the sums.
     QUAD: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr,
     TILES2: tl.constexpr, at=None,
 ):  # fmt: skip
     """out[token, choice * rows + i] = silu(W_gate x) * (W_up x) of every pair, and the shared expert's behind them.
 
     SHARED is the shared expert's format or "". part: [sides, depth, pairs + tokens, most rows], depth: most parts of a
-    row tile. FEW, ABREAST: pairs and parts added up at a time; FEW is 1 for a single token. TILES2 > 0: x is still to
+    row tile. FEW, UNROLL: pairs and parts added up at a time; FEW is 1 for a single token. TILES2 > 0: x is still to
     be divided by the root that `squares` [x_width / 16] give.
     """
     SIDES: tl.constexpr = 2 if GATED else 1
-    ALONE: tl.constexpr = FEW == 1
+    BATCH1: tl.constexpr = FEW == 1
     grid = programs(at, 0)
     me = program(at, 0)
     token, k = quads(NT)
@@ -103,7 +109,7 @@ def experts_up(
         wait_for_producers()
     # A single token's experts are all distinct, in the order of its choices: nothing is to be looked up, and a load
     # that the next one waits for is half a microsecond of every program.
-    found = TOPK if ALONE else tl.load(distinct)
+    found = TOPK if BATCH1 else tl.load(distinct)
     routed = found * height_tiles * SIDES * length
     total = routed
     if SHARED != "":
@@ -119,20 +125,22 @@ def experts_up(
         row_tile = tall - j * height_tiles
         row = row_tile * 16 + tl.arange(0, 16)
         slot = tl.load(slots + j).to(tl.int64)
-        count = 1 if ALONE else tl.load(counts + j)
+        count = 1 if BATCH1 else tl.load(counts + j)
         lower = side < SIDES - 1
         w = w_pool + (tl.where(lower, gate_w, up_w) + slot * w_stride) * 64
         s = s_pool + (tl.where(lower, gate_s, up_s) + slot * s_stride) * 64
         t = t_pool + (tl.where(lower, gate_t, up_t) + slot * t_stride) * 64
         z = (SIDES - 1 - side) * depth + me - owner_of(unit * length, grid, total)
         for q in range(0, count, NT):
-            pair = j + token * 0 if ALONE else tl.load(members + j * batch + q + token, mask=q + token < count, other=0)
+            pair = (
+                j + token * 0 if BATCH1 else tl.load(members + j * batch + q + token, mask=q + token < count, other=0)
+            )
             acc = rows_of_tile(
                 w, s, t, x + pair // TOPK * (x_stride8 * 8) + k, q + token < count, row_tile, tiles,
                 first * TILES, tl.minimum(last * TILES, tiles), FORMAT, NT, TILES, EVEN, QUAD, ASM, False,
             )  # fmt: skip
             there = q + lane < count
-            pairs = j + lane * 0 if ALONE else tl.load(members + j * batch + q + lane, mask=there, other=0)
+            pairs = j + lane * 0 if BATCH1 else tl.load(members + j * batch + q + lane, mask=there, other=0)
             tl.store(part + z * stride + pairs[None, :] * height + row[:, None], acc, mask=there[None, :])
         if arrive(counters + tall, SIDES * length, last - first):
             up_parts = parts_of((tall * SIDES + SIDES - 1) * length, length, grid, total)
@@ -140,13 +148,13 @@ def experts_up(
             loaded = load_squares(squares, x_width, TILES2)
             for q in range(0, count, NT):
                 there = q + few < count
-                pairs = j + few * 0 if ALONE else tl.load(members + j * batch + q + few, mask=there, other=0)
+                pairs = j + few * 0 if BATCH1 else tl.load(members + j * batch + q + few, mask=there, other=0)
                 gate, up = sum_sides(
                     part, stride, depth, gate_parts, up_parts, pairs, there, row, height, loaded, x_width,
-                    NT, FEW, ABREAST, GATED, TILES2,
+                    NT, FEW, UNROLL, GATED, TILES2,
                 )  # fmt: skip
                 there = q + lane < count
-                pairs = j + lane * 0 if ALONE else tl.load(members + j * batch + q + lane, mask=there, other=0)
+                pairs = j + lane * 0 if BATCH1 else tl.load(members + j * batch + q + lane, mask=there, other=0)
                 write_up(
                     gate, up, out, shadow, gate_bias + slot * bias_stride, up_bias + slot * bias_stride, there,
                     pairs // TOPK, pairs % TOPK * rows, row, rows, out_stride, gate_length, up_length, GATED, SHADOW,
@@ -183,7 +191,7 @@ def experts_up(
                     there = q + few < batch
                     gate, up = sum_sides(
                         part, stride, depth, gate_parts, up_parts, pairs, there, row, height, loaded, x_width,
-                        NT, FEW, ABREAST, GATED, TILES2,
+                        NT, FEW, UNROLL, GATED, TILES2,
                     )  # fmt: skip
                     write_up(
                         gate, up, out, shadow, gate_bias, up_bias, q + lane < batch, q + lane, TOPK * rows + lane * 0,

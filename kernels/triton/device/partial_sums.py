@@ -57,22 +57,22 @@ def arrive(counter, total, mine=1, ACQUIRE: tl.constexpr = False):
 
 
 @triton.jit
-def add_parts(part, stride, count, at, there, NT: tl.constexpr, FEW: tl.constexpr, ABREAST: tl.constexpr):
+def add_parts(part, stride, count, at, there, NT: tl.constexpr, FEW: tl.constexpr, UNROLL: tl.constexpr):
     """Sum of `count` parts, `stride` apart, at offsets `at` [16, FEW] where `there`; [16, NT], the FEW (tokens, pairs)
     in the first columns, which the others repeat.
 
-    ABREAST parts are read at once: each is a trip to the L2 cache and back, which the last program of a row tile would
+    UNROLL parts are read at once: each is a trip to the L2 cache and back, which the last program of a row tile would
     otherwise make once per part, with nothing else to do.
     """
-    at = tl.reshape(tl.broadcast_to(at[:, None, :], (16, ABREAST, FEW)), (16, ABREAST * FEW))
-    there = tl.reshape(tl.broadcast_to(there[:, None, :], (16, ABREAST, FEW)), (16, ABREAST * FEW))
-    z = tl.arange(0, ABREAST * FEW)[None, :] // FEW
-    acc = tl.zeros((16, ABREAST * FEW), tl.float32)
-    for i in range(0, count, ABREAST):
+    at = tl.reshape(tl.broadcast_to(at[:, None, :], (16, UNROLL, FEW)), (16, UNROLL * FEW))
+    there = tl.reshape(tl.broadcast_to(there[:, None, :], (16, UNROLL, FEW)), (16, UNROLL * FEW))
+    z = tl.arange(0, UNROLL * FEW)[None, :] // FEW
+    acc = tl.zeros((16, UNROLL * FEW), tl.float32)
+    for i in range(0, count, UNROLL):
         mask = there & (z * 0 + (count - i) > z)
         acc += tl.load(part + (i + z) * stride + at, mask=mask, other=0.0, volatile=True)
-    if ABREAST > 1:
-        acc = tl.sum(tl.reshape(acc, (16, ABREAST, FEW)), 1)
+    if UNROLL > 1:
+        acc = tl.sum(tl.reshape(acc, (16, UNROLL, FEW)), 1)
     return tl.reshape(tl.broadcast_to(acc[:, None, :], (16, NT // FEW, FEW)), (16, NT))
 
 

@@ -19,8 +19,10 @@ from moegauge.kernels.triton.device.row_tile import wait_for_producers
     ]
 )  # fmt: skip
 def plain(
-    w_pool, s_pool, t_pool, x, part, slot_of, w, s, t, w_stride, s_stride, t_stride, columns, rows_per_block, height,
-    row_offset, part_first, x_stride, x_inner,
+    w_pool, s_pool, t_pool,  # weights: elements, scales, matrices' own scales
+    x, part, slot_of,  # input, output, routing
+    w, s, t, w_stride, s_stride, t_stride,  # where the matrices lie
+    columns, rows_per_block, height, row_offset, part_first, x_stride, x_inner,  # shape
     FORMAT: tl.constexpr, CHOICES: tl.constexpr, ROUTED: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr, at=None,
 ):  # fmt: skip
     """part[part_first + p, row_offset + row] = sum_k W[row, k] x[p // CHOICES, p % CHOICES, k]. Grid (rows, pairs).

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from moegauge.kernels.triton.device.formats import tile_columns
 from moegauge.kernels.triton.device.grid import program, programs
-from moegauge.kernels.triton.device.normed import inverse_root, load_squares, write_normed
+from moegauge.kernels.triton.device.normalised import inverse_root, load_squares, write_normalised
 from moegauge.kernels.triton.device.partial_sums import add_bias, add_parts, arrive, quads, rows_of_tile, silu
 from moegauge.kernels.triton.device.route import choose
 from moegauge.kernels.triton.device.row_tile import wait_for_producers
@@ -44,26 +44,28 @@ def write_product(
 
 
 @triton.jit
-def sum_parts(part, row, rows, q, batch, count, NT: tl.constexpr, FEW: tl.constexpr, ABREAST: tl.constexpr):
+def sum_parts(part, row, rows, q, batch, count, NT: tl.constexpr, FEW: tl.constexpr, UNROLL: tl.constexpr):
     """Sum of `count` parts [batch, rows] of rows `row` [16] and FEW tokens from `q` on; [16, NT]."""
     token = q + tl.arange(0, FEW)
     there = (row < rows)[:, None] & (token < batch)[None, :]
-    return add_parts(part, batch * rows, count, token[None, :] * rows + row[:, None], there, NT, FEW, ABREAST)
+    return add_parts(part, batch * rows, count, token[None, :] * rows + row[:, None], there, NT, FEW, UNROLL)
 
 
 @triton.jit
 def finish_product(
-    acc, out, shadow, bias, bias_f32, next_gain, normed, next_squares, row, rows, column, width, q, batch, out_stride,
-    bias0, length0, bias1, length1, bias2, length2,
-    NT: tl.constexpr, SILU: tl.constexpr, ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, NORMED: tl.constexpr,
+    acc,  # the sums
+    out, shadow, bias, bias_f32, next_gain, normalised, next_squares,  # output, and the next normalised input
+    row, rows, column, width, q, batch, out_stride,  # shape
+    bias0, length0, bias1, length1, bias2, length2,  # biases
+    NT: tl.constexpr, SILU: tl.constexpr, ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, NORMALISED: tl.constexpr,
 ):  # fmt: skip
-    """The sums of 16 rows become outputs and, with NORMED, a single token's next normed input."""
+    """The sums of 16 rows become outputs and, with NORMALISED, a single token's next normalised input."""
     acc = write_product(
         acc, out, shadow, bias, bias_f32, row, rows, column, width, q, batch, out_stride,
         bias0, length0, bias1, length1, bias2, length2, NT, SILU, ACCUMULATE, SHADOW,
     )  # fmt: skip
-    if NORMED:
-        write_normed(acc, next_gain, normed, next_squares, row, NT)
+    if NORMALISED:
+        write_normalised(acc, next_gain, normalised, next_squares, row, NT)
 
 
 _INTEGERS = [
@@ -75,16 +77,25 @@ _INTEGERS = [
 
 @triton.jit(do_not_specialize=_INTEGERS)
 def product(
-    w_pool, s_pool, t_pool, x, squares, out, shadow, part, counters, bias, bias_f32, next_gain, normed, next_squares,
-    prior, ids, share, slot_of, slots, counts, members, distinct, slope, experts, slot_stride, slot_count, x_width,
-    w0, w1, w2, w3, s0, s1, s2, s3, t0, t1, t2, t3, end0, end1, end2,
-    rows, column, width, tiles, depth, batch, x_stride8, out_stride, row_tiles_per_block,
-    bias0, length0, bias1, length1, bias2, length2,
-    FORMAT: tl.constexpr, NT: tl.constexpr, FEW: tl.constexpr, ABREAST: tl.constexpr, TILES: tl.constexpr,
+    w_pool, s_pool, t_pool,  # weights: elements, scales, matrices' own scales
+    x, squares,  # input, and its root where it is still to be divided by it
+    out, shadow,  # output, float32 and bfloat16
+    part, counters,  # scratch: partial sums, chunks that have arrived
+    bias, bias_f32,
+    next_gain, normalised, next_squares,  # the next normalised input
+    prior, ids, share, slot_of, slots, counts, members, distinct, slope, experts, slot_stride, slot_count,  # routing
+    x_width,
+    w0, w1, w2, w3, s0, s1, s2, s3, t0, t1, t2, t3, end0, end1, end2,  # where up to four matrices lie
+    rows, column, width, tiles, depth, batch, x_stride8, out_stride, row_tiles_per_block,  # shape
+    bias0, length0, bias1, length1, bias2, length2,  # biases
+    # Compile-time: the format and how it is cut,
+    FORMAT: tl.constexpr, NT: tl.constexpr, FEW: tl.constexpr, UNROLL: tl.constexpr, TILES: tl.constexpr,
     EVEN: tl.constexpr,
-    QUAD: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
-    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, TILES2: tl.constexpr, NORMED: tl.constexpr, TOPK: tl.constexpr,
-    E2: tl.constexpr, at=None,
+    # the compiler and the launch,
+    QUAD: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr,
+    # what follows the sums.
+    GATED: tl.constexpr, SILU: tl.constexpr, ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, TILES2: tl.constexpr,
+    NORMALISED: tl.constexpr, TOPK: tl.constexpr, E2: tl.constexpr, at=None,
 ):  # fmt: skip
     """out[b, column + i] (+)= sum_k W[i, k] x[b, k] + bias, or silu(gate) * up with GATED (w0 = gate, w1 = up),
     or silu(up) with SILU.
@@ -92,9 +103,9 @@ def product(
     w0..w3, s0.., t0..: up to four matrices of `FORMAT`, their weights, scales and tensor scales; end0..end2: the row
     tile at which the next one begins. rows: of all of them together. x: [batch, 8 x_stride8] bfloat16; row tiles of
     block b read x from column b * tiles * TILE on. part: [sides, depth, batch, rows], depth: most parts of a row tile.
-    FEW, ABREAST: tokens there may be, and parts, added up at a time. TILES2 > 0: x is still to be divided by the root
-    that `squares` [x_width / 16] give. NORMED: see `finish_product`. TOPK > 0: these are a router's outputs, and the
-    last program to finish 16 of them chooses the experts (`route.choose`), among E2 in powers of two.
+    FEW, UNROLL: tokens there may be, and parts, added up at a time. TILES2 > 0: x is still to be divided by the root
+    that `squares` [x_width / 16] give. NORMALISED: see `finish_product`. TOPK > 0: these are a router's outputs, and
+    the last program to finish 16 of them chooses the experts (`route.choose`), among E2 in powers of two.
 
     The chunks of a row tile of `up` stand behind those of its gate.
     """
@@ -143,8 +154,9 @@ def product(
             if TILES2 > 0:
                 acc *= inverse_root(load_squares(squares, x_width, TILES2), x_width)
             finish_product(
-                acc, out, shadow, bias, bias_f32, next_gain, normed, next_squares, row, rows, column, width, 0, batch,
-                out_stride, bias0, length0, bias1, length1, bias2, length2, NT, SILU, ACCUMULATE, SHADOW, NORMED,
+                acc, out, shadow, bias, bias_f32, next_gain, normalised, next_squares, row, rows, column, width, 0,
+                batch, out_stride, bias0, length0, bias1, length1, bias2, length2,
+                NT, SILU, ACCUMULATE, SHADOW, NORMALISED,
             )  # fmt: skip
         else:
             z = me - owner_of(unit * length, grid, total)
@@ -158,10 +170,10 @@ def product(
                 if TILES2 > 0:
                     loaded = load_squares(squares, x_width, TILES2)
                 for q in range(0, NT, ENDED):
-                    sums = sum_parts(part, row, rows, q, batch, count, ENDED, FEW, ABREAST)
+                    sums = sum_parts(part, row, rows, q, batch, count, ENDED, FEW, UNROLL)
                     if GATED:
                         up = part + depth * batch * rows
-                        up = sum_parts(up, row, rows, q, batch, second_count, ENDED, FEW, ABREAST)
+                        up = sum_parts(up, row, rows, q, batch, second_count, ENDED, FEW, UNROLL)
                         if TILES2 > 0:
                             inverse = inverse_root(loaded, x_width)
                             up *= inverse
@@ -170,9 +182,9 @@ def product(
                     elif TILES2 > 0:
                         sums *= inverse_root(loaded, x_width)
                     finish_product(
-                        sums, out, shadow, bias, bias_f32, next_gain, normed, next_squares, row, rows, column, width,
-                        q, batch, out_stride, bias0, length0, bias1, length1, bias2, length2, ENDED, SILU, ACCUMULATE,
-                        SHADOW, NORMED,
+                        sums, out, shadow, bias, bias_f32, next_gain, normalised, next_squares, row, rows, column,
+                        width, q, batch, out_stride, bias0, length0, bias1, length1, bias2, length2,
+                        ENDED, SILU, ACCUMULATE, SHADOW, NORMALISED,
                     )  # fmt: skip
                 if TOPK > 0:
                     if arrive(counters + rows // 16, rows // 16, 1, True):

@@ -22,9 +22,9 @@ def slot_for(j, expert, stride, slots):
 def choose(
     logits, prior, ids, share, slot_of, slots, counts, members, distinct, choices,
     experts, batch, logits_stride, stride, slot_count, slope,
-    TOPK: tl.constexpr, E2: tl.constexpr, ALONE: tl.constexpr, PDL: tl.constexpr, at=None,
+    TOPK: tl.constexpr, E2: tl.constexpr, BATCH1: tl.constexpr, PDL: tl.constexpr, at=None,
 ):  # fmt: skip
-    """One token per program. ALONE: a single token needs no grouping, every choice is a distinct expert.
+    """One token per program. BATCH1: a single token needs no grouping, every choice is a distinct expert.
 
     choices: [B, experts] int32, the choice's number or -1, for `group`.
     """
@@ -47,7 +47,7 @@ def choose(
     weight = tl.where(there, weight, 0.0)
     tl.store(ids + pair, e, mask=there)
     tl.store(share + pair, weight / tl.sum(weight, 0), mask=there)
-    if ALONE:
+    if BATCH1:
         slot = slot_for(choice, e, stride, slot_count)
         tl.store(slot_of + pair, slot, mask=there)
         tl.store(slots + choice, slot, mask=there)

@@ -140,14 +140,14 @@ EXPERT_STACK = 32  # bytes the expert kernels may spill outside their loops: 8 t
 BATCH_STACK = 128  # bytes a kernel that multiplies 16 tokens or more at a time may spill, outside its loops
 
 
-# What a single token's product does besides: with an input that was normed as it was written, as the router, as what
-# writes the residual.
+# What else a single token's product does: its input was normalised as it was written, it is the router, it writes the
+# residual.
 ROLES: dict[str, dict[str, Any]] = {
     "": {},
-    "normed": {"TILES2": 512},
+    "normalised": {"TILES2": 512},
     "router": {"TILES2": 512, "TOPK": 8, "E2": 256},
     "router of 512": {"TILES2": 512, "TOPK": 8, "E2": 512},
-    "residual": {"NORMED": True, "ACCUMULATE": True},
+    "residual": {"NORMALISED": True, "ACCUMULATE": True},
 }
 
 
@@ -157,10 +157,10 @@ def product_case(
     """The dense product of one format, in one of `ROLES`."""
     plan = cut(format, columns)
     constants = {
-        "FORMAT": format, "NT": tokens, "FEW": {8: 1, 64: 16}.get(tokens, tokens), "ABREAST": 32 if tokens == 8 else 1,
+        "FORMAT": format, "NT": tokens, "FEW": {8: 1, 64: 16}.get(tokens, tokens), "UNROLL": 32 if tokens == 8 else 1,
         "TILES": plan.chunk, "EVEN": plan.even,
         "PDL": dependent, "GATED": False, "SILU": False, "ACCUMULATE": False, "SHADOW": True, "TILES2": 0,
-        "NORMED": False, "TOPK": 0, "E2": 1, **_common(quad), **ROLES[role],
+        "NORMALISED": False, "TOPK": 0, "E2": 1, **_common(quad), **ROLES[role],
     }  # fmt: skip
     name = f"product {format}, {columns} columns, " + (role or f"{tokens} tokens") + (", pdl" if dependent else "")
     loops = (format,) if tokens == 8 else ()  # more tokens add work per weight, not per byte: no budget
@@ -184,9 +184,9 @@ def expert_cases(
     loops = ((format, shared) if shared else (format,)) if tokens == 8 else ()
     tail = f" {format}" + (f" + {shared}" if shared else "") + f", {columns} columns"
     tail += ("" if alone else f", {tokens} tokens") + (", pdl" if dependent else "")
-    few = {"FEW": 1, "ABREAST": 8} if alone else {"FEW": tokens, "ABREAST": 1}
+    few = {"FEW": 1, "UNROLL": 8} if alone else {"FEW": tokens, "UNROLL": 1}
     up = {**constants, "GATED": True, **few, "TILES2": 512 if alone else 0}
-    down = {**constants, "ALONE": alone, "NORMED": alone, "TOPK2": 1 << (top_k - 1).bit_length(), "ABREAST": 32}
+    down = {**constants, "BATCH1": alone, "NORMALISED": alone, "TOPK2": 1 << (top_k - 1).bit_length(), "UNROLL": 32}
     for name, kernel, given in (("up", "experts_up.experts_up", up), ("down", "experts_down.experts_down", down)):
         yield Case(
             f"experts {name}{tail}", kernel, given, loops=loops, chunk=plan.chunk, maxnreg=REGISTERS,
@@ -206,8 +206,8 @@ def small_cases(dependent: bool) -> Iterator[Case]:
     down = {"TOPK": 8, "SHARED": True, "SHADOW": True, **d}
     yield Case("experts down finish" + tail, "experts_down.experts_down_finish", down)
     choose = {"TOPK": 8, "E2": 512, **d}
-    yield Case("choose, one token" + tail, "route.choose", {**choose, "ALONE": True}, {"slope": "fp32"})
-    yield Case("choose" + tail, "route.choose", {**choose, "ALONE": False}, {"slope": "fp32"})
+    yield Case("choose, one token" + tail, "route.choose", {**choose, "BATCH1": True}, {"slope": "fp32"})
+    yield Case("choose" + tail, "route.choose", {**choose, "BATCH1": False}, {"slope": "fp32"})
     yield Case("group" + tail, "route.group", {"TOPK": 8, "E2": 512, "P2": 512, **d}, warps=4)
     types = {"x": "*fp32", "out": "*bf16"}
     yield Case("prepare" + tail, "prepare.prepare", {"NORM": True, "BLOCK": 2048, **d}, types, warps=8)
@@ -256,9 +256,9 @@ def cases(target: int, quad: bool) -> Iterator[Case]:
         if dependent:
             yield product_case("bf16", quad, dependent=True)
             yield product_case("fp8", quad, dependent=True)
-        for role in ("normed", "router", "router of 512", "residual"):
+        for role in ("normalised", "router", "router of 512", "residual"):
             yield product_case("bf16", quad, dependent=dependent, role=role)
-        for role in ("normed", "residual"):
+        for role in ("normalised", "residual"):
             yield product_case("fp8", quad, dependent=dependent, role=role)
         yield from expert_cases("mxfp4", "", 2880, 4, quad, dependent)
         yield from expert_cases("fp8", "fp8", 7168, 8, quad, dependent)

@@ -1,6 +1,6 @@
 """How many programs of a kernel are resident on the device at once, as a grid barrier requires.
 
-The launch is cooperative besides, so a driver that counts fewer refuses it instead of letting it hang.
+The launch is also cooperative, so a driver that counts fewer refuses it instead of letting it hang.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ POINTERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("w_pool", "s_pool", "shared_w_pool", "shared_s_pool"), ("*u32", "*u8")),
     **dict.fromkeys(("x",), ("*bf16", "*fp32")),
     **dict.fromkeys(("out",), ("*fp32", "*bf16", "*i32")),
-    **dict.fromkeys(("shadow", "normed"), ("*bf16",)),
+    **dict.fromkeys(("shadow", "normalised"), ("*bf16",)),
     **dict.fromkeys(("bias", "gate_bias", "up_bias", "gain", "next_gain"), ("*bf16", "*fp32")),
     **dict.fromkeys(("keys", "values"), ("*bf16", "*u8")),
     **dict.fromkeys(

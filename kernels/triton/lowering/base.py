@@ -81,8 +81,8 @@ class LoweringBase:
         self._compiled, self._narrow = compiled, narrow
         self._fresh: set[tuple[ir.View, ir.Vector | None]] = set()
         self.written = {view.register for op in program.operations for view in op.outputs()}
-        # Normed copies (`moegauge.kernels.triton.device.normed`) that operations before wrote, and what this one will.
-        self._normed: set[tuple[ir.View, ir.Vector | None]] = set()
+        # Normalised copies (`moegauge.kernels.triton.device.normalised`) that earlier operations wrote, and this one's.
+        self._normalised: set[tuple[ir.View, ir.Vector | None]] = set()
         self._promised: list[tuple[ir.View, ir.Vector | None]] = []
         self._index = 0
         self._writers: dict[ir.View, Launch] = {}  # the launch that writes all of a view, of a product just before
@@ -112,8 +112,8 @@ class LoweringBase:
         shadow = self._registers.shadow(view.register) if gain is None else None
         if shadow is not None and view.offset % 8 == 0 and shadow.shape[1] % 8 == 0:
             return Input(shadow[:, view.offset :], shadow.shape[1] // 8, [], None, view.width)
-        if scaled and gain is not None and (view, gain) in self._normed:
-            out, squares = self._registers.normed(view.register, gain, self._vector(gain))
+        if scaled and gain is not None and (view, gain) in self._normalised:
+            out, squares = self._registers.normalised(view.register, gain, self._vector(gain))
             return Input(out, out.shape[1] // 8, [], squares, view.width)
         out = self._registers.prepared(view, gain)
         block = min(512 if self._narrow else 2048, power(view.width, 128))
@@ -142,8 +142,8 @@ class LoweringBase:
             return {"squares": self._registers.nothing("f32"), "x_width": given.width}, {"TILES2": 0}
         return {"squares": given.squares, "x_width": given.width}, {"TILES2": power(given.width // 16)}
 
-    def _next_normed(self, view: ir.View) -> ir.Vector | None:
-        """The gain with which a single token's register is normed before it is written again, if it is whole tiles."""
+    def _next_gain(self, view: ir.View) -> ir.Vector | None:
+        """The gain that normalises a single token's register before it is written again, if it is whole tiles."""
         whole = view.offset == 0 and view.width == self._registers.stride(view) and view.width % 16 == 0
         if self._batch != 1 or not whole:
             return None
@@ -155,21 +155,21 @@ class LoweringBase:
         return None
 
     def _promise(self, view: ir.View, launches: list[Launch]) -> None:
-        """Have the last of `launches`, which writes all of `view`, write its next normed copy besides."""
-        gain = self._next_normed(view)
+        """Have the last of `launches`, which writes all of `view`, also write its next normalised copy."""
+        gain = self._next_gain(view)
         if gain is None:
             return
         vector = self._vector(gain)
-        normed, squares = self._registers.normed(view.register, gain, vector)
-        launches[-1].arguments |= {"next_gain": vector, "normed": normed, "next_squares": squares}
-        launches[-1].constants["NORMED"] = True
+        normalised, squares = self._registers.normalised(view.register, gain, vector)
+        launches[-1].arguments |= {"next_gain": vector, "normalised": normalised, "next_squares": squares}
+        launches[-1].constants["NORMALISED"] = True
         self._promised.append((view, gain))
 
     def _no_promise(self) -> dict[str, Any]:
         """The arguments of `_promise` where none is made."""
         return {
             "next_gain": self._registers.nothing("bf16"),
-            "normed": self._registers.nothing("bf16"),
+            "normalised": self._registers.nothing("bf16"),
             "next_squares": self._registers.nothing("f32"),
         }
 
@@ -194,9 +194,9 @@ class LoweringBase:
     def _shadowed(self, view: ir.View) -> bool:
         return self._registers.shadow(view.register) is not None
 
-    def _abreast(self, depth: int, few: int) -> dict[str, int]:
+    def _unroll(self, depth: int, few: int) -> dict[str, int]:
         """How many parts of `few` tokens are added up at a time, 32 numbers of a row where there are many parts."""
-        return {"FEW": few, "ABREAST": max(1, (32 if depth > 8 else 8) // few)}
+        return {"FEW": few, "UNROLL": max(1, (32 if depth > 8 else 8) // few)}
 
     def _share(self, total: int, most: int) -> Shares:
         """Shares of `total` chunks, for a kernel of which a multiprocessor holds `most` programs."""

@@ -108,7 +108,7 @@ class DenseLowering(LoweringBase):
         constants = {
             "FORMAT": matrices[0].format,
             "NT": tokens,
-            **self._abreast(depth, min(power(self._batch), 16 if tokens == 64 else 32)),
+            **self._unroll(depth, min(power(self._batch), 16 if tokens == 64 else 32)),
             "TILES": plan.chunk,
             "EVEN": plan.even,
             "GATED": gated,
@@ -116,7 +116,7 @@ class DenseLowering(LoweringBase):
             "ACCUMULATE": accumulate,
             "SHADOW": self._shadowed(out),
             **tiles2,
-            "NORMED": False,
+            "NORMALISED": False,
             "TOPK": 0,
             "E2": 1,
             **self._common,

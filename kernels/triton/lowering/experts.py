@@ -106,7 +106,7 @@ class ExpertLowering(DenseLowering):
         }
         constants = {
             **self._expert_constants(op.up, shared_up, plan, other, tables),
-            **self._abreast(depth, 1 if self._batch == 1 else self._expert_tokens(tables)),
+            **self._unroll(depth, 1 if self._batch == 1 else self._expert_tokens(tables)),
             "GATED": op.gate is not None,
             "SHADOW": self._shadowed(op.out),
             **tiles2,
@@ -237,9 +237,9 @@ class ExpertLowering(DenseLowering):
         constants = {
             **self._expert_constants(op.down, shared, plan, other, tables),
             "TOPK2": power(op.top_k),
-            "ABREAST": self._abreast(parts, 1)["ABREAST"] if alone else 1,
-            "ALONE": alone,
-            "NORMED": False,
+            "UNROLL": self._unroll(parts, 1)["UNROLL"] if alone else 1,
+            "BATCH1": alone,
+            "NORMALISED": False,
             "SHADOW": self._shadowed(op.out),
         }
         return Launch(

@@ -28,8 +28,8 @@ class Lowering(AttentionLowering, ExpertLowering):
             launches = getattr(self, "_" + type(operation).__name__.lower())(operation)
             for view in operation.outputs():
                 self._fresh = {key for key in self._fresh if key[0].register != view.register}
-                self._normed = {key for key in self._normed if key[0].register != view.register}
-            self._normed.update(self._promised)
+                self._normalised = {key for key in self._normalised if key[0].register != view.register}
+            self._normalised.update(self._promised)
             self._promised.clear()
             steps.append(launches)
         return steps
@@ -60,7 +60,7 @@ class Lowering(AttentionLowering, ExpertLowering):
         writer = self._writers.get(op.logits) if alone else None
         if writer is not None:
             self._choose_there(writer, op, tables, constants)
-        chosen = {**constants, "ALONE": alone}
+        chosen = {**constants, "BATCH1": alone}
         once = op.logits.register not in self.written
         launches = [Launch(route.choose, (self._batch,), choose, chosen, reuses=writer is not None, once=once)]
         if not alone:

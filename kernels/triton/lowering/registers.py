@@ -8,8 +8,8 @@ from moegauge.kernels import program as ir
 
 
 def shadowed(program: ir.Program) -> set[str]:
-    """Registers a product reads without a norm and only products, experts and attention write: their kernels write a
-    bfloat16 copy besides, which the product reads as it is."""
+    """Registers a product reads without a norm and only products, experts and attention write: their kernels also
+    write a bfloat16 copy, which the product reads as it is."""
     read: set[str] = set()
     unfit: set[str] = set()
     for op in program.operations:
@@ -39,7 +39,7 @@ class Registers:
             name: self._values[name].to(torch.bfloat16) for name in shadowed(program) if name in self._values
         }
         self._prepared: dict[Any, torch.Tensor] = {}
-        self._normed: dict[tuple[str, ir.Vector], tuple[Any, torch.Tensor, torch.Tensor]] = {}
+        self._normalised: dict[tuple[str, ir.Vector], tuple[Any, torch.Tensor, torch.Tensor]] = {}
         self._scratch: dict[str, torch.Tensor] = {}
         self._retired: list[torch.Tensor] = []
         kinds = {
@@ -67,14 +67,14 @@ class Registers:
         return self._shadows.get(name)
 
     def write(self, name: str, values: Any) -> None:
-        """Overwrite a register, its shadow and its normed copies."""
+        """Overwrite a register, its shadow and its normalised copies."""
         held = self._values[name]
         held.copy_(values)
         if name in self._shadows:
             self._shadows[name].copy_(held)
-        for (register, _), (gain, normed, squares) in self._normed.items():
+        for (register, _), (gain, normalised, squares) in self._normalised.items():
             if register == name:
-                normed.copy_(held * gain[: held.shape[1]].float())
+                normalised.copy_(held * gain[: held.shape[1]].float())
                 squares.copy_((held * held).reshape(-1, 16).sum(1))
 
     def prepared(self, view: ir.View, gain: ir.Vector | None) -> Any:
@@ -87,17 +87,17 @@ class Registers:
             self._prepared[key] = torch.zeros((self._batch, wide), dtype=torch.bfloat16, device=self.device)
         return self._prepared[key]
 
-    def normed(self, name: str, vector: ir.Vector, gain: Any) -> tuple[Any, Any]:
-        """What `device.normed` keeps of a register of a single token: bfloat16 of it times `gain`, the
+    def normalised(self, name: str, vector: ir.Vector, gain: Any) -> tuple[Any, Any]:
+        """What `device.normalised` keeps of a register of a single token: bfloat16 of it times `gain`, the
         elements of `vector`, and the sums of squares of its tiles of 16."""
         import torch
 
-        if (name, vector) not in self._normed:
+        if (name, vector) not in self._normalised:
             held = self._values[name]
-            normed = torch.zeros(held.shape, dtype=torch.bfloat16, device=self.device)
+            normalised = torch.zeros(held.shape, dtype=torch.bfloat16, device=self.device)
             squares = torch.zeros(held.shape[1] // 16, dtype=torch.float32, device=self.device)
-            self._normed[name, vector] = gain, normed, squares
-        return self._normed[name, vector][1:]
+            self._normalised[name, vector] = gain, normalised, squares
+        return self._normalised[name, vector][1:]
 
     def nothing(self, kind: str) -> Any:
         """A stand-in for an argument that is not used."""

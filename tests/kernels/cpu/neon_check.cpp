@@ -29,9 +29,10 @@ void compare(const char *what, long a, long b, long c, const std::vector<float> 
 }
 
 void scale(int64_t format, uint8_t *four) {  // four bytes of scales near 1
-    if (format == MXFP4 || format == NVFP4) {
-        for (int i = 0; i < 4; ++i) four[i] = static_cast<uint8_t>(format == MXFP4 ? 120 + std::rand() % 12 : 0x30 + std::rand() % 16);
-    } else if (format >= INT4) {
+    const Scale kind = TRAITS[format].scale;
+    if (kind == Scale::E8M0 || kind == Scale::E4M3) {
+        for (int i = 0; i < 4; ++i) four[i] = static_cast<uint8_t>(kind == Scale::E8M0 ? 120 + std::rand() % 12 : 0x30 + std::rand() % 16);
+    } else if (kind == Scale::BF16) {
         const uint16_t halves[2] = {static_cast<uint16_t>(0x3F00 + std::rand() % 128), static_cast<uint16_t>(0x3F00 + std::rand() % 128)};
         std::memcpy(four, halves, 4);
     } else {
@@ -40,14 +41,15 @@ void scale(int64_t format, uint8_t *four) {  // four bytes of scales near 1
     }
 }
 
-void products(int64_t format, int64_t woven, int64_t tokens) {
+void products(int64_t format, int64_t interleaved, int64_t tokens) {
     const int64_t rows = 24, columns = 256;
     std::vector<uint8_t> weights(static_cast<size_t>(rows * columns * 4 + 65536)), scales(static_cast<size_t>(rows * columns * 4));
-    const int mask = format == FP8 ? 0xBF : format == BF16 || format == F32 ? 0x3F : 0xFF;  // finite codes
+    const Element kind = TRAITS[format].element;  // finite codes of it
+    const int mask = kind == Element::E4M3 ? 0xBF : kind == Element::BF16 || kind == Element::F32 ? 0x3F : 0xFF;
     for (auto &w : weights) w = static_cast<uint8_t>(std::rand() & mask);
     for (size_t i = 0; i < scales.size(); i += 4) scale(format, &scales[i]);
     const float tensor = 0.5f;
-    const Matrix matrix{weights.data(), scales.data(), &tensor, 0, 0, 0, rows, columns, format, woven};
+    const Matrix matrix{weights.data(), scales.data(), &tensor, 0, 0, 0, rows, columns, format, interleaved};
     std::vector<float> x(static_cast<size_t>(tokens * columns));
     for (auto &v : x) v = unit();
     std::vector<std::vector<float>> outputs;
@@ -66,7 +68,7 @@ void products(int64_t format, int64_t woven, int64_t tokens) {
         k->rows(matrix, 0, rows, in.data(), tokens, out.data(), 8192);
         outputs.push_back(y);
     }
-    compare("format", format, woven, tokens, outputs[0], outputs[1]);
+    compare("format", format, interleaved, tokens, outputs[0], outputs[1]);
 }
 
 void gates() {
@@ -82,7 +84,7 @@ void gates() {
 }
 
 void mixes(int64_t format) {
-    const int64_t heads = 5, width = 72, pitch = 80, tokens = 64, element = format == BF16 ? 2 : 1;
+    const int64_t heads = 5, width = 72, pitch = 80, tokens = 64, element = TRAITS[format].row_bytes(1);
     std::vector<uint8_t> cache(static_cast<size_t>(tokens * pitch * element + 8192));
     for (auto &c : cache) c = static_cast<uint8_t>(std::rand() & 0x3F);
     std::vector<float> shares(static_cast<size_t>(heads * tokens));
@@ -104,10 +106,10 @@ void mixes(int64_t format) {
 int main() {
     if (!NEON) return std::puts("not built for AArch64"), 2;
     for (int64_t format = 0; format < FORMATS; ++format)
-        for (int64_t woven = 0; woven < 2; ++woven)
-            for (int64_t tokens : {1, 2, 3, 4, 7}) products(format, woven, tokens);
+        for (int64_t interleaved = 0; interleaved < 2; ++interleaved)
+            for (int64_t tokens : {1, 2, 3, 4, 7}) products(format, interleaved, tokens);
     gates();
-    mixes(BF16);
-    mixes(FP8);
+    for (int64_t format = 0; format < FORMATS; ++format)  // caches have no scales: those of fp8 are left out
+        if (TRAITS[format].element == Element::BF16 || TRAITS[format].element == Element::E4M3) mixes(format);
     return wrong != 0;
 }

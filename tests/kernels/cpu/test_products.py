@@ -40,7 +40,8 @@ def product(core: Core, packed: packing.Packed, x: np.ndarray, weights: np.ndarr
     tensor = np.array([packed.tensor_scale], np.float32)
     matrix = CMatrix(
         weights.ctypes.data, scales.ctypes.data, tensor.ctypes.data, 0, 0, 0, packed.rows, packed.columns,
-        FORMAT_INDEX[packed.format.name], layout.weave(packed.format.name, packed.columns, core.lanes) is not None,
+        FORMAT_INDEX[packed.format.name],
+        layout.interleaving(packed.format.name, packed.columns, core.lanes) is not None,
     )  # fmt: skip
     operations = (COperation * 1)()
     op = operations[0]
@@ -165,7 +166,7 @@ def test_the_gate_over_its_range(core: Core) -> None:
         kept.append(data)
         matrices[i] = CMatrix(
             data.ctypes.data, None, None, 0, 0, 0, packed.rows, 16, FORMAT_INDEX["f32"],
-            layout.weave("f32", 16, core.lanes) is not None,
+            layout.interleaving("f32", 16, core.lanes) is not None,
         )  # fmt: skip
     operations = (COperation * 1)()
     op = operations[0]

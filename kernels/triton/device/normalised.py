@@ -31,10 +31,10 @@ def inverse_root(squares, width):
 
 
 @triton.jit
-def write_normed(acc, gain, normed, squares, row, NT: tl.constexpr):
+def write_normalised(acc, gain, normalised, squares, row, NT: tl.constexpr):
     """Beside outputs acc [16, NT] of rows `row` [16], of which the first column is the token."""
     lane = tl.arange(0, NT)[None, :]
     value = acc * tl.load(gain + row).to(tl.float32)[:, None]
-    tl.store(normed + row[:, None] + lane * 0, value.to(tl.bfloat16), mask=(lane < 1) & (row >= 0)[:, None])
+    tl.store(normalised + row[:, None] + lane * 0, value.to(tl.bfloat16), mask=(lane < 1) & (row >= 0)[:, None])
     lane = tl.arange(0, NT)
     tl.store(squares + tl.min(row, 0) // 16 + lane * 0, tl.sum(acc * acc, 0), mask=lane < 1)
