@@ -20,7 +20,7 @@ from moegauge.kernels import codes, content, packing
 from moegauge.kernels.backend import Arena, Backend, Precision, Runnable, Stream
 from moegauge.kernels.host_memory import available_memory, last_level_cache, processor
 from moegauge.kernels.program import (
-    Attention,
+    Attend,
     Choice,
     Embed,
     ExpertsDown,
@@ -185,7 +185,7 @@ class NumpyRunnable(Runnable):
             slots[place] = op.slot_of(numbers.setdefault(int(e), len(numbers)), int(e))
         self._choices[op.label] = Choice(ids, share, slots, len(numbers))
 
-    def _cache(self, op: Attention, place: Place | None, width: int) -> Array:
+    def _cache(self, op: Attend, place: Place | None, width: int) -> Array:
         """[B, kv_heads, length, width]"""
         if place is None:
             return np.zeros((self.program.batch, op.kv_heads, 0, width))
@@ -194,7 +194,7 @@ class NumpyRunnable(Runnable):
         values = codes.E4M3[raw] if one_byte else codes.decode_bf16(raw.view(np.uint16))
         return values.reshape(self.program.batch, op.kv_heads, op.length, width)
 
-    def _attention(self, op: Attention) -> None:
+    def _attend(self, op: Attend) -> None:
         batch, group = self.program.batch, op.heads // op.kv_heads
         parts = [self._view(v).reshape(batch, op.heads, -1) for v in (op.q, op.q_rope) if v]
         q = np.concatenate(parts, axis=-1).reshape(batch, op.kv_heads, group, op.head_dim).astype(self._dtype)

@@ -186,7 +186,7 @@ class GatedProduct(Operation):
 
 
 @dataclass(frozen=True, slots=True)
-class Attention(Operation):
+class Attend(Operation):
     """Softmax attention of one new token per sequence over `length` cached tokens and itself, scale head_dim^-0.5.
 
     `gqa`: q [B, heads * head_dim], k [B, kv_heads * head_dim], v [B, kv_heads * value_dim] (the new token's);

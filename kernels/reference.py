@@ -17,7 +17,7 @@ from moegauge.formats import get_format
 from moegauge.kernels import codes, packing
 from moegauge.kernels.backend import Arena, Precision
 from moegauge.kernels.program import (
-    Attention,
+    Attend,
     Choice,
     Embed,
     ExpertsDown,
@@ -233,7 +233,7 @@ class Reference:
             out.append(Value(op.out.register, b, op.out.offset + c, sum(v for v, _ in terms), bound))
         return out
 
-    def _attention(self, op: Attention) -> list[Value]:
+    def _attend(self, op: Attend) -> list[Value]:
         q, k = self._view(op.q), self._view(op.k)
         v = self._view(op.v) if op.v else None
         rope = self._view(op.q_rope) if op.q_rope else None
@@ -266,7 +266,7 @@ class Reference:
             )
         return out
 
-    def _cached(self, op: Attention, place: Any, b: int, kv: int, width: int) -> Floats:
+    def _cached(self, op: Attend, place: Any, b: int, kv: int, width: int) -> Floats:
         """Cached rows [length, width] of one sequence and KV head."""
         if place is None:
             return np.zeros((0, width))

@@ -33,7 +33,7 @@ HEAD = f"{'sm':>4} {'registers':>9} {'stack':>6} {'shared':>6} {'16 B':>5} {'ins
 STEP_TARGETS = (80, 90, 100)
 
 
-def all_cases(target: int, quad: bool, steps: bool) -> Iterator[compile_report.Case]:
+def all_cases(target: int, quad: bool, steps: bool) -> Iterator[compile_report.KernelCase]:
     """Every kernel, and with `steps` the persistent kernel of a few whole steps."""
     yield from compile_report.cases(target, quad)
     if steps and target in STEP_TARGETS:
@@ -41,12 +41,12 @@ def all_cases(target: int, quad: bool, steps: bool) -> Iterator[compile_report.C
             yield persistent_case(model, quad)
 
 
-def _key(case: compile_report.Case, target: int) -> str:
+def _key(case: compile_report.KernelCase, target: int) -> str:
     source = hashlib.sha256(case.source.encode()).hexdigest()[:8] if case.source else ""
     return f"{target} {case.name} {source}".rstrip()
 
 
-def _one(job: tuple[compile_report.Case, int]) -> compile_report.Report:
+def _one(job: tuple[compile_report.KernelCase, int]) -> compile_report.Report:
     return compile_report.report(*job)
 
 

@@ -243,9 +243,8 @@ def test_a_format_is_traits_in_the_core(path: Path) -> None:
     assert not found, f"{path.name}: {found}"
 
 
-# Names that still mean two things: what a shape and a step program call alike, and what readings, records and compiled
-# kernels do. The list only gets shorter.
-HOMONYMS = {"Attention", "Case", "Pairs", "Traffic"}
+# Names that still mean two things, of readings, records and steps. The list only gets shorter.
+HOMONYMS = {"Case", "Pairs", "Traffic"}
 
 
 def test_a_class_name_means_one_thing() -> None:

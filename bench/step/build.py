@@ -24,7 +24,7 @@ from moegauge.bench.step.rings import Layout, plan, relaid
 from moegauge.bench.step.routing import Routing
 from moegauge.errors import ColdError, NumericsError, UnknownNameError, UsageError
 from moegauge.kernels.backend import Arena, Backend, LaunchProfile, Runnable
-from moegauge.kernels.program import Attention, Program, Route, State, Vector, route_of
+from moegauge.kernels.program import Attend, Program, Route, State, Vector, route_of
 from moegauge.kernels.reference import Reference, Value
 from moegauge.shape import Matrix, ModelShape
 
@@ -317,7 +317,7 @@ def traffic(runnable: Runnable) -> Traffic:
             else:
                 weights += weight.weights.bytes * (times if routed else 1)
                 scales += weight.scale_bytes * (times if routed else 1)
-        if isinstance(op, Attention | State):
+        if isinstance(op, Attend | State):
             kv += op.kv_bytes
     mean = sum(distinct.values()) / len(distinct) if distinct else 0.0
     return Traffic(weights, scales, kv, mean)

@@ -11,7 +11,7 @@ from moegauge.bench.step.compose import Composer
 from moegauge.bench.step.rings import Layout, plan
 from moegauge.bench.step.routing import Routing
 from moegauge.kernels.program import Program, Weight
-from moegauge.kernels.triton.inspect.compile_report import Case, step_case
+from moegauge.kernels.triton.inspect.compile_report import KernelCase, step_case
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def lowered(
     return lower()
 
 
-def persistent_case(model: str, quad: bool, batch: int = 1, context: int = 4096, processors: int = 132) -> Case:
+def persistent_case(model: str, quad: bool, batch: int = 1, context: int = 4096, processors: int = 132) -> KernelCase:
     """The persistent kernel of a model's step as a case; `quad` as in `moegauge.kernels.triton.device.tiles.dot16`."""
     from moegauge.kernels.triton.launching.assembly import assemble
 

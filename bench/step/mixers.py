@@ -5,12 +5,11 @@ from __future__ import annotations
 from moegauge.bench.step.emitter import Emitter
 from moegauge.errors import ShapeError
 from moegauge.formats import get_format
-from moegauge.kernels.program import Attention, Place, Product, State, Vector, View
-from moegauge.shape import Attention as AttentionShape
-from moegauge.shape import Matrix
+from moegauge.kernels.program import Attend, Place, Product, State, Vector, View
+from moegauge.shape import Attention, Matrix
 
 
-def compose_attention(c: Emitter, shape: AttentionShape, gain: Vector, biases: tuple[Vector, ...]) -> None:
+def compose_attention(c: Emitter, shape: Attention, gain: Vector, biases: tuple[Vector, ...]) -> None:
     """Emit one layer's token mixer, from the normed residual back into it.
 
     Raises:
@@ -29,7 +28,7 @@ def _cache(c: Emitter, per_token: int, length: int) -> Place | None:
     return c.layout.place(f"kv.{c.kv_format}", c.batch * length * per_token * size)
 
 
-def _inputs_and_output(c: Emitter, shape: AttentionShape) -> tuple[list[Matrix], list[Matrix], Matrix]:
+def _inputs_and_output(c: Emitter, shape: Attention) -> tuple[list[Matrix], list[Matrix], Matrix]:
     """(projections of the residual, projections of anything else but the last, the output projection)."""
     *rest, last = shape.matrices
     if last.rows != c.shape.hidden:
@@ -48,7 +47,7 @@ def _output(c: Emitter, matrix: Matrix) -> None:
     c.emit(Product(c.label(matrix.name), x, c.residual, (c.layout.weight(matrix),), accumulate=True))
 
 
-def _grouped(c: Emitter, shape: AttentionShape, gain: Vector, biases: tuple[Vector, ...]) -> None:
+def _grouped(c: Emitter, shape: Attention, gain: Vector, biases: tuple[Vector, ...]) -> None:
     first, others, last = _inputs_and_output(c, shape)
     widths = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.kv_heads * shape.value_dim)
     rows = sum(m.rows for m in first)
@@ -69,7 +68,7 @@ def _grouped(c: Emitter, shape: AttentionShape, gain: Vector, biases: tuple[Vect
     length = c.context if shape.window is None else min(c.context, shape.window)
     mix = c.register("mix", shape.heads * shape.value_dim)
     c.emit(
-        Attention(
+        Attend(
             c.label("attention"),
             q,
             k,
@@ -89,7 +88,7 @@ def _grouped(c: Emitter, shape: AttentionShape, gain: Vector, biases: tuple[Vect
     _output(c, last)
 
 
-def _latent(c: Emitter, shape: AttentionShape, gain: Vector, biases: tuple[Vector, ...]) -> None:
+def _latent(c: Emitter, shape: Attention, gain: Vector, biases: tuple[Vector, ...]) -> None:
     """Absorbed MLA (DeepSeek-V2, arXiv 2405.04434, section 2.1.3): kv_b is read as two block-diagonal products, one
     from the queries into latent space and one from the mixed latents to the values; its bytes are the same."""
     first, others, last = _inputs_and_output(c, shape)
@@ -132,7 +131,7 @@ def _latent(c: Emitter, shape: AttentionShape, gain: Vector, biases: tuple[Vecto
     length = c.context if shape.window is None else min(c.context, shape.window)
     mixed = c.register("latent mix", heads * latent)
     c.emit(
-        Attention(
+        Attend(
             c.label("attention"),
             head_queries,
             View("latent", width - shape.head_dim, shape.head_dim),
@@ -155,7 +154,7 @@ def _latent(c: Emitter, shape: AttentionShape, gain: Vector, biases: tuple[Vecto
     _output(c, last)
 
 
-def _linear(c: Emitter, shape: AttentionShape, gain: Vector, biases: tuple[Vector, ...]) -> None:
+def _linear(c: Emitter, shape: Attention, gain: Vector, biases: tuple[Vector, ...]) -> None:
     """A recurrent mixer by its bytes: its projections, and its state read and rewritten once."""
     first, others, last = _inputs_and_output(c, shape)
     rows = sum(m.rows for m in first)

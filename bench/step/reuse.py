@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from moegauge.kernels.program import Attention, Operation, Place, Program, Route, State, Vector, route_of
+from moegauge.kernels.program import Attend, Operation, Place, Program, Route, State, Vector, route_of
 
 
 class _Run(NamedTuple):
@@ -118,5 +118,5 @@ def readings(op: Operation, shared: set[int] | None = None) -> Iterator[tuple[Pl
             shared.add(id(item))
         else:
             yield from ((p, slots) for p in (item.weights, item.scales, item.tensor_scale) if p)
-    places = (op.keys, op.values) if isinstance(op, Attention) else (op.place,) if isinstance(op, State) else ()
+    places = (op.keys, op.values) if isinstance(op, Attend) else (op.place,) if isinstance(op, State) else ()
     yield from ((p, 0) for p in places if p)

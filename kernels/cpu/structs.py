@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from moegauge.formats import FORMATS
 from moegauge.kernels.cpu.layout import interleaving
 from moegauge.kernels.program import (
-    Attention,
+    Attend,
     Embed,
     ExpertsDown,
     ExpertsUp,
@@ -33,9 +33,7 @@ from moegauge.kernels.program import (
 ELEMENTS = ("f32", "bf16", "e4m3", "int8", "int4", "e2m1")
 SCALES = ("", "f32", "bf16", "e8m0", "e4m3")
 FORMAT_INDEX = {name: i for i, name in enumerate(FORMATS)}
-KINDS = {
-    kind: i for i, kind in enumerate((Embed, Product, GatedProduct, Attention, State, Route, ExpertsUp, ExpertsDown))
-}
+KINDS = {kind: i for i, kind in enumerate((Embed, Product, GatedProduct, Attend, State, Route, ExpertsUp, ExpertsDown))}
 
 
 class CMatrix(Structure):
@@ -211,7 +209,7 @@ def _gated(t: Translator, record: COperation, op: GatedProduct) -> None:
     t.small(record, op.gain, ())
 
 
-def _attention(t: Translator, record: COperation, op: Attention) -> None:
+def _attend(t: Translator, record: COperation, op: Attend) -> None:
     record.x, record.y, record.k, record.v = t.view(op.q), t.view(op.out), t.view(op.k), t.view(op.v)
     record.q_rope = t.view(op.q_rope)
     record.is_mla = op.kind == "mla"
@@ -252,7 +250,7 @@ _FILL: dict[type[Operation], Callable[[Translator, COperation, Any], None]] = {
     Embed: _embed,
     Product: _product,
     GatedProduct: _gated,
-    Attention: _attention,
+    Attend: _attend,
     State: _state,
     Route: _route,
     ExpertsUp: _experts_up,

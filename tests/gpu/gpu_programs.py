@@ -6,7 +6,7 @@ import numpy as np
 
 from moegauge.formats import get_format
 from moegauge.kernels.program import (
-    Attention,
+    Attend,
     ExpertsDown,
     ExpertsUp,
     GatedProduct,
@@ -94,7 +94,7 @@ def attention(kind: str, cache: str, heads: int, batch: int, length: int) -> Pro
     def view(name: str) -> View:
         return View(name, 0, registers[name])
 
-    op = Attention(
+    op = Attend(
         "attention", view("q"), view("k"), None if mla else view("v"), view("out"), kind, heads, kv, key, value, length,
         cache, places.place(f"kv.{cache}", batch * kv * length * key * size) if length else None,
         places.place(f"kv.{cache}", batch * kv * length * value * size) if length and not mla else None,

@@ -34,7 +34,7 @@ BUDGETS = {4: 3.9, 8: 7.8, 16: 15.7}
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class KernelCase:
     """One kernel with its constants.
 
     Attributes:
@@ -153,7 +153,7 @@ ROLES: dict[str, dict[str, Any]] = {
 
 def product_case(
     format: str, quad: bool, columns: int = 7168, tokens: int = 8, dependent: bool = False, role: str = ""
-) -> Case:
+) -> KernelCase:
     """The dense product of one format, in one of `ROLES`."""
     plan = cut(format, columns)
     constants = {
@@ -166,7 +166,7 @@ def product_case(
     loops = (format,) if tokens == 8 else ()  # more tokens add work per weight, not per byte: no budget
     many = tokens == 64 or constants["E2"] > ROUTER_EXPERTS
     most, stack = BATCH_REGISTERS if many else REGISTERS, BATCH_STACK if tokens > 8 else 0
-    return Case(
+    return KernelCase(
         name, "product.product", constants, {"slope": "fp32"}, loops=loops, chunk=plan.chunk, maxnreg=most, stack=stack,
         drops=int(constants["TOPK"] > 0),
     )  # fmt: skip
@@ -174,7 +174,7 @@ def product_case(
 
 def expert_cases(
     format: str, shared: str, columns: int, top_k: int, quad: bool, dependent: bool, alone: bool = True, tokens: int = 8
-) -> Iterator[Case]:
+) -> Iterator[KernelCase]:
     """The two expert kernels of a model, for a single token or several (`tokens` of one expert at a time)."""
     plan = cut(format, columns)
     constants = {
@@ -188,35 +188,35 @@ def expert_cases(
     up = {**constants, "GATED": True, **few, "TILES2": 512 if alone else 0}
     down = {**constants, "BATCH1": alone, "NORMALISED": alone, "TOPK2": 1 << (top_k - 1).bit_length(), "UNROLL": 32}
     for name, kernel, given in (("up", "experts_up.experts_up", up), ("down", "experts_down.experts_down", down)):
-        yield Case(
+        yield KernelCase(
             f"experts {name}{tail}", kernel, given, loops=loops, chunk=plan.chunk, maxnreg=REGISTERS,
             stack=BATCH_STACK if tokens > 8 else EXPERT_STACK,
         )  # fmt: skip
 
 
-def small_cases(dependent: bool) -> Iterator[Case]:
+def small_cases(dependent: bool) -> Iterator[KernelCase]:
     """Everything that streams no weight tiles."""
     d = {"PDL": dependent}
     tail = ", pdl" if dependent else ""
     finish = {"NT": 8, "GATED": True, "SILU": False, "ACCUMULATE": False, "SHADOW": True, **d}
-    yield Case("product finish" + tail, "product.product_finish", finish)
-    yield Case(
+    yield KernelCase("product finish" + tail, "product.product_finish", finish)
+    yield KernelCase(
         "experts up finish" + tail, "experts_up.experts_up_finish", {"TOPK": 8, "GATED": True, "SHADOW": True, **d}
     )
     down = {"TOPK": 8, "SHARED": True, "SHADOW": True, **d}
-    yield Case("experts down finish" + tail, "experts_down.experts_down_finish", down)
+    yield KernelCase("experts down finish" + tail, "experts_down.experts_down_finish", down)
     choose = {"TOPK": 8, "E2": 512, **d}
-    yield Case("choose, one token" + tail, "route.choose", {**choose, "BATCH1": True}, {"slope": "fp32"})
-    yield Case("choose" + tail, "route.choose", {**choose, "BATCH1": False}, {"slope": "fp32"})
-    yield Case("group" + tail, "route.group", {"TOPK": 8, "E2": 512, "P2": 512, **d}, warps=4)
+    yield KernelCase("choose, one token" + tail, "route.choose", {**choose, "BATCH1": True}, {"slope": "fp32"})
+    yield KernelCase("choose" + tail, "route.choose", {**choose, "BATCH1": False}, {"slope": "fp32"})
+    yield KernelCase("group" + tail, "route.group", {"TOPK": 8, "E2": 512, "P2": 512, **d}, warps=4)
     types = {"x": "*fp32", "out": "*bf16"}
-    yield Case("prepare" + tail, "prepare.prepare", {"NORM": True, "BLOCK": 2048, **d}, types, warps=8)
+    yield KernelCase("prepare" + tail, "prepare.prepare", {"NORM": True, "BLOCK": 2048, **d}, types, warps=8)
     bytes_ = {"w_pool": "*u8", "s_pool": "*u8"}
-    yield Case("embed bf16" + tail, "prepare.embed", {"FORMAT": "bf16", "BLOCK": 512, **d}, bytes_, warps=4)
-    yield Case("state" + tail, "prepare.state", {"BLOCK": 128, **d}, {"x": "*fp32"}, warps=4)
+    yield KernelCase("embed bf16" + tail, "prepare.embed", {"FORMAT": "bf16", "BLOCK": 512, **d}, bytes_, warps=4)
+    yield KernelCase("state" + tail, "prepare.state", {"BLOCK": 128, **d}, {"x": "*fp32"}, warps=4)
     for name in ("f32", "bf16", "fp8", "mxfp4"):
         plain = {"FORMAT": name, "CHOICES": 1, "ROUTED": False, "BLOCK": 1024, **d}
-        yield Case(f"plain {name}" + tail, "plain.plain", plain, bytes_, warps=4, per_turn=8)
+        yield KernelCase(f"plain {name}" + tail, "plain.plain", plain, bytes_, warps=4, per_turn=8)
     for fp8 in (False, True):
         cache = {"keys": "*u8", "values": "*u8"} if fp8 else {}
         kind = "fp8" if fp8 else "bf16"
@@ -230,20 +230,20 @@ def small_cases(dependent: bool) -> Iterator[Case]:
             "BLOCK": 32, **attend,
         }  # fmt: skip
         types = {"scale": "fp32", **cache}
-        yield Case(f"attention gqa {kind}" + tail, "attention.attention", gqa, types, warps=4)
-        yield Case(f"attention mla {kind}" + tail, "attention.attention", mla, types, warps=8)
+        yield KernelCase(f"attention gqa {kind}" + tail, "attention.attention", gqa, types, warps=4)
+        yield KernelCase(f"attention mla {kind}" + tail, "attention.attention", mla, types, warps=8)
     if not dependent:
         wide = {"out": "*i32", "words": "i64"}
         for width in (4, 8, 16):
             for unroll in (1, 4, 8, 16):
                 stream = {"BLOCK": 64 * width, "UNROLL": unroll, **d}
                 name = f"stream, {unroll} loads of {width} bytes"
-                yield Case(name, "stream.stream", stream, wide, warps=8, access=width)
-    yield Case("node" + tail, "empty.node", d, {"out": "*i32"}, warps=4)
-    yield Case("node, count-in" + tail, "empty.counted_node", d, {"out": "*i32"})
+                yield KernelCase(name, "stream.stream", stream, wide, warps=8, access=width)
+    yield KernelCase("node" + tail, "empty.node", d, {"out": "*i32"}, warps=4)
+    yield KernelCase("node, count-in" + tail, "empty.counted_node", d, {"out": "*i32"})
 
 
-def cases(target: int, quad: bool) -> Iterator[Case]:
+def cases(target: int, quad: bool) -> Iterator[KernelCase]:
     """Every kernel a step of the shipped models launches on `target`; dependent launches from 9.0 on."""
     modes = (False, True) if target >= 90 else (False,)
     for name in sorted(layout.TILED_FORMATS):
@@ -276,7 +276,7 @@ def cases(target: int, quad: bool) -> Iterator[Case]:
 STEP_STACK, STEP_SPILLS = 768, 16
 
 
-def step_case(name: str, made: Assembly) -> Case:
+def step_case(name: str, made: Assembly) -> KernelCase:
     """The persistent kernel of a step."""
     chunks: dict[tuple[str, int], None] = {}
     for _, constants in made.classes:
@@ -286,7 +286,7 @@ def step_case(name: str, made: Assembly) -> Case:
                 chunks[constants["SHARED"], constants["SHARED_TILES"]] = None
     formats = tuple(dict.fromkeys(f for f, _ in chunks))
     constants = {"SHARDS": SHARDS, "LINE": LINE, "ASM": True}
-    return Case(
+    return KernelCase(
         name, "", constants, loops=formats, maxnreg=PERSISTENT_REGISTERS, source=made.source, signature=made.signature,
         chunks=tuple(chunks), stack=STEP_STACK, spills=STEP_SPILLS,
     )  # fmt: skip
@@ -299,7 +299,7 @@ def _kernel(path: str) -> Any:
     return getattr(importlib.import_module(f"moegauge.kernels.triton.device.{module}"), name)
 
 
-def compile_case(case: Case, target: int) -> bytes:
+def compile_case(case: KernelCase, target: int) -> bytes:
     """The machine code (cubin) of a case."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -353,12 +353,12 @@ def _innermost(loops: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
 
 
-def report(case: Case, target: int) -> Report:
+def report(case: KernelCase, target: int) -> Report:
     """Compile a case and read its machine code."""
     return inspect(compile_case(case, target), case, target)
 
 
-def inspect(cubin: bytes, case: Case, target: int) -> Report:
+def inspect(cubin: bytes, case: KernelCase, target: int) -> Report:
     """Read the machine code of a case, compiled ahead or on a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
@@ -426,7 +426,7 @@ def _spills(found: list[str]) -> int:
     return sum(bool(re.search(r"\b(LDL|STL)\b", i)) for i in found)
 
 
-def _identify(body: list[str], case: Case) -> tuple[int, str]:
+def _identify(body: list[str], case: KernelCase) -> tuple[int, str]:
     """(chunk, format) of a weight loop by its tensor-core products: one per step of 16 columns and 8 tokens."""
     products = sum("HMMA" in i for i in body)
     eights = max(1, int(case.constants.get("NT", 8)) // 8)

@@ -81,6 +81,6 @@ def _inspect(compiled: Any, name: str, launch: Launch) -> compile_report.Report:
         loops: tuple[str, ...] = ()
         if name in LOOPS:
             loops = tuple(f for f in (constants["FORMAT"], constants.get("SHARED", "")) if f)
-        case = compile_report.Case(name, "", dict(constants), loops=loops, chunk=int(constants.get("TILES", 4)))
+        case = compile_report.KernelCase(name, "", dict(constants), loops=loops, chunk=int(constants.get("TILES", 4)))
         _known[key] = compile_report.inspect(bytes(compiled.asm["cubin"]), case, 0)
     return _known[key]

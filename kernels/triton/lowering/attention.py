@@ -14,15 +14,15 @@ HEADS, SPAN = 16, 16  # rows of a tensor-core product; tokens of the cache one p
 
 
 class AttentionLowering(LoweringBase):
-    """`Attention`."""
+    """`Attend`."""
 
-    def _cached(self, op: ir.Attention, place: ir.Place | None) -> Any:
+    def _cached(self, op: ir.Attend, place: ir.Place | None) -> Any:
         kind, size = ("u8", 1) if get_format(op.cache_format).element_bits == 8 else ("bf16", 2)
         if place is None:
             return self._registers.nothing(kind)
         return self._pool(place.pool, kind)[place.offset // size :]
 
-    def _attention(self, op: ir.Attention) -> list[Launch]:
+    def _attend(self, op: ir.Attend) -> list[Launch]:
         if self._narrow:
             return self._attention_narrow(op)
         mla = op.kind == "mla"
@@ -75,7 +75,7 @@ class AttentionLowering(LoweringBase):
         }
         return [Launch(attention.attention, (self._batch, blocks, splits), arguments, constants, 8 if mla else 4, 1)]
 
-    def _attention_narrow(self, op: ir.Attention) -> list[Launch]:
+    def _attention_narrow(self, op: ir.Attend) -> list[Launch]:
         mla, fp8 = op.kind == "mla", get_format(op.cache_format).element_bits == 8
         group = op.heads // op.kv_heads
         heads = HEADS if mla else power(group, HEADS)
