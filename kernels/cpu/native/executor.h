@@ -24,7 +24,7 @@ class Buffer {
     size_t size_ = 0;
 };
 
-// An input to prepare: x (normed with `gain` where given) in the order `format` wants, at `at` in the inputs buffer.
+// An input to prepare: x (normalised with `gain` where given) in the order `format` wants, at `at` in the inputs buffer.
 struct Input {
     const float *x;
     int64_t columns, format;

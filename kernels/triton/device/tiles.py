@@ -22,7 +22,7 @@ def dot16(even, odd, x, acc, NT: tl.constexpr, QUAD: tl.constexpr, ASM: tl.const
     even, odd: [8, 4, 2] pairs (columns 4c, 4c+1 and 4c+2, 4c+3 of rows r + 8 h). x: [NT * 4, 4] bfloat16.
     The order of the 16 columns is free so long as both operands share it. QUAD picks the one in which Triton's layout
     of a dot operand gives a lane its own four columns (four neighbours up to 3.7, two and two from 3.8), so that no
-    data moves; with the other one the answer is the same and the time is not.
+    data moves. The other order is correct but slower.
     """
     a = tl.join(unpack(even), unpack(odd))  # r c h p q
     b = tl.reshape(x, (NT, 4, 2, 2))  # n c q p
