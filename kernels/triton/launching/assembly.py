@@ -20,7 +20,7 @@ from moegauge.kernels.triton.launching.launch import Launch
 HEADER = 4  # words of a record before its arguments: class, three grid sizes
 ALIGNED = 16  # bytes; what a load of 16 bytes needs to be known of a pointer
 
-# Numbers never written into the source though launches agree on them: places in the arena, which another lap of the
+# Numbers never written into the source though launches agree on them: places in the arena, which another copy of the
 # same step has elsewhere, what a configuration decides, and the context's length. So one kernel serves them all.
 VARYING = {
     *(f"{kind}{i}" for kind in ("w", "s", "t", "bias") for i in range(4)),
