@@ -97,7 +97,8 @@ def reporting(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error  # a path with a NUL is a ValueError
+        # A path with a NUL is a ValueError, which has no reason apart from itself.
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise OutputError(
             f"{path}: cannot be written ({reason}); what was there before is intact.",
             advice="Free space or name another file, then run the same command again.",

@@ -231,7 +231,7 @@ FOREIGN = {
     ("torch_cuda.py", "function"), ("llama_cpp.py", "load_mode"), ("cpu/backend.py", "MADV_HUGEPAGE"),
     ("triton/backend.py", "shared_memory_per_multiprocessor"), ("launch.py", "__name__"), ("profile.py", "__name__"),
     ("signature.py", "dtype"), ("precompile.py", "data_ptr"), ("assembly.py", "data_ptr"),
-    ("gpu_session.py", "stderr"), ("make_packed_headers.py", "shape"),
+    ("gpu_session.py", "stderr"), ("make_packed_headers.py", "shape"), ("make_packed_headers.py", "to_quantized"),
     ("make_family_headers.py", "f'MODEL_FOR_{name}_MAPPING'"),
 }  # fmt: skip
 

@@ -230,6 +230,7 @@ class OnPaper:
 
     name, description, threads, memory = "cpu", "on paper", 1, 14 << 30
     matrix_formats = frozenset(FORMATS)
+    usual_arena = 0
 
     def __init__(self, last_level_cache: int) -> None:
         self.last_level_cache = last_level_cache
