@@ -173,6 +173,19 @@ def sub_byte(main: Part, parts: Parts, hints: Hints) -> Answer | None:
     return Answer(f"fp{bits}", main.shape)
 
 
+def paddle(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """Paddle's weight-only [outputs, inputs]: one scale an output tells 8 bits from 4, two outputs a byte."""
+    outputs, rows = prod(parts[".weight_scale"].shape), main.shape[-2]
+    bits = {rows: 8, 2 * rows: 4}.get(outputs)
+    return None if bits is None else Answer(f"int{bits}", (*main.shape[:-2], outputs, main.shape[-1]))
+
+
+def paddle2(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """Paddle's WINT2 [inputs / 4, outputs]: four weights a byte along the inputs, a scale of scales an output."""
+    inputs, outputs = main.shape
+    return Answer("int2", (outputs, 4 * inputs)) if prod(parts[".super_scales"].shape) == outputs else None
+
+
 def exl3(main: Part, parts: Parts, hints: Hints) -> Answer | None:
     """EXL3: tiles of 16 x 16 weights in 16 K words of 16 bits, [inputs / 16, outputs / 16, 16 K]; K may be a half."""
     if len(main.shape) < 3 or not 0 < main.shape[-1] <= 16 * 16:

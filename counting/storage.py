@@ -159,6 +159,11 @@ LAYOUTS: tuple[StorageLayout, ...] = (
         *("quanto", ".weight._data", ("I8", *FP8), (".weight._scale",), packings.int8_or_fp8),
         (".input_scale", ".output_scale"),
     ),
+    StorageLayout("Paddle weight-only", ".quant_weight", ("I8",), (".weight_scale",), packings.paddle),
+    StorageLayout(
+        *("Paddle WINT2", ".quant_weight", ("U8",), (".weight_scale", ".super_scales"), packings.paddle2),
+        (".code_scale", ".code_zp"),
+    ),
     StorageLayout("EXL3", ".trellis", ("I16",), (), packings.exl3, (".suh", ".svh", ".su", ".sv", ".mcg", ".mul1")),
     StorageLayout(
         *("EXL2", ".q_weight", ("I32",), (".q_invperm", ".q_scale"), packings.exl2),

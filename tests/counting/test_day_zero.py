@@ -618,6 +618,32 @@ def test_bfloat16_in_unsigned_integers(synthetic):
     assert set(forge.check(synthetic).by_format()) == {"bf16"}
 
 
+def test_paddle_s_weight_only_integers(synthetic):
+    """ERNIE-4.5 2Bits: dense parts in 8 bits, first experts in 4, the rest in 2; rows of scales tell."""
+    forge = Forge()
+
+    def pack(role, name, bits, outputs, inputs):
+        shape = {8: (outputs, inputs), 4: (outputs // 2, inputs), 2: (inputs // 4, outputs)}[bits]
+        dtype = "U8" if bits == 2 else "I8"
+        forge.add(role, f"{name}.quant_weight", *shape, dtype=dtype, parameters=outputs * inputs)
+        scales = ("U8", (inputs // 32, outputs)) if bits == 2 else ("BF16", (outputs,))
+        forge.add("none", f"{name}.weight_scale", *scales[1], dtype=scales[0], parameters=0)
+        for leaf, kind in (("super_scales", "BF16"), ("code_scale", "F32"), ("code_zp", "F32")) if bits == 2 else ():
+            forge.add("none", f"{name}.{leaf}", outputs, dtype=kind, parameters=0)
+
+    forge.add("dense", "ernie.embed_tokens.weight", VOCABULARY, HIDDEN)
+    for layer, bits in enumerate((4, 2)):
+        at = f"ernie.layers.{layer}."
+        pack("dense", f"{at}self_attn.qkv_proj", 8, 128, HIDDEN)
+        pack("dense", f"{at}self_attn.o_proj", 8, HIDDEN, 64)
+        forge.add("dense", f"{at}mlp.gate.weight", HIDDEN, EXPERTS, dtype="F32")
+        for expert in range(EXPERTS):
+            pack("routed", f"{at}mlp.experts.{expert}.up_gate_proj", bits, 2 * WIDTH, HIDDEN)
+            pack("routed", f"{at}mlp.experts.{expert}.down_proj", bits, HIDDEN, WIDTH)
+    forge.add("dense", "lm_head.weight", HIDDEN, VOCABULARY)
+    assert {"int8", "int4", "int2"} < set(forge.check(synthetic).by_format())
+
+
 # Files.
 
 
