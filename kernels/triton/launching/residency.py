@@ -39,6 +39,6 @@ def resident(registers: int, shared: int, warps: int, memory: int, capability: t
         raise DeviceError(
             f"a program of {warps} warps needs {registers} registers a thread and {shared} bytes of shared memory; "
             "no multiprocessor holds one.",
-            advice="Use --launch graph.",
+            advice="Use the launch mode 'graph' (--launch graph).",
         )
     return found

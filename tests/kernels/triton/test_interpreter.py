@@ -122,7 +122,7 @@ def test_attention_of_several_blocks_of_heads_and_splits_writes_every_output_and
 
 
 def test_a_kernel_timed_alone_has_its_inputs_and_choices_made_before():
-    jobs = {"fp8 1 experts-up": 1, "fp8 2 experts-down": 1, "fp8 1 gate": 1}
+    jobs = {"fp8 1 experts-up": 1, "fp8 2 experts-down": 1, "fp8 1 router": 1}
     for (job, launches), got in zip(jobs.items(), run(*(f"alone {job}" for job in jobs)), strict=True):
         assert got["launches"] == launches, job
         assert got["input"] and not got["output"], job  # noqa: PT018
