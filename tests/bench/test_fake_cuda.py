@@ -55,7 +55,7 @@ def test_every_stage_of_the_gpu_suite_runs_on_a_device_with_graphs_and_all_launc
     assert record["machine"]["id"] == "nvidia-h100-80gb-hbm3"
     shapes = ("", ", 16 x 1 warp", ", 16 x 1 warp, count-in")
     assert {f["name"] for f in record["floors"]} == {"eager", *(m + s for m in ("graph", "pdl") for s in shapes)}
-    assert len({(v["model"], v["format"], v["launch_mode"]) for v in record["verdicts"]}) == 13
+    assert len({(v["model"], v["format"], v["launch_mode"]) for v in record["verdicts"]}) == 14
     assert all(v["passed"] for v in record["verdicts"])
     assert record["roof"]["sweep"]
     found = keys(record)
