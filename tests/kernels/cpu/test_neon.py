@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-CORE = HERE.parents[2] / "kernels" / "cpu"
+CORE = HERE.parents[2] / "kernels" / "cpu" / "native"
 NATIVE = platform.machine() in ("aarch64", "arm64")
 COMPILER = shutil.which("g++" if NATIVE else "aarch64-linux-gnu-g++")
 EMULATOR = None if NATIVE else shutil.which("qemu-aarch64")
