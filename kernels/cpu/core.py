@@ -8,6 +8,7 @@ import importlib.util
 import os
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_uint64, c_void_p
 
+from moegauge.disturbance import usable_cores
 from moegauge.errors import DeviceError
 from moegauge.formats import FORMATS
 from moegauge.kernels.cpu.structs import COperation, format_traits, sizes
@@ -57,7 +58,7 @@ class Core:
     """An executor of the compiled core: a thread pool and an instruction set.
 
     Args:
-        threads: how many; None is one per core this process may run on.
+        threads: how many; None is one per core this process may run on, no more than a cgroup's quota grants.
         isa: an instruction set by name, for tests; "" takes the best one here.
 
     Raises:
@@ -70,7 +71,7 @@ class Core:
         if lib is None:
             raise DeviceError("the compiled core is absent.", advice="Install with a C++ compiler at hand.")
         here = cores()
-        self.threads = len(here) if threads is None else threads
+        self.threads = min(len(here), usable_cores()) if threads is None else threads
         if not 1 <= self.threads <= len(here):
             raise DeviceError(
                 f"{threads} threads asked for; this process may use {len(here)} cores.",

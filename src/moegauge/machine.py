@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from moegauge import __version__, nvml
+from moegauge import __version__, disturbance, nvml
 from moegauge.errors import DeviceError, UnknownNameError
 from moegauge.hardware import devices
 from moegauge.units import GB
@@ -138,10 +138,8 @@ def describe_cpu(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Processors this process may run on (affinity obeyed; a cgroup quota below that is not visible here)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Threads that can run at once here, by affinity and cgroup quota (`moegauge.disturbance.usable_cores`)."""
+    return disturbance.usable_cores()
 
 
 def memory_bytes(root: Path = Path("/")) -> int | None:
