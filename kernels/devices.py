@@ -14,7 +14,7 @@ def get_backend(name: str, *, threads: int | None = None, launch_mode: str = "")
     Args:
         name: `cpu`, `cuda` or `reference`.
         threads: CPU threads; None uses every core this process may run on.
-        launch_mode: how a GPU's steps are launched (`eager`, `graph`, `pdl`, `persistent`); "" is the device's default.
+        launch_mode: how a GPU's steps are launched (`eager`, `graph`, `pdl`); "" is the device's default.
 
     Raises:
         UnknownNameError: no such device name.

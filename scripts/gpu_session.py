@@ -55,8 +55,6 @@ AFTER_S = 20.0  # kept for the page, the tables and the summary
 GRACE_S = 10.0  # between an interrupt and a kill
 LEAST_S = 30.0  # a suite begun again with less measures nothing
 STALL_S = 30.0  # without anything written to the record: a kernel that never ends
-# A persistent kernel is one piece of work for the compiler: DeepSeek-V3's takes 38 s on one busy Zen 5 core.
-COMPILE_STALL_S = 100.0
 STARTS = 6  # of the suite at most
 WORKERS = 8  # processes of pytest, 2.5 GB of GPU memory each: compiling is most of what tests do
 TEST_LIMIT_S = 60  # for one test
@@ -65,7 +63,6 @@ LINES = 40  # of each log in the summary
 RETRIED = ("device_lost", "began")
 UNTRIED = ("device_lost", "no_time")
 BEGUN = ("began", "began_twice")
-SLOW_MODE = "persistent"  # the launch mode that compiles for so long
 FILES, FILE_BYTES = 8, 16 * 2**20  # what may come back of a folder
 
 
@@ -211,9 +208,7 @@ def run(
             if _changed(progress) != seen:
                 seen, moved = _changed(progress), now
             if progress is not None and now - moved > stall_s:
-                most = patience(progress, stall_s)
-                if now - moved > most:
-                    state = f"stalled for {most:.0f} s and was killed"
+                state = f"stalled for {stall_s:.0f} s and was killed"
             if not state and now - begin > limit_s:
                 state = "stopped at its limit"
                 os.killpg(child.pid, signal.SIGINT)
@@ -249,13 +244,6 @@ def _document(record: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def patience(record: Path, stall_s: float) -> float:
-    """Seconds without progress that are granted: longer where what is in work, by the record, is long to compile."""
-    found = _document(record).get("left_out") or ()
-    slow = any(one["reason"] in BEGUN and one.get("launch_mode") == SLOW_MODE for one in found)
-    return max(stall_s, COMPILE_STALL_S) if slow else stall_s
 
 
 def measured(record: Path) -> tuple[int, bool]:

@@ -3,47 +3,30 @@
     python scripts/ptx.py                   every kernel, every target
     python scripts/ptx.py --target 90       one target
     python scripts/ptx.py --match product   cases whose name contains a word
-    python scripts/ptx.py --kernels-only    without the persistent kernels of whole steps
     python scripts/ptx.py --other-order     columns in the order of the other Triton versions: what shuffles cost
 
-Exit 1 on a spill (of a step's kernel: one in a tensor-core loop, or more than 384 bytes in all), on weights loaded
-narrower than 16 bytes, or over the instruction budget. Reports are kept in the user's cache by the hash of the sources
-and the compiler's version.
+Exit 1 on a spill, on weights loaded narrower than 16 bytes, or over the
+instruction budget. Reports are kept in the user's cache by the hash of the sources and the compiler's version.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from moegauge.bench.step.lowered import STEPS, persistent_case
 from moegauge.kernels.triton.backend import column_order
 from moegauge.kernels.triton.inspect import compile_report
 
 HEAD = f"{'sm':>4} {'registers':>9} {'stack':>6} {'shared':>6} {'16 B':>5} {'instr./weight':>13} {'budget':>6}  kernel"
 
 
-STEP_TARGETS = (80, 90, 100)
-
-
-def all_cases(target: int, quad: bool, steps: bool) -> Iterator[compile_report.KernelCase]:
-    """Every kernel, and with `steps` the persistent kernel of a few whole steps."""
-    yield from compile_report.cases(target, quad)
-    if steps and target in STEP_TARGETS:
-        for model in STEPS:
-            yield persistent_case(model, quad)
-
-
 def _key(case: compile_report.KernelCase, target: int) -> str:
-    source = hashlib.sha256(case.source.encode()).hexdigest()[:8] if case.source else ""
-    return f"{target} {case.name} {source}".rstrip()
+    return f"{target} {case.name}"
 
 
 def _one(job: tuple[compile_report.KernelCase, int]) -> compile_report.Report:
@@ -66,7 +49,6 @@ def main() -> int:
     parser.add_argument("--target", type=int, action="append", choices=compile_report.TARGETS)
     parser.add_argument("--match", default="")
     parser.add_argument("--other-order", action="store_true")
-    parser.add_argument("--kernels-only", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     if os.environ.pop("TRITON_INTERPRET", None):
@@ -78,7 +60,7 @@ def main() -> int:
     jobs = [
         (case, target)
         for target in options.target or compile_report.TARGETS
-        for case in all_cases(target, column_order() != options.other_order, not options.kernels_only)
+        for case in compile_report.cases(target, column_order() != options.other_order)
         if options.match in case.name
     ]
     missing = [job for job in jobs if _key(*job) not in known]

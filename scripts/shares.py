@@ -25,9 +25,7 @@ Row = tuple[str, int, int]
 def rows(model: str, batch: int, processors: int, name: str) -> tuple[int, Counter[Row]]:
     """(launches of a step, how many of each (kernel, programs, chunks) that shares chunks out)."""
     found: Counter[Row] = Counter()
-    launches = [
-        one for one in lowered(model, True, False, batch=batch, processors=processors, name=name) if one.enqueued
-    ]
+    launches = [one for one in lowered(model, True, batch=batch, processors=processors, name=name) if one.enqueued]
     for launch in launches:
         if launch.chunks:
             kernel = f"{launch.kernel.fn.__name__} {launch.constants['FORMAT']}"

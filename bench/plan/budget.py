@@ -17,10 +17,7 @@ ASSUMED_CAPTURE_S = 0.0005  # per operation: three configurations tried and one 
 ASSUMED_COMPILE_S = 0.5  # per point, spread over a suite that compiles some hundred kernels
 FIXED_S = 0.3  # the arena's random blocks and their copies
 OPERATIONS_PER_LAYER = 8.0  # 606 in 61 layers with latent attention, 254 in 36 with grouped queries
-# A persistent kernel is one piece of work for the compiler: 38 s for DeepSeek-V3, 14 s for gpt-oss-120b, Triton 3.6 on
-# one busy Zen 5 core, however many cores there are.
-PERSISTENT_S = 26.0
-# Assumed: for smoke tests a dozen small steps of eight kernels, compiled side by side, and two persistent ones; a roof
+# Assumed: for smoke tests a dozen small steps of eight kernels, compiled side by side; a roof
 # of seven patterns, a sweep of 180 in 45 small kernels, passes of 2 GB.
 FIXED_STAGES_S = {"smoke": 25.0, "roof": 4.0, "sweep": 18.0, "floors": 5.0}
 
@@ -34,12 +31,11 @@ def operations(shape: ModelShape) -> float:
 def point_seconds(stage: Stage, shape: ModelShape, modes: int = 1) -> float:
     """Seconds of one point of a stage, estimated."""
     host = operations(shape) * (PER_OPERATION_S + ASSUMED_CAPTURE_S) + ASSUMED_COMPILE_S + FIXED_S
-    once = host + stage.time_limit_s
-    return once * modes + PERSISTENT_S if stage.kind == "launch modes" else once
+    return (host + stage.time_limit_s) * (modes if stage.kind == "launch modes" else 1)
 
 
 def stage_seconds(stage: Stage, shapes: Mapping[str, ModelShape], points: Iterable[Point], modes: int = 3) -> float:
-    """Seconds of a stage, estimated; `modes` are those its launch-mode comparison tries but the persistent one."""
+    """Seconds of a stage, estimated; `modes` are those its launch-mode comparison tries."""
     if stage.kind in FIXED_STAGES_S:
         return FIXED_STAGES_S[stage.kind]
     return sum(point_seconds(stage, shapes[p.model], modes) for p in points)

@@ -9,7 +9,7 @@ from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape, Vector
 
 HIDDEN, INNER, EXPERTS, TOP_K, VOCABULARY = 1024, 512, 16, 4, 2048
 CONTEXT = 200  # tokens: several blocks of attention, the last one not full
-BARRIERS = 100  # runs of a persistent step, whose barriers may fail one time in many
+REPEATS = 100  # runs of a step of dependent launches: a wait that is missing may show one time in many
 REFERENCE = "graph"  # the mode that formats and layers are judged in first
 
 
@@ -42,7 +42,7 @@ class SmokeTest:
 
 
 def smoke_tests(backend: Backend) -> list[SmokeTest]:
-    """Every format in one mode, both kinds of layer, then what else the device can launch, the persistent one often."""
+    """Every format in one mode, both kinds of layer, then what else the device can launch, dependent launches often."""
     modes = backend.launch_modes
     first = REFERENCE if REFERENCE in modes else backend.launch_mode
     formats = sorted(backend.matrix_formats - {"f32", "int4_g128"})
@@ -51,7 +51,7 @@ def smoke_tests(backend: Backend) -> list[SmokeTest]:
     tests += [SmokeTest("mla", name, first) for shape, name in pairs if shape == "mla"]
     for mode in modes:
         if mode != first:
-            tests += [SmokeTest(*pair, mode, BARRIERS if mode == "persistent" else 1) for pair in pairs]
+            tests += [SmokeTest(*pair, mode, REPEATS if mode == "pdl" else 1) for pair in pairs]
     return tests
 
 

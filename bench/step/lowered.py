@@ -11,16 +11,12 @@ from moegauge.bench.step.compose import Composer
 from moegauge.bench.step.rings import Layout, plan
 from moegauge.bench.step.routing import Routing
 from moegauge.kernels.program import Program, Weight
-from moegauge.kernels.triton.inspect.compile_report import KernelCase, step_case
 
 if TYPE_CHECKING:
     import torch
 
     from moegauge.kernels.triton.launching.launch import Launch
 
-# One of each kind: mxfp4 experts with biases and bf16 attention; fp8 with latent attention and shared experts; int4
-# experts beside bf16 shared ones.
-STEPS = ("gpt-oss-120b", "deepseek-v3", "kimi-k2-thinking")
 ARENA = 1 << 32  # bytes asked of the system and never touched
 
 
@@ -54,11 +50,11 @@ def step_program(model: str, batch: int, context: int) -> Program:
 
 
 def lowered(
-    model: str, quad: bool, narrow: bool, batch: int = 1, context: int = 4096, processors: int = 132, name: str = "wide"
+    model: str, quad: bool, batch: int = 1, context: int = 4096, processors: int = 132, name: str = "wide"
 ) -> list[Launch]:
     """The launches of a model's step on a device of `processors` multiprocessors, under the configuration `name`.
 
-    `quad` as in `moegauge.kernels.triton.device.tiles.dot16`; `narrow`: as the persistent kernel has them.
+    `quad` as in `moegauge.kernels.triton.device.tiles.dot16`.
     """
     from moegauge.kernels.triton.lowering.configuration import CONFIGURATIONS
     from moegauge.kernels.triton.lowering.program import Lowering
@@ -67,19 +63,5 @@ def lowered(
     program = step_program(model, batch, context)
     arena: Any = _Untouched(program.pools)
     registers = Registers(program, "cpu")
-
-    def lower() -> list[Launch]:
-        chosen = CONFIGURATIONS[name]
-        low = Lowering(program, arena, registers, chosen, processors, compiled=True, quad=quad, narrow=narrow)
-        return [launch for launches in low.lower() for launch in launches]
-
-    lower()  # scratch has grown: below, launches that use it agree where it is
-    return lower()
-
-
-def persistent_case(model: str, quad: bool, batch: int = 1, context: int = 4096, processors: int = 132) -> KernelCase:
-    """The persistent kernel of a model's step as a case; `quad` as in `moegauge.kernels.triton.device.tiles.dot16`."""
-    from moegauge.kernels.triton.launching.assembly import assemble
-
-    made = assemble(lowered(model, quad, True, batch, context, processors))
-    return step_case(f"step of {model}, batch {batch}, {len(made.classes)} classes", made)
+    low = Lowering(program, arena, registers, CONFIGURATIONS[name], processors, compiled=True, quad=quad)
+    return [launch for launches in low.lower() for launch in launches]

@@ -21,10 +21,9 @@ from moegauge.kernels.triton.lowering import layout
 from moegauge.kernels.triton.lowering.configuration import CONFIGURATIONS, Configuration, default_for
 
 if TYPE_CHECKING:
-    from moegauge.kernels.triton.launching.persistent import Persistent
     from moegauge.kernels.triton.lowering.arena import TritonArena
 
-LAUNCH_MODES = ("eager", "graph", "pdl", "persistent")
+LAUNCH_MODES = ("eager", "graph", "pdl")
 INTERPRETED = "interpreter"
 
 # (programs per multiprocessor, warps per program, loads of 16 bytes in flight per thread)
@@ -52,7 +51,7 @@ class TritonRunnable(Runnable):
     """A program as launches on a device.
 
     Args:
-        mode: `eager`, `graph`, `pdl` or `persistent`.
+        mode: `eager`, `graph` or `pdl`.
     """
 
     def __init__(
@@ -67,36 +66,24 @@ class TritonRunnable(Runnable):
         self._backend, self._mode = backend, mode
         self._graphs: dict[Range, Any] = {}
         self._registers = Registers(program, backend.device)
-
-        def lowering() -> Lowering:
-            return Lowering(
-                program,
-                arena,
-                self._registers,
-                configuration,
-                backend.processors,
-                compiled=backend.device != "cpu",
-                quad=column_order(),
-                narrow=mode == "persistent",
-            )
-
-        if mode == "persistent" and program.batch:
-            lowering().lower()  # scratch has grown: below, launches that use it agree where it is
-        lowered = lowering()
+        lowered = Lowering(
+            program,
+            arena,
+            self._registers,
+            configuration,
+            backend.processors,
+            compiled=backend.device != "cpu",
+            quad=column_order(),
+        )
         self._launches = lowered.lower() if program.batch else [[] for _ in program.operations]
         for launches in self._launches:
             for launch in launches:
                 launch.check(backend.device)
-        if backend.device != "cpu" and mode != "persistent":
+        if backend.device != "cpu":
             from moegauge.kernels.triton.launching.precompile import precompile
 
             precompile((launch for launches in self._launches for launch in launches), mode == "pdl")
         self._routes = lowered.routes
-        self._persistent: Persistent | None = None
-        if mode == "persistent":
-            from moegauge.kernels.triton.launching.persistent import Persistent
-
-            self._persistent = Persistent(self._launches, backend.device, backend.capability, backend.processors)
         every = [launch for launches in self._launches for launch in launches]
         self._before = [launch for launch in every if launch.once and not launch.reuses]
         self._written = lowered.written
@@ -136,19 +123,13 @@ class TritonRunnable(Runnable):
     def _enqueue(self, first: int, last: int) -> None:
         from moegauge.kernels.triton.launching.launch import run_all
 
-        if self._persistent is not None:
-            self._persistent.step(first, last)
-            return
         for launches in self._launches[first:last]:
             run_all(launches, dependent=self._mode == "pdl")
 
     def run_operation(self, index: int) -> None:
         """One operation with the inputs it needs, by the very kernels the step is timed with, and wait."""
-        if self._persistent is not None:
-            self._persistent.operation(index)
-        else:
-            for launch in self._launches[index]:
-                launch.run(dependent=self._mode == "pdl")
+        for launch in self._launches[index]:
+            launch.run(dependent=self._mode == "pdl")
         self._backend.synchronize()
 
     def read(self, register: str) -> NDArray[np.float32]:
@@ -185,9 +166,8 @@ class TritonRunnable(Runnable):
         self._stale = True
 
     def launches(self) -> list[LaunchProfile]:
-        """What one step launches; empty under the interpreter, which compiles nothing, and for a persistent step, whose
-        grid and registers are every operation's."""
-        if self._backend.device == "cpu" or self._persistent is not None:
+        """What one step launches; empty under the interpreter, which compiles nothing."""
+        if self._backend.device == "cpu":
             return []
         from moegauge.kernels.triton.inspect.profile import profile
 
@@ -251,9 +231,8 @@ class TritonBackend(Backend):
 
     Args:
         device: `cuda` or `cpu`.
-        launch_mode: how steps are launched: `eager`, `graph` (a CUDA graph, the default), `pdl` (a graph of
-            programmatic dependent launches, compute capability 9.0 and later) or `persistent` (one cooperative launch
-            with grid barriers).
+        launch_mode: how steps are launched: `eager`, `graph` (a CUDA graph, the default) or `pdl` (a graph of
+            programmatic dependent launches, compute capability 9.0 and later).
         configuration: a name of `CONFIGURATIONS`; None measures which is fastest, see `triton.tuning`.
 
     Raises:
@@ -278,7 +257,7 @@ class TritonBackend(Backend):
         else:
             self._gpu()
         capability = self.capability
-        if device == "cpu" and launch_mode != "persistent":
+        if device == "cpu":
             launch_mode = "eager"  # the interpreter has neither graphs nor dependence
         self.launch_mode = launch_mode or "graph"
         if self.launch_mode == "pdl" and capability < (9, 0):

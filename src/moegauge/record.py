@@ -190,7 +190,7 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
             input embedding included, no KV, batch 1.
         macs, attention_macs: multiply-accumulates of one step, and those of them that are attention over the cache.
         format_macs: those of them with weights, by the weight's format.
-        launch_mode: how the step was launched (`threads`, `eager`, `graph`, `pdl`, `persistent`); `rung` in the file.
+        launch_mode: how the step was launched (`threads`, `eager`, `graph`, `pdl`); `rung` in the file.
         telemetry: clocks, power and temperature seen while sampling, where the device tells.
         peer: name and version of the other program that was timed, as `backend` names it; None is this kit itself.
         stored: what the peer stores `format` as, e.g. `q4_0`; empty for this kit.

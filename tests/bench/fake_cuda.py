@@ -31,7 +31,7 @@ from triton.errors import TritonError
 from triton.runtime import interpreter
 
 FAULT, _, WHERE = sys.argv[1].partition("@")
-seen = dict.fromkeys(("launches", "pdl", "cooperative", "captures", "replays", "captured_in_time", "compiled"), 0)
+seen = dict.fromkeys(("launches", "pdl", "captures", "replays", "captured_in_time", "compiled"), 0)
 state = types.SimpleNamespace(capture=None, timing=False, warm=set(), now=0.0, executed=0, stage="", lost=False)
 
 
@@ -138,7 +138,7 @@ def install() -> None:
         name = kernel.__name__
         if strikes("compile") or (FAULT == "compile" and not WHERE and name == "experts_down"):
             raise TritonError("PTXAS error: ptxas died\nmore lines")
-        options = {word: kwargs.pop(word, False) for word in ("launch_pdl", "launch_cooperative_grid")}
+        dependent = bool(kwargs.pop("launch_pdl", False))
         if warmup:
             seen["compiled"] += 1
             return Compiled(name)
@@ -148,12 +148,11 @@ def install() -> None:
         if strikes("lost") or state.lost:
             state.lost = True
             raise RuntimeError("CUDA error: unspecified launch failure")
-        seen["pdl"] += bool(options["launch_pdl"])
-        seen["cooperative"] += bool(options["launch_cooperative_grid"])
+        seen["pdl"] += dependent
         key = name, str(sorted((k, v) for k, v in kwargs.items() if not hasattr(v, "data_ptr") and k.isupper()))
         assert state.capture is None or key in state.warm, f"{name} would be loaded within a capture"
         state.warm.add(key)
-        if FAULT == "killed" and name == "persistent":
+        if FAULT == "killed" and dependent and name == "experts_down":
             os._exit(9)
         if state.capture is not None:
             state.capture.launches += 1
@@ -220,7 +219,7 @@ def small_suite() -> None:
         return ""
 
     def run_once(lap):
-        start, steps = state.executed, 1 if lap._persistent else lap.kernels_per_step
+        start, steps = state.executed, lap.kernels_per_step
         steps += len(lap._before) if lap._stale else 0
         lap.run()
         assert state.executed - start == steps, "a run is not one step"
@@ -234,7 +233,7 @@ def small_suite() -> None:
     build.DecodeStep._judge, build.disagreement, backend.TritonRunnable.warm = gate, whole, warm
     backend.TritonBackend.arena, backend.TritonBackend._stream_buffer = memory, buffer
     staged_run.StageRun._stages = passing
-    smoke.HIDDEN, smoke.INNER, smoke.VOCABULARY, smoke.BARRIERS = 128, 64, 64, 2
+    smoke.HIDDEN, smoke.INNER, smoke.VOCABULARY, smoke.REPEATS = 128, 64, 64, 2
     staged_run.SMOKE_ARENA = 1 << 24
     precompile.build_launchers = lambda kernels, workers=0: None
     backend.SWEEP_WIDTHS, backend.SWEEP_UNROLLS, backend.SWEEP_WARPS = (16,), (1, 2), (4,)

@@ -14,21 +14,20 @@ pytest.importorskip("triton")
 from moegauge import models
 from moegauge.bench.run.launches import uneven
 from moegauge.bench.step.lowered import lowered
-from moegauge.kernels.triton.launching.launch import PERSISTENT_WARPS, WARPS
+from moegauge.kernels.triton.launching.launch import WARPS
 from moegauge.kernels.triton.lowering.configuration import CONFIGURATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("batch", [1, 64])
 @pytest.mark.parametrize("model", ["deepseek-v3", "gpt-oss-120b"])
-def test_no_program_that_streams_weights_waits_for_a_place(model: str, batch: int, narrow: bool) -> None:
+def test_no_program_that_streams_weights_waits_for_a_place(model: str, batch: int) -> None:
     for name in CONFIGURATIONS:
-        sharing = [launch for launch in lowered(model, True, narrow, batch=batch, name=name) if launch.chunks]
+        sharing = [launch for launch in lowered(model, True, batch=batch, name=name) if launch.chunks]
         assert sharing
         for launch in sharing:
-            most = PERSISTENT_WARPS if narrow else WARPS * 128 // max(128, launch.maxnreg)
+            most = WARPS * 128 // max(128, launch.maxnreg)
             assert launch.grid[0] <= 132 * most
             assert uneven(launch.chunks, launch.grid[0]) < 0.26
             assert launch.chunks >= launch.grid[0] * CONFIGURATIONS[name].chunks or launch.grid[0] == 1
@@ -37,7 +36,7 @@ def test_no_program_that_streams_weights_waits_for_a_place(model: str, batch: in
 @pytest.mark.parametrize(("model", "each", "others"), [("gpt-oss-120b", 6, 3), ("deepseek-v3", 9, 3)])
 def test_a_single_token_s_layer_has_no_launch_for_norms_and_routing(model: str, each: int, others: int) -> None:
     """Beside the layers: the embedding, the first norm and the logits. Dense layers of DeepSeek-V3 have one less."""
-    launches = [launch for launch in lowered(model, True, False) if launch.enqueued]
+    launches = [launch for launch in lowered(model, True) if launch.enqueued]
     layers = models.load(model).layers
     dense = sum(not layer.experts for layer in layers)
     assert len(launches) == each * len(layers) - dense + others

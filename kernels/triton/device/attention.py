@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 
 from moegauge.kernels.triton.device.decode import e4m3
-from moegauge.kernels.triton.device.grid import program, programs
 from moegauge.kernels.triton.device.partial_sums import arrive
 from moegauge.kernels.triton.device.row_tile import wait_for_producers
 
@@ -42,7 +41,7 @@ def attention(
     heads, kv_heads, length, per_split, q_stride, r_stride, k_stride, v_stride, out_stride, scale,  # shape
     MLA: tl.constexpr, FP8: tl.constexpr, HEADS: tl.constexpr, KEY: tl.constexpr, KEY2: tl.constexpr,
     VALUE: tl.constexpr, VALUE2: tl.constexpr, ROPE: tl.constexpr, ROPE2: tl.constexpr, BLOCK: tl.constexpr,
-    ASM: tl.constexpr, PDL: tl.constexpr, SHADOW: tl.constexpr, at=None,
+    ASM: tl.constexpr, PDL: tl.constexpr, SHADOW: tl.constexpr,
 ):  # fmt: skip
     """Grid (tokens, head blocks, splits): kv heads for gqa, blocks of HEADS heads for mla.
 
@@ -52,10 +51,10 @@ def attention(
     """
     if PDL:
         wait_for_producers()
-    b = program(at, 0)
-    h = program(at, 1)
-    z = program(at, 2)
-    splits = programs(at, 2)
+    b = tl.program_id(0)
+    h = tl.program_id(1)
+    z = tl.program_id(2)
+    splits = tl.num_programs(2)
     group = heads // kv_heads
     row = tl.arange(0, HEADS)
     if MLA:
@@ -120,7 +119,7 @@ def attention(
         total = total * shrink + weight
         acc = acc * shrink[:, None] + weight[:, None] * own_value[None, :]
         most = top
-    block = b * programs(at, 1) + h
+    block = b * tl.num_programs(1) + h
     there = live[:, None] & (e < VALUE)[None, :]
     at = row[:, None] * VALUE + e[None, :]
     tl.store(part + (block * splits + z) * HEADS * VALUE + at, acc, mask=there)

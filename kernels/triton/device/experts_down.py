@@ -9,7 +9,6 @@ adds up the experts it passes, weighted, before it writes a part: one per progra
 import triton
 import triton.language as tl
 
-from moegauge.kernels.triton.device.grid import program, programs
 from moegauge.kernels.triton.device.normalised import write_normalised
 from moegauge.kernels.triton.device.partial_sums import add_parts, arrive, quads, rows_of_tile
 from moegauge.kernels.triton.device.row_tile import wait_for_producers
@@ -115,7 +114,7 @@ def experts_down(
     FORMAT: tl.constexpr, SHARED: tl.constexpr, TOPK: tl.constexpr, TOPK2: tl.constexpr, NT: tl.constexpr,
     UNROLL: tl.constexpr, TILES: tl.constexpr, EVEN: tl.constexpr, SHARED_TILES: tl.constexpr,
     SHARED_EVEN: tl.constexpr, QUAD: tl.constexpr, ASM: tl.constexpr, BATCH1: tl.constexpr, PDL: tl.constexpr,
-    SHADOW: tl.constexpr, NORMALISED: tl.constexpr, at=None,
+    SHADOW: tl.constexpr, NORMALISED: tl.constexpr,
 ):  # fmt: skip
     """out[b] += sum_i share[b, i] (W_down x[b, i] + bias) + W_shared x_shared. width8: rows of an up projection / 8.
 
@@ -123,8 +122,8 @@ def experts_down(
     launch the slots are read before the wait: `route` ended before `experts_up` could let this kernel start.
     NORMALISED, of a single token: the next normalised input is written too (`normalised`).
     """
-    grid = programs(at, 0)
-    me = program(at, 0)
+    grid = tl.num_programs(0)
+    me = tl.program_id(0)
     token, k = quads(NT)
     lane = tl.arange(0, NT)
     stride = batch * (TOPK + 1) * rows
@@ -210,12 +209,12 @@ def experts_down(
 @triton.jit(do_not_specialize=["rows", "batch", "out_stride", "bias_stride", "length"])
 def experts_down_finish(
     part, out, shadow, bias, share, slot_of, rows, batch, out_stride, bias_stride, length,
-    TOPK: tl.constexpr, SHARED: tl.constexpr, SHADOW: tl.constexpr, PDL: tl.constexpr, at=None,
+    TOPK: tl.constexpr, SHARED: tl.constexpr, SHADOW: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """The end of `experts_down` alone, after `device.plain` made the parts. Grid: ceil(rows / 16)."""
     if PDL:
         wait_for_producers()
     finish_down(
-        part, out, shadow, bias, share, slot_of, slot_of, program(at, 0), rows, batch, out_stride, bias_stride, length,
-        1, 0, 1, 1, tl.cdiv(rows, 16), TOPK, 8, SHARED, SHADOW, False,
+        part, out, shadow, bias, share, slot_of, slot_of, tl.program_id(0), rows, batch, out_stride, bias_stride,
+        length, 1, 0, 1, 1, tl.cdiv(rows, 16), TOPK, 8, SHARED, SHADOW, False,
     )  # fmt: skip

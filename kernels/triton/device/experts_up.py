@@ -9,7 +9,6 @@ written by `moegauge.kernels.triton.device.route`; nothing is sorted or aligned.
 import triton
 import triton.language as tl
 
-from moegauge.kernels.triton.device.grid import program, programs
 from moegauge.kernels.triton.device.normalised import inverse_root, load_squares
 from moegauge.kernels.triton.device.partial_sums import add_bias, add_parts, arrive, quads, rows_of_tile, silu
 from moegauge.kernels.triton.device.row_tile import wait_for_producers
@@ -86,7 +85,7 @@ def experts_up(
     TILES: tl.constexpr, EVEN: tl.constexpr, SHARED_TILES: tl.constexpr, SHARED_EVEN: tl.constexpr,
     # the compiler and the launch, what follows the sums.
     QUAD: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr,
-    TILES2: tl.constexpr, at=None,
+    TILES2: tl.constexpr,
 ):  # fmt: skip
     """out[token, choice * rows + i] = silu(W_gate x) * (W_up x) of every pair, and the shared expert's behind them.
 
@@ -96,8 +95,8 @@ def experts_up(
     """
     SIDES: tl.constexpr = 2 if GATED else 1
     BATCH1: tl.constexpr = FEW == 1
-    grid = programs(at, 0)
-    me = program(at, 0)
+    grid = tl.num_programs(0)
+    me = tl.program_id(0)
     token, k = quads(NT)
     lane = tl.arange(0, NT)
     few = tl.arange(0, FEW)
@@ -207,7 +206,7 @@ def experts_up(
 def experts_up_finish(
     part, out, shadow, gate_bias, up_bias, slot_of, rows, shared_rows, height, batch, bias_stride, out_stride,
     gate_length, up_length,
-    TOPK: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr, PDL: tl.constexpr, at=None,
+    TOPK: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """The end of `experts_up` alone, after `moegauge.kernels.triton.device.plain` made the parts.
 
@@ -215,8 +214,8 @@ def experts_up_finish(
     """
     if PDL:
         wait_for_producers()
-    pair = program(at, 1)
-    row = program(at, 0) * 16 + tl.arange(0, 16)
+    pair = tl.program_id(1)
+    row = tl.program_id(0) * 16 + tl.arange(0, 16)
     lane = tl.arange(0, 8)
     there = lane < 1
     stride = batch * (TOPK + 1) * height

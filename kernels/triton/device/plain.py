@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 
 from moegauge.kernels.triton.device.formats import scales_matrix, weights_at
-from moegauge.kernels.triton.device.grid import program
 from moegauge.kernels.triton.device.row_tile import wait_for_producers
 
 
@@ -23,7 +22,7 @@ def plain(
     x, part, slot_of,  # input, output, routing
     w, s, t, w_stride, s_stride, t_stride,  # where the matrices lie
     columns, rows_per_block, height, row_offset, part_first, x_stride, x_inner,  # shape
-    FORMAT: tl.constexpr, CHOICES: tl.constexpr, ROUTED: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr, at=None,
+    FORMAT: tl.constexpr, CHOICES: tl.constexpr, ROUTED: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """part[part_first + p, row_offset + row] = sum_k W[row, k] x[p // CHOICES, p % CHOICES, k]. Grid (rows, pairs).
 
@@ -31,8 +30,8 @@ def plain(
     """
     if PDL:
         wait_for_producers()
-    row = program(at, 0)
-    p = program(at, 1)
+    row = tl.program_id(0)
+    p = tl.program_id(1)
     slot = tl.load(slot_of + p).to(tl.int64) if ROUTED else p.to(tl.int64) * 0
     w_pool += (tl.cast(w, tl.int64) + slot * w_stride) * 256
     s_pool += (tl.cast(s, tl.int64) + slot * s_stride) * 256

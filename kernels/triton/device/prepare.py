@@ -4,14 +4,13 @@ import triton
 import triton.language as tl
 
 from moegauge.kernels.triton.device.formats import scales_matrix, weights_at
-from moegauge.kernels.triton.device.grid import program, programs
 from moegauge.kernels.triton.device.row_tile import wait_for_producers
 
 
 @triton.jit(do_not_specialize=["width", "x_stride", "out_stride"])
 def prepare(
     x, gain, out, width, x_stride, out_stride,
-    NORM: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr, at=None,
+    NORM: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[b] = bfloat16(x[b] / sqrt(mean(x[b]^2) + 1e-6) * gain), or bfloat16(x[b]) without NORM.
 
@@ -19,8 +18,8 @@ def prepare(
     """
     if PDL:
         wait_for_producers()
-    x += program(at, 0) * x_stride
-    out += program(at, 0) * out_stride
+    x += tl.program_id(0) * x_stride
+    out += tl.program_id(0) * out_stride
     column = tl.arange(0, BLOCK)
     inverse = 1.0
     if NORM:
@@ -29,7 +28,7 @@ def prepare(
             value = tl.load(x + start + column, mask=start + column < width, other=0.0)
             total += value * value
         inverse = 1.0 / tl.sqrt(tl.sum(total, 0) / width + 1e-6)
-    for start in range(program(at, 1) * BLOCK, width, programs(at, 1) * BLOCK):
+    for start in range(tl.program_id(1) * BLOCK, width, tl.num_programs(1) * BLOCK):
         there = start + column < width
         value = tl.load(x + start + column, mask=there, other=0.0) * inverse
         if NORM:
@@ -40,13 +39,13 @@ def prepare(
 @triton.jit(do_not_specialize=["w", "s", "t", "columns", "out_stride"])
 def embed(
     w_pool, s_pool, t_pool, out, w, s, t, columns, out_stride,
-    FORMAT: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr, at=None,
+    FORMAT: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[b] = row b of a canonical table. Grid (tokens, ceil(columns / BLOCK))."""
     if PDL:
         wait_for_producers()
-    b = program(at, 0)
-    column = program(at, 1) * BLOCK + tl.arange(0, BLOCK)
+    b = tl.program_id(0)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     there = column < columns
     at = tl.cast(w, tl.int64) * 256
     value = weights_at(w_pool + at, s_pool + tl.cast(s, tl.int64) * 256, b, column, there, columns, FORMAT)
@@ -57,7 +56,7 @@ def embed(
 
 @triton.jit(do_not_specialize=["elements", "x_width", "x_stride", "out_width", "out_stride"])
 def state(
-    pool, x, out, elements, x_width, x_stride, out_width, out_stride, BLOCK: tl.constexpr, PDL: tl.constexpr, at=None,
+    pool, x, out, elements, x_width, x_stride, out_width, out_stride, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """s <- (s + x[i mod x_width]) / 2; out[c] = mean of the new s with i mod out_width = c.
 
@@ -65,8 +64,8 @@ def state(
     """
     if PDL:
         wait_for_producers()
-    b = program(at, 0)
-    column = program(at, 1) * BLOCK + tl.arange(0, BLOCK)
+    b = tl.program_id(0)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     pool += b.to(tl.int64) * elements
     total = tl.zeros((BLOCK,), tl.float32)
     number = tl.zeros((BLOCK,), tl.float32)

@@ -8,10 +8,9 @@ import triton
 import triton.language as tl
 
 from moegauge.kernels.triton.device.formats import tile_columns
-from moegauge.kernels.triton.device.grid import program, programs
 from moegauge.kernels.triton.device.normalised import inverse_root, load_squares, write_normalised
 from moegauge.kernels.triton.device.partial_sums import add_bias, add_parts, arrive, quads, rows_of_tile, silu
-from moegauge.kernels.triton.device.route import choose
+from moegauge.kernels.triton.device.route import choose_for
 from moegauge.kernels.triton.device.row_tile import wait_for_producers
 from moegauge.kernels.triton.device.work_split import owner_of, parts_of, share_of
 
@@ -95,7 +94,7 @@ def product(
     QUAD: tl.constexpr, ASM: tl.constexpr, PDL: tl.constexpr,
     # what follows the sums.
     GATED: tl.constexpr, SILU: tl.constexpr, ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, TILES2: tl.constexpr,
-    NORMALISED: tl.constexpr, TOPK: tl.constexpr, E2: tl.constexpr, at=None,
+    NORMALISED: tl.constexpr, TOPK: tl.constexpr, E2: tl.constexpr,
 ):  # fmt: skip
     """out[b, column + i] (+)= sum_k W[i, k] x[b, k] + bias, or silu(gate) * up with GATED (w0 = gate, w1 = up),
     or silu(up) with SILU.
@@ -112,8 +111,8 @@ def product(
     COLUMNS: tl.constexpr = tile_columns(FORMAT)
     SIDES: tl.constexpr = 2 if GATED else 1
     ENDED: tl.constexpr = NT if NT < 64 else 16  # tokens finished at a time: sums of 64 do not fit beside the rest
-    grid = programs(at, 0)
-    me = program(at, 0)
+    grid = tl.num_programs(0)
+    me = tl.program_id(0)
     length = tl.cdiv(tiles, TILES)
     total = rows // 16 * SIDES * length
     begin, end = share_of(me, grid, total)
@@ -191,9 +190,9 @@ def product(
                         chooses += 1
     if TOPK > 0:
         if chooses > 0:
-            choose(
-                out + column, prior, ids, share, slot_of, slots, counts, members, distinct, ids, experts, 1, out_stride,
-                slot_stride, slot_count, slope, TOPK, E2, True, False, at=(0, 0, 0, 1, 1, 1),
+            choose_for(
+                0, out + column, prior, ids, share, slot_of, slots, counts, members, distinct, ids, experts, out_stride,
+                slot_stride, slot_count, slope, TOPK, E2, True,
             )  # fmt: skip
 
 
@@ -206,12 +205,12 @@ def product_finish(
     part, out, shadow, bias, bias_f32, rows, column, width, batch, out_stride,
     bias0, length0, bias1, length1, bias2, length2,
     NT: tl.constexpr, PDL: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr,
-    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr, at=None,
+    ACCUMULATE: tl.constexpr, SHADOW: tl.constexpr,
 ):  # fmt: skip
     """The end of `product` alone, after `device.plain` made the parts. Grid: ceil(rows / 16)."""
     if PDL:
         wait_for_producers()
-    row = program(at, 0) * 16 + tl.arange(0, 16)
+    row = tl.program_id(0) * 16 + tl.arange(0, 16)
     acc = sum_parts(part, row, rows, 0, batch, 1, NT, NT, 1)
     if GATED:
         acc = silu(acc) * sum_parts(part + batch * rows, row, rows, 0, batch, 1, NT, NT, 1)

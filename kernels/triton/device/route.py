@@ -8,7 +8,6 @@ slots[j], counts[j] and members[j, 0 .. counts[j]) (pairs) for j < D; distinct[0
 import triton
 import triton.language as tl
 
-from moegauge.kernels.triton.device.grid import program
 from moegauge.kernels.triton.device.row_tile import wait_for_producers
 
 
@@ -18,30 +17,36 @@ def slot_for(j, expert, stride, slots):
     return (j * stride + expert % stride) % slots
 
 
-@triton.jit(do_not_specialize=["experts", "batch", "logits_stride", "stride", "slot_count"])
-def choose(
-    logits, prior, ids, share, slot_of, slots, counts, members, distinct, choices,
-    experts, batch, logits_stride, stride, slot_count, slope,
-    TOPK: tl.constexpr, E2: tl.constexpr, BATCH1: tl.constexpr, PDL: tl.constexpr, at=None,
-):  # fmt: skip
-    """One token per program. BATCH1: a single token needs no grouping, every choice is a distinct expert.
+@triton.jit
+def scores_of(logits, prior, slope, e, experts):
+    """(logits, scores) of experts `e`, any shape; a score that is not a number is the lowest there is."""
+    logit = tl.load(logits + e, mask=e < experts, other=0.0)
+    score = tl.load(prior + e, mask=e < experts, other=0.0) + slope * logit
+    return logit, tl.where((e < experts) & (score > float("-inf")), score, float("-inf"))
 
-    choices: [B, experts] int32, the choice's number or -1, for `group`.
-    """
-    if PDL:
-        wait_for_producers()
-    b = program(at, 0)
+
+@triton.jit
+def choose_for(
+    b, logits, prior, ids, share, slot_of, slots, counts, members, distinct, choices,
+    experts, logits_stride, stride, slot_count, slope,
+    TOPK: tl.constexpr, E2: tl.constexpr, BATCH1: tl.constexpr,
+):  # fmt: skip
+    """The experts of token `b` by rank: how many score higher, ties going to the lower id. Every lane compares its own
+    experts with all others, RIVALS at a time, so that no maximum waits for the one before it."""
+    RIVALS: tl.constexpr = 1024 // E2 if E2 < 1024 else 1
     e = tl.arange(0, E2)
-    logit = tl.load(logits + b * logits_stride + e, mask=e < experts, other=0.0)
-    score = tl.where(e < experts, tl.load(prior + b * experts + e, mask=e < experts, other=0.0) + slope * logit, -1e38)
-    choice = tl.full((E2,), -1, tl.int32)
-    for i in range(0, TOPK):
-        best = tl.max(score, 0)
-        # Ties go to the lower id; a NaN score matches nothing and falls to the last expert.
-        chosen = tl.minimum(tl.min(tl.where(score == best, e, E2), 0), experts - 1)
-        choice = tl.where(e == chosen, i, choice)
-        score = tl.where(e == chosen, float("-inf"), score)
-    there = choice >= 0
+    logits += b * logits_stride
+    prior += b * experts
+    logit, score = scores_of(logits, prior, slope, e, experts)
+    better = tl.zeros((RIVALS, E2), tl.int32)
+    for first in range(0, experts, RIVALS):
+        other = first + tl.arange(0, RIVALS)
+        _, rival = scores_of(logits, prior, slope, other, experts)
+        ties = (rival[:, None] == score[None, :]) & (other[:, None] < e[None, :])
+        better += ((rival[:, None] > score[None, :]) | ties).to(tl.int32)
+    rank = tl.sum(better, 0)
+    there = (rank < TOPK) & (e < experts)
+    choice = tl.where(there, rank, -1)
     pair = b * TOPK + choice
     weight = tl.exp(logit - tl.max(tl.where(there, logit, float("-inf")), 0))
     weight = tl.where(there, weight, 0.0)
@@ -58,11 +63,29 @@ def choose(
         tl.store(choices + b * experts + e, choice, mask=e < experts)
 
 
+@triton.jit(do_not_specialize=["experts", "logits_stride", "stride", "slot_count"])
+def choose(
+    logits, prior, ids, share, slot_of, slots, counts, members, distinct, choices,
+    experts, logits_stride, stride, slot_count, slope,
+    TOPK: tl.constexpr, E2: tl.constexpr, BATCH1: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """One token per program. BATCH1: a single token needs no grouping, every choice is a distinct expert.
+
+    choices: [B, experts] int32, the choice's number or -1, for `group`.
+    """
+    if PDL:
+        wait_for_producers()
+    choose_for(
+        tl.program_id(0), logits, prior, ids, share, slot_of, slots, counts, members, distinct, choices,
+        experts, logits_stride, stride, slot_count, slope, TOPK, E2, BATCH1,
+    )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=["experts", "batch", "stride", "slot_count"])
 def group(
     slot_of, number_of, slots, counts, members, distinct, choices, firsts, numbers,
     experts, batch, stride, slot_count,
-    TOPK: tl.constexpr, E2: tl.constexpr, P2: tl.constexpr, PDL: tl.constexpr, at=None,
+    TOPK: tl.constexpr, E2: tl.constexpr, P2: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Number the distinct experts and list their pairs; one program. firsts [P2], numbers [experts]: scratch."""
     if PDL:

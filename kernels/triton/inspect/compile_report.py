@@ -14,12 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moegauge.kernels.triton.device.barrier import LINE, SHARDS
-from moegauge.kernels.triton.launching.assembly import Assembly, load
 from moegauge.kernels.triton.launching.launch import (
     BATCH_REGISTERS,
     OPTIONS,
-    PERSISTENT_REGISTERS,
     REGISTERS,
     ROUTER_EXPERTS,
 )
@@ -49,11 +46,8 @@ class KernelCase:
             and held to no budget.
         maxnreg: most registers per thread; 0 leaves it to the assembler.
         access: bytes every load of a lane must bring; 0 is not checked.
-        source, signature: of an assembled kernel (`moegauge.kernels.triton.launching.assembly`).
-        chunks: of an assembled kernel, (format, chunk) of every class that streams tiles.
         stack: bytes it may spill outside its weight loops.
-        spills: instructions of its other tensor-core loops (attention's) that may spill.
-        drops: times it may drop the multiprocessor's L1, where it has no grid barriers.
+        drops: times it may drop the multiprocessor's L1.
     """
 
     name: str
@@ -67,17 +61,13 @@ class KernelCase:
     per_turn: int = 0
     maxnreg: int = 0
     access: int = 0
-    source: str = ""
-    signature: tuple[tuple[str, str, bool], ...] = ()
-    chunks: tuple[tuple[str, int], ...] = ()
     stack: int = 0
-    spills: int = 0
     drops: int = 0
 
     @property
     def walks(self) -> tuple[tuple[str, int], ...]:
         """(format, tiles one turn multiplies) of every weight loop it may have."""
-        return self.chunks or tuple((f, 4 if i else self.chunk) for i, f in enumerate(self.loops))
+        return tuple((f, 4 if i else self.chunk) for i, f in enumerate(self.loops))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +82,9 @@ class Report:
         budget: what `per_weight` may be; 0 without one.
         access, wanted: bytes of a lane's narrowest load, and what it must bring; 0 where that is not checked.
         allowed: bytes of stack it may have, outside its loops.
-        spilled: instructions of its tensor-core loops that spill, beyond those it may.
+        spilled: instructions of its weight loops that spill.
         weight_loops: how many weight loops it has.
         drops: times it drops the L1, beyond those it may.
-        fresh: for a kernel with grid barriers: the L1 is dropped behind each, and no load takes the way of constants.
     """
 
     case: str
@@ -112,7 +101,6 @@ class Report:
     spilled: int = 0
     weight_loops: int = 0
     drops: int = 0
-    fresh: bool = True
 
     @property
     def fault(self) -> str:
@@ -121,8 +109,6 @@ class Report:
             return f"spills {self.stack} bytes" + (f", {self.spilled} times in a loop" if self.spilled else "")
         if self.drops:
             return "drops the L1, and the input its programs share with it"
-        if not self.fresh:
-            return "may read stale data behind a barrier"
         if self.access != self.wanted:
             return f"loads {self.access} bytes at a time, not {self.wanted}"
         if self.budget and self.wide_loads < 1:
@@ -206,8 +192,8 @@ def small_cases(dependent: bool) -> Iterator[KernelCase]:
     down = {"TOPK": 8, "SHARED": True, "SHADOW": True, **d}
     yield KernelCase("experts down finish" + tail, "experts_down.experts_down_finish", down)
     choose = {"TOPK": 8, "E2": 512, **d}
-    yield KernelCase("choose, one token" + tail, "route.choose", {**choose, "BATCH1": True}, {"slope": "fp32"})
-    yield KernelCase("choose" + tail, "route.choose", {**choose, "BATCH1": False}, {"slope": "fp32"})
+    yield KernelCase("choose, one token" + tail, "route.choose", {**choose, "BATCH1": True}, {"slope": "fp32"}, warps=4)
+    yield KernelCase("choose" + tail, "route.choose", {**choose, "BATCH1": False}, {"slope": "fp32"}, warps=4)
     yield KernelCase("group" + tail, "route.group", {"TOPK": 8, "E2": 512, "P2": 512, **d}, warps=4)
     types = {"x": "*fp32", "out": "*bf16"}
     yield KernelCase("prepare" + tail, "prepare.prepare", {"NORM": True, "BLOCK": 2048, **d}, types, warps=8)
@@ -271,27 +257,6 @@ def cases(target: int, quad: bool) -> Iterator[KernelCase]:
     yield from expert_cases("fp8", "fp8", 5120, 8, quad, False, alone=False, tokens=16)
 
 
-# Bytes the kernel of a whole step may spill, outside every weight loop, and instructions of attention's loops over the
-# context that may. What it computes before its loop over the table, lanes' addresses mostly, does not fit beside them.
-STEP_STACK, STEP_SPILLS = 768, 16
-
-
-def step_case(name: str, made: Assembly) -> KernelCase:
-    """The persistent kernel of a step."""
-    chunks: dict[tuple[str, int], None] = {}
-    for _, constants in made.classes:
-        if "TILES" in constants and constants["NT"] == 8:  # more tokens are more products: no budget
-            chunks[constants["FORMAT"], constants["TILES"]] = None
-            if constants.get("SHARED"):
-                chunks[constants["SHARED"], constants["SHARED_TILES"]] = None
-    formats = tuple(dict.fromkeys(f for f, _ in chunks))
-    constants = {"SHARDS": SHARDS, "LINE": LINE, "ASM": True}
-    return KernelCase(
-        name, "", constants, loops=formats, maxnreg=PERSISTENT_REGISTERS, source=made.source, signature=made.signature,
-        chunks=tuple(chunks), stack=STEP_STACK, spills=STEP_SPILLS,
-    )  # fmt: skip
-
-
 def _kernel(path: str) -> Any:
     import importlib
 
@@ -305,14 +270,13 @@ def compile_case(case: KernelCase, target: int) -> bytes:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = load(case.source) if case.source else _kernel(case.kernel)
+    kernel = _kernel(case.kernel)
     signature, attributes = {}, {}
-    constants = {k: v for k, v in {**case.constants, "at": None}.items() if k in kernel.arg_names}
-    given = {name: (kind, aligned) for name, kind, aligned in case.signature}
+    constants = {k: v for k, v in case.constants.items() if k in kernel.arg_names}
     for i, name in enumerate(kernel.arg_names):
-        kind, aligned = given.get(name) or (case.types.get(name, POINTERS.get(name, ("i32",))[0]), True)
+        kind = case.types.get(name, POINTERS.get(name, ("i32",))[0])
         signature[name] = "constexpr" if name in constants else kind
-        if signature[name].startswith("*") and aligned:
+        if signature[name].startswith("*"):
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
     options: dict[str, Any] = {**OPTIONS, "num_warps": case.warps, "num_stages": case.stages}
@@ -320,8 +284,6 @@ def compile_case(case: KernelCase, target: int) -> bytes:
         options["maxnreg"] = case.maxnreg
     if case.constants.get("PDL"):
         options["launch_pdl"] = True
-    if case.source:
-        options["launch_cooperative_grid"] = True
     compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
     return bytes(compiled.asm["cubin"])
 
@@ -385,9 +347,7 @@ def inspect(cubin: bytes, case: KernelCase, target: int) -> Report:
                 worst, per_weight, budget = (b - a) / weights / allowed, (b - a) / weights, allowed
             loads = sum(bool(re.search(r"\bLDG\S*\.128\b", i)) for i in body)
             wide = min(wide, loads / chunk)
-    in_weights = sum(_spills(found[a:b]) for a, b in weight_loops)
-    elsewhere = sum(_spills(found[a:b]) for a, b in products) - in_weights
-    spilled = in_weights + max(0, elsewhere - case.spills)
+    spilled = sum(_spills(found[a:b]) for a, b in products)
     access = min(map(access_bytes, (i for i in found if re.search(r"\bLDG\b", i))), default=0) if case.access else 0
     return Report(
         case.name,
@@ -403,8 +363,7 @@ def inspect(cubin: bytes, case: KernelCase, target: int) -> Report:
         allowed=case.stack,
         spilled=spilled,
         weight_loops=len(weight_loops),
-        drops=0 if case.source else max(0, sum("CCTL.IVALL" in i for i in found) - case.drops),
-        fresh=not case.source or is_fresh(found),
+        drops=max(0, sum("CCTL.IVALL" in i for i in found) - case.drops),
     )
 
 
@@ -412,14 +371,6 @@ def access_bytes(instruction: str) -> int:
     """Bytes one lane's global load brings: `LDG.E.128` 16, `LDG.E.64` 8, `LDG.E` 4."""
     bits = re.search(r"\bLDG\S*?\.(U8|S8|U16|S16|64|128)\b", instruction)
     return {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}[bits[1]] if bits else 4
-
-
-def is_fresh(found: list[str]) -> bool:
-    """Whether what other programs wrote is seen behind a barrier: an acquiring load that drops the L1 (CCTL.IVALL), and
-    no load by the constants' path, which nothing invalidates."""
-    acquires = [i for i, text in enumerate(found) if re.search(r"\bLDG?\.E\.STRONG\.GPU\b", text)]
-    dropped = any("CCTL.IVALL" in text for i in acquires for text in found[i + 1 : i + 4])
-    return dropped and not any(re.search(r"\bLDG\S*\.CONSTANT\b", text) for text in found)
 
 
 def _spills(found: list[str]) -> int:

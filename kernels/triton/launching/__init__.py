@@ -1,1 +1,1 @@
-"""Launch modes: eager, CUDA graph, programmatic dependent launch, persistent; compiling ahead of the clock."""
+"""Launch modes: eager, CUDA graph, programmatic dependent launch; compiling ahead of the clock."""

@@ -14,9 +14,6 @@ from moegauge.kernels.triton.launching.signature import check
 REGISTERS, WARPS = 128, 16
 BATCH_REGISTERS, BATCH_WARPS = 168, 12
 ROUTER_EXPERTS = 256  # most, in powers of two, among which a product of REGISTERS chooses without a spill
-# The persistent kernel's: the step's every kernel in one, which 128 would make spill inside attention's loops. Three
-# warps of 168 fill a quarter of a multiprocessor's registers, so twelve are resident, with 24 KB of weights in flight.
-PERSISTENT_REGISTERS, PERSISTENT_WARPS = 168, 12
 # What every kernel is compiled with. Products and sums may be fused, as up to Triton 3.9 by default: asked for, since
 # 3.9 warns that its successor will not.
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}

@@ -1,7 +1,4 @@
-"""How many programs of a kernel are resident on the device at once, as a grid barrier requires.
-
-The launch is also cooperative, so a driver that counts fewer refuses it instead of letting it hang.
-"""
+"""How many programs of a kernel are resident on the device at once, by registers and shared memory."""
 
 from __future__ import annotations
 
@@ -39,6 +36,6 @@ def resident(registers: int, shared: int, warps: int, memory: int, capability: t
         raise DeviceError(
             f"a program of {warps} warps needs {registers} registers a thread and {shared} bytes of shared memory; "
             "no multiprocessor holds one.",
-            advice="Use the launch mode 'graph' (--launch graph).",
+            advice="Please report this.",
         )
     return found

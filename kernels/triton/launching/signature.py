@@ -42,8 +42,6 @@ POINTERS: dict[str, tuple[str, ...]] = {
             "prior",
             "pool",
             "stats",
-            "score",
-            "maxima",
             "squares",
             "next_squares",
         ),

@@ -7,7 +7,7 @@ from typing import Any
 
 from moegauge.kernels import program as ir
 from moegauge.kernels.triton.device import prepare
-from moegauge.kernels.triton.launching.launch import PERSISTENT_WARPS, Launch
+from moegauge.kernels.triton.launching.launch import Launch
 from moegauge.kernels.triton.lowering import layout
 from moegauge.kernels.triton.lowering.arena import TritonArena, typed
 from moegauge.kernels.triton.lowering.configuration import Configuration, Shares, share
@@ -59,7 +59,6 @@ class LoweringBase:
         configuration: how products are cut.
         processors: multiprocessors of the device.
         compiled: false under the interpreter, which cannot run inline assembly.
-        narrow: for programs of one warp, as the persistent kernel has: smaller blocks, attention in two grids.
         quad: the column order in which the compiler gives a lane its own columns (see `tiles.dot16`).
     """
 
@@ -73,12 +72,11 @@ class LoweringBase:
         *,
         compiled: bool,
         quad: bool,
-        narrow: bool = False,
     ) -> None:
         self._program, self._arena, self._registers = program, arena, registers
         self._configuration, self._processors = configuration, processors
         self._common = {"QUAD": quad, "ASM": compiled}
-        self._compiled, self._narrow = compiled, narrow
+        self._compiled = compiled
         self._fresh: set[tuple[ir.View, ir.Vector | None]] = set()
         self.written = {view.register for op in program.operations for view in op.outputs()}
         # Normalised copies (`moegauge.kernels.triton.device.normalised`) that earlier operations wrote, and this one's.
@@ -116,10 +114,10 @@ class LoweringBase:
             out, squares = self._registers.normalised(view.register, gain, self._vector(gain))
             return Input(out, out.shape[1] // 8, [], squares, view.width)
         out = self._registers.prepared(view, gain)
-        block = min(512 if self._narrow else 2048, power(view.width, 128))
+        block = min(2048, power(view.width, 128))
         launch = Launch(
             prepare.prepare,
-            (self._batch, -(-view.width // block) if self._narrow else 1),
+            (self._batch,),
             {
                 "x": self._registers.view(view),
                 "gain": self._vector(gain),
@@ -129,7 +127,7 @@ class LoweringBase:
                 "out_stride": out.shape[1],
             },
             {"NORM": gain is not None, "BLOCK": block},
-            warps=self._warps(8 if view.width > 1024 else 4),
+            warps=8 if view.width > 1024 else 4,
             reuses=(view, gain) in self._fresh,
             once=view.register not in self.written,
         )
@@ -173,10 +171,6 @@ class LoweringBase:
             "next_squares": self._registers.nothing("f32"),
         }
 
-    def _warps(self, wide: int) -> int:
-        """Warps of a program that would have `wide` of them."""
-        return 1 if self._narrow else wide
-
     def _vector(self, vector: ir.Vector | None) -> Any:
         if vector is None:
             return self._registers.nothing("bf16")
@@ -200,4 +194,4 @@ class LoweringBase:
 
     def _share(self, total: int, most: int) -> Shares:
         """Shares of `total` chunks, for a kernel of which a multiprocessor holds `most` programs."""
-        return share(total, self._configuration, self._processors, PERSISTENT_WARPS if self._narrow else most)
+        return share(total, self._configuration, self._processors, most)

@@ -175,9 +175,9 @@ class DenseLowering(LoweringBase):
             "FORMAT": weight.format,
             "CHOICES": choices,
             "ROUTED": slot_of is not None,
-            "BLOCK": min(512 if self._narrow else 1024, power(weight.columns, 128)),
+            "BLOCK": min(1024, power(weight.columns, 128)),
         }
-        return Launch(plain.plain, (weight.rows, pairs), arguments, constants, warps=self._warps(4))
+        return Launch(plain.plain, (weight.rows, pairs), arguments, constants, warps=4)
 
     def _finish(
         self,

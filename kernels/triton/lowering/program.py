@@ -43,7 +43,6 @@ class Lowering(AttentionLowering, ExpertLowering):
             **self._tables(tables),
             "choices": tables.choices,
             "experts": op.experts,
-            "batch": self._batch,
             "stride": op.stride,
             "slot_count": op.slots,
         }
@@ -62,11 +61,11 @@ class Lowering(AttentionLowering, ExpertLowering):
             self._choose_there(writer, op, tables, constants)
         chosen = {**constants, "BATCH1": alone}
         once = op.logits.register not in self.written
-        launches = [Launch(route.choose, (self._batch,), choose, chosen, reuses=writer is not None, once=once)]
+        launches = [Launch(route.choose, (self._batch,), choose, chosen, warps=4, reuses=writer is not None, once=once)]
         if not alone:
             constants["P2"] = power(self._batch * op.top_k, 32)
-            shared.update(firsts=tables.firsts, numbers=tables.numbers, number_of=tables.number_of)
-            launches.append(Launch(route.group, (1,), shared, constants, warps=self._warps(4), once=once))
+            shared.update(batch=self._batch, firsts=tables.firsts, numbers=tables.numbers, number_of=tables.number_of)
+            launches.append(Launch(route.group, (1,), shared, constants, warps=4, once=once))
         return launches
 
     def _choose_there(self, writer: Launch, op: ir.Route, tables: RouteTables, constants: dict[str, Any]) -> None:
@@ -98,7 +97,7 @@ class Lowering(AttentionLowering, ExpertLowering):
         }
         grid = (self._batch, -(-op.out.width // 512))
         constants = {"FORMAT": op.table.format, "BLOCK": 512}
-        return [Launch(prepare.embed, grid, arguments, constants, warps=self._warps(4))]
+        return [Launch(prepare.embed, grid, arguments, constants, warps=4)]
 
     def _state(self, op: ir.State) -> list[Launch]:
         arguments = {
@@ -112,4 +111,4 @@ class Lowering(AttentionLowering, ExpertLowering):
             "out_stride": self._registers.stride(op.out),
         }
         grid = (self._batch, -(-op.out.width // 128))
-        return [Launch(prepare.state, grid, arguments, {"BLOCK": 128}, warps=self._warps(4))]
+        return [Launch(prepare.state, grid, arguments, {"BLOCK": 128}, warps=4)]

@@ -111,14 +111,6 @@ class Registers:
         """Scratch for attention's maxima and sums."""
         return self._grow("stats", size)
 
-    def score(self, size: int) -> Any:
-        """Scratch for attention's scores, where they are a grid of their own."""
-        return self._grow("score", size)
-
-    def maxima(self, size: int) -> Any:
-        """Scratch for the largest scores."""
-        return self._grow("maxima", size)
-
     def counters(self, size: int) -> Any:
         """Arrival counters; zero between launches."""
         return self._grow("counters", size)

@@ -62,7 +62,7 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--rung",  # its name up to 0.1.0
                 "launch_mode",
                 default="",
-                help="GPU: how steps are launched, eager, graph, pdl or persistent; default: graph.",
+                help="GPU: how steps are launched, eager, graph or pdl; default: graph.",
             ),
             click.option("--out", type=FILE, help="Write the record to this file."),
             click.option("--export-csv", type=FILE, help="One row per point."),

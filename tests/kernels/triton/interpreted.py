@@ -5,11 +5,8 @@ process of its own, since TRITON_INTERPRET must be set before Triton is imported
     python interpreted.py step FORMAT KIND BATCH CONTEXT    a whole made-up model, every operation gated
     python interpreted.py alone FORMAT BATCH LABEL          one kind of kernel of that model, as it is timed alone
     python interpreted.py attention KIND CACHE HEADS BATCH CONTEXT SPLITS    one attention, cut over its context
-    python interpreted.py modes FORMAT KIND BATCH CONTEXT   the same model, persistent and launch by launch
-    python interpreted.py barrier                           programs counted in, in random order
+    python interpreted.py choose EXPERTS TOP_K               experts of two tokens, with ties and scores that are none
     python interpreted.py shares                            chunks shared out, for many totals and grids
-
-A first word `persistent` runs everything by the persistent kernel.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ from moegauge.bench.step.build import build_step
 from moegauge.kernels import codes, content, packing
 from moegauge.kernels.program import Place, Product, Program, View, Weight
 from moegauge.kernels.triton.backend import TritonBackend
-from moegauge.kernels.triton.device import barrier as grid_barrier
+from moegauge.kernels.triton.device import route
 from moegauge.kernels.triton.device.work_split import owner_of, share_of
 from moegauge.kernels.triton.lowering import layout
 from moegauge.kernels.triton.lowering.arena import canonical_codes
@@ -163,77 +160,29 @@ def alone(fmt: str, batch: int, label: str) -> None:
     made.close()
 
 
-def registers_of(runnable) -> dict[str, np.ndarray]:
-    """Every register."""
-    return {name: runnable.read(name) for name in runnable.program.registers}
-
-
-def modes(fmt: str, kind: str, batch: int, context: int, hidden: int = 64, inner: int = 128, experts: int = 4) -> None:
-    """One step by the persistent kernel twice, by its launches one by one, and on the eager mode."""
-    answers = []
-    for mode in ("eager", "persistent"):
-        made = build_step(
-            shape(fmt, kind, hidden, inner, experts), TritonBackend("cpu", launch_mode=mode), batch=batch,
-            context=context, arena_bytes=1 << 24, reuse=0.0,
-        )  # fmt: skip
-        (runnable,) = made._laps
-        runnable.run()
-        answers.append(registers_of(runnable))
-        if mode == "persistent":
-            kernels = runnable.kernels_per_step
-            runnable.run()
-            answers.append(registers_of(runnable))
-            for launches in runnable._launches:
-                for launch in launches:
-                    launch.run()
-            answers.append(registers_of(runnable))
-        made.close()
-    eager, first, again, singly = answers
-    far = 0.0
-    for name, value in eager.items():
-        there = np.isfinite(value)
-        assert (there == np.isfinite(first[name])).all(), f"{name}: written on one mode only"
-        if there.any():
-            far = max(far, float(np.abs(value - first[name])[there].max() / np.abs(value[there]).max()))
-
-    def same(a, b) -> bool:
-        return all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
-
-    result = {
-        "singly": same(first, singly), "again": same(first, again), "eager": same(first, eager), "far": far,
-        "kernels": kernels,
-    }  # fmt: skip
+def choose(experts: int, top_k: int) -> None:
+    """Experts chosen for tokens whose scores tie and are not numbers, and what they should be."""
+    rng = np.random.default_rng(experts)
+    score = rng.integers(0, 4, (2, experts)).astype(np.float32)
+    score[1, ::3] = np.nan
+    i32 = {"dtype": torch.int32}
+    ids, table, choices = (
+        torch.full((2 * top_k,), -1, **i32),
+        torch.zeros(2 * experts, **i32),
+        torch.zeros(2 * experts, **i32),
+    )
+    share = torch.zeros(2 * top_k)
+    names = ("slot_of", "slots", "counts", "members", "distinct")
+    route.choose[(2,)](
+        torch.zeros(2, experts), torch.from_numpy(score), ids, share, **dict.fromkeys(names, table), choices=choices,
+        experts=experts, logits_stride=experts, stride=1, slot_count=experts, slope=1.0,
+        TOPK=top_k, E2=1 << (experts - 1).bit_length(), BATCH1=False, PDL=False,
+    )  # fmt: skip
+    lowest = np.where(np.isnan(score), -np.inf, score)
+    expected = np.argsort(-lowest, axis=1, kind="stable")[:, :top_k]
+    even = bool(np.allclose(share.numpy(), 1 / top_k))
+    result = {"chosen": ids.reshape(2, top_k).tolist() == expected.tolist(), "even": even}
     sys.stdout.write(json.dumps(result) + "\n")
-
-
-@triton.jit
-def counted_in(memory, order, programs, first, last, SHARDS: tl.constexpr, LINE: tl.constexpr):
-    """Programs order[first .. last) of `programs` arrive at a barrier of generation memory[the first flag]."""
-    generation = tl.load(memory + (SHARDS + 1) * LINE)
-    for i in range(first, last):
-        grid_barrier.count_in(memory, generation, tl.load(order + i), programs, SHARDS, LINE)
-
-
-def barrier() -> None:
-    """Three barriers each of several grids on the same memory; the last arrival opens it and nobody before."""
-    shards, line = grid_barrier.SHARDS, grid_barrier.LINE
-    memory = torch.zeros(grid_barrier.WORDS, dtype=torch.int32)
-    flags = memory[(shards + 1) * line :: line]
-    flags[:] = 2**31 - 3  # generations wrap on the way
-    rng = np.random.default_rng(0)
-    for programs in (1, 2, shards - 1, shards, shards + 1, 99):
-        for _ in range(3):
-            before = int(flags[0])
-            order = torch.from_numpy(rng.permutation(programs).astype(np.int32))
-            run = counted_in[(1,)]
-            run(memory, order, programs, 0, programs - 1, SHARDS=shards, LINE=line)
-            early = bool((flags != before).any())
-            run(memory, order, programs, programs - 1, programs, SHARDS=shards, LINE=line)
-            after = (before + 1 + 2**31) % 2**32 - 2**31
-            opened = bool((flags == after).all()) and flags.numel() == shards
-            zero = not bool(memory[: (shards + 1) * line].any())
-            result = {"programs": programs, "early": early, "opened": opened, "zero": zero}
-            sys.stdout.write(json.dumps(result) + "\n")
 
 
 @triton.jit
@@ -266,12 +215,9 @@ def shares() -> None:
 if __name__ == "__main__":
     for job in " ".join(sys.argv[1:]).split(" , "):
         command, *words = job.split()
-        if command == "persistent":
-            BACKEND = TritonBackend("cpu", launch_mode="persistent")
-            command, *words = words
         numbers = [int(w) if w.isdigit() else w for w in words]
         commands = {
-            "product": product, "step": step, "attention": attention, "modes": modes, "barrier": barrier,
-            "alone": alone, "shares": shares,
+            "product": product, "step": step, "attention": attention, "alone": alone, "choose": choose,
+            "shares": shares,
         }  # fmt: skip
         commands[command](*numbers)

@@ -129,51 +129,12 @@ def test_a_kernel_timed_alone_has_its_inputs_and_choices_made_before():
         assert got["worst"] < 0.05, job
 
 
+def test_experts_are_chosen_by_score_then_by_number_and_scores_that_are_none_come_last():
+    jobs = ["7 3", "40 8", "256 8"]
+    for job, got in zip(jobs, run(*(f"choose {job}" for job in jobs)), strict=True):
+        assert got["chosen"] and got["even"], job  # noqa: PT018
+
+
 def test_an_empty_batch_compiles_to_nothing():
     (got,) = run("step bf16 gqa 0 0")
     assert got["batch"] == 0
-
-
-def test_the_persistent_kernel_multiplies_every_format_within_the_rounding_of_its_sums():
-    jobs = ["mxfp4 256 1", "nvfp4 192 3", "int4 320 9", "int4_g128 384 2", "fp8 160 5", "int8 96 2", "bf16 48 17"]
-    jobs += ["mxfp8 320 3", "fp8 130 1 3", "f32 33 2 4"]  # the obvious kernel
-    for job, got in zip(jobs, run(*(f"persistent product {job}" for job in jobs)), strict=True):
-        assert got["same"] and got["worst"] <= 1, job  # noqa: PT018
-
-
-def test_a_persistent_dense_step_is_the_eager_one_bit_for_bit():
-    """At three tokens of context attention, too, adds in the same order; the operations are gated besides."""
-    got, gate = run("modes mxfp4 gqa 1 3", "persistent step mxfp4 gqa 1 3")
-    assert got["eager"] and got["singly"] and got["again"]  # noqa: PT018
-    assert gate["worst"] < 0.05
-
-
-@pytest.mark.slow
-def test_a_persistent_expert_step_is_its_launches_one_by_one_bit_for_bit():
-    """Two tokens, shared experts, latent attention over an odd context, whose sums the eager mode adds otherwise."""
-    got, alone, gate = run("modes fp8 mla 2 40", "modes fp8 mla 1 40 64 128 16", "persistent step fp8 mla 2 41")
-    for modes in (got, alone):
-        assert modes["singly"] and modes["again"]  # noqa: PT018
-        assert modes["far"] < 0.02
-    assert gate["worst"] < 0.05
-
-
-@pytest.mark.slow
-def test_the_persistent_kernel_passes_the_gate_with_grouped_attention_and_several_tokens():
-    for job, got in zip(
-        ("bf16 3 37", "int4 9 0"), run("persistent step bf16 gqa 3 37", "persistent step int4 gqa 9 0"), strict=True
-    ):
-        assert got["worst"] < 0.05, job
-
-
-def test_a_persistent_step_of_no_tokens_launches_nothing():
-    (got,) = run("persistent step bf16 gqa 0 0")
-    assert got["batch"] == 0
-
-
-def test_the_last_program_to_arrive_opens_the_barrier_and_nobody_before():
-    """The barrier's own code over random orders of arrival, grids around the number of shards, a wrapping generation,
-    the same memory for one grid after another."""
-    for got in run("barrier"):
-        assert not got["early"], got
-        assert got["opened"] and got["zero"], got  # noqa: PT018
