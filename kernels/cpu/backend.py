@@ -15,7 +15,7 @@ from moegauge.kernels import content
 from moegauge.kernels.backend import Arena, Backend, Precision, Runnable, Stream
 from moegauge.kernels.cpu.core import Core, cores, library
 from moegauge.kernels.cpu.layout import read_interleaved
-from moegauge.kernels.cpu.structs import KINDS, COperation, Translator
+from moegauge.kernels.cpu.structs import KINDS, COperation, CRegion, Translator, region
 from moegauge.kernels.host_memory import available_memory, last_level_cache, processor
 from moegauge.kernels.program import Choice, Embed, Product, Program, Weight
 from moegauge.units import human_bytes
@@ -71,6 +71,10 @@ class CpuArena(Arena):
         for name, size in pools.items():
             content.fill(self._memory[self._start[name] :][:size], name, seed)
 
+    def regions(self) -> list[CRegion]:
+        """The memory of every pool; only recurrent state is written to."""
+        return [CRegion(self.address(p), size, p.startswith("state.")) for p, size in self.pools.items()]
+
     def address(self, pool: str) -> int:
         """Address of a pool's first byte."""
         return int(self._memory.ctypes.data) + self._start[pool]
@@ -99,14 +103,16 @@ class CpuRunnable(Runnable):
             name: np.zeros((max(1, program.batch), width), np.float32) for name, width in program.registers.items()
         }
         self._code = Translator(program, arena.address, self._registers, core.lanes)
+        regions = [*arena.regions(), *map(region, self._registers.values()), *self._code.regions()]
+        self._loaded = core.load(self._code.operations, regions)
 
     def run_range(self, first: int, last: int) -> None:
         """Some operations."""
-        self._core.run(self._code.operations, first, last - first)
+        self._core.run(self._loaded, first, last - first)
 
     def run_operation(self, index: int) -> None:
         """One operation."""
-        self._core.run(self._code.operations, index, 1)
+        self._core.run(self._loaded, index, 1)
 
     def read(self, register: str) -> NDArray[np.float32]:
         """A copy of a register."""
@@ -119,7 +125,7 @@ class CpuRunnable(Runnable):
     def choice(self, route: str) -> Choice:
         """The last choice of a route."""
         state = self._code.routes[route]
-        return Choice(state.ids.copy(), state.share.copy(), state.slot.copy(), int(state.c.distinct))
+        return Choice(state.ids.copy(), state.share.copy(), state.slot.copy(), int(state.distinct[0]))
 
     def forget(self) -> None:
         """Shares become NaN and ids -1; slots stay, for they are addresses."""
@@ -210,9 +216,10 @@ class CpuBackend(Backend):
         operations = (COperation * length)()
         for record in operations:
             record.kind = KINDS[EMPTY[name]]  # a batch of 0: no input, no output, no matrix
+        loaded = self._core.load(operations, ())
 
         def run() -> None:
-            self._core.run(operations, 0, length)
+            self._core.run(loaded, 0, length)
 
         return run
 

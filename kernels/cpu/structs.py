@@ -66,8 +66,7 @@ class CRoute(Structure):
         ("prior", c_void_p),
         *((name, c_int64) for name in ("batch", "experts", "top_k", "stride", "slots")),
         ("gain", c_double),
-        *((name, c_void_p) for name in ("ids", "slot", "index", "share", "distinct_slot")),
-        ("distinct", c_int64),
+        *((name, c_void_p) for name in ("ids", "slot", "index", "share", "distinct_slot", "distinct")),
     ]
 
 
@@ -100,7 +99,18 @@ class COperation(Structure):
     ]
 
 
-STRUCTURES = (COperation, CRoute, CMatrix, CVector)
+class CRegion(Structure):
+    """`Region` (native/program.h): memory a program may read and, where `writable`, write."""
+
+    _fields_ = [("start", c_void_p), ("bytes", c_int64), ("writable", c_int64)]
+
+
+STRUCTURES = (COperation, CRoute, CMatrix, CVector, CRegion)
+
+
+def region(array: NDArray[Any], *, writable: bool = True) -> CRegion:
+    """The memory of a C-contiguous array."""
+    return CRegion(array.ctypes.data, array.nbytes, writable)
 
 
 class RouteState:
@@ -112,6 +122,9 @@ class RouteState:
         self.ids, self.slot, self.index = (np.zeros(shape, np.int32) for _ in range(3))
         self.share = np.zeros(shape, np.float32)
         self.distinct_slot = np.zeros(max(1, batch * route.top_k), np.int32)
+        self.distinct = np.zeros(1, np.int64)
+        chosen = (self.ids, self.slot, self.index, self.share, self.distinct_slot, self.distinct)
+        self.regions = [region(self.prior, writable=False), *(region(a) for a in chosen)]
         self.c = CRoute(
             view(route.logits),
             self.prior.ctypes.data,
@@ -121,8 +134,7 @@ class RouteState:
             route.stride,
             route.slots,
             route.GAIN,
-            *(a.ctypes.data for a in (self.ids, self.slot, self.index, self.share, self.distinct_slot)),
-            0,
+            *(a.ctypes.data for a in chosen),
         )
 
 
@@ -146,6 +158,10 @@ class Translator:
         for record, operation in zip(self.operations, program.operations, strict=False):
             record.kind, record.batch = KINDS[type(operation)], program.batch
             _FILL[type(operation)](self, record, operation)
+
+    def regions(self) -> list[CRegion]:
+        """The arrays of its routes."""
+        return [r for route in self.routes.values() for r in route.regions]
 
     def place(self, place: Place | None) -> int | None:
         """Address of a place's first slot."""

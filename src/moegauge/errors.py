@@ -68,6 +68,10 @@ class DeviceError(MoegaugeError):
     """A device that is absent, too small, or stopped answering."""
 
 
+class ProgramError(DeviceError):
+    """A program of a decode step that would reach outside its registers or its arena."""
+
+
 class ColdError(DeviceError):
     """Too few bytes to be timed from memory: they would come from a cache."""
 

@@ -62,6 +62,7 @@ void Executor::attention(const Operation &op, int thread) {
     std::vector<const float *> p(x.size());
     float *scores = static_cast<float *>(scores_.take(0)) + thread * group * RUN;
     for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+        pool_.go_on();
         const int64_t run = task % runs, kv = task / runs % op.kv_heads, b = task / runs / op.kv_heads;
         const int64_t first = run * RUN, count = std::min(RUN, op.length - first);
         const int64_t key_bytes = op.head_dim * element, value_bytes = op.value_dim * element;

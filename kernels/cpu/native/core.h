@@ -34,7 +34,7 @@ struct Route {             // state of one routing decision, kept between operat
     int32_t *ids, *slot, *index;  // [batch, top_k]; index = which distinct expert
     float *share;                 // [batch, top_k]
     int32_t *distinct_slot;       // [distinct]
-    int64_t distinct;
+    int64_t *distinct;            // how many
 };
 
 enum Kind : int64_t { EMBED, PRODUCT, GATED, ATTENTION, STATE, ROUTE, EXPERTS_UP, EXPERTS_DOWN };

@@ -136,12 +136,12 @@ void choose(Route &route, int thread, int threads) {
 
 void number_distinct(Route &route) {
     std::vector<int32_t> number(static_cast<size_t>(route.experts), -1);
-    route.distinct = 0;
+    *route.distinct = 0;
     for (int64_t c = 0; c < route.batch * route.top_k; ++c) {
         const int32_t e = route.ids[c];
         int32_t &j = number[static_cast<size_t>(e)];
         if (j < 0) {
-            j = static_cast<int32_t>(route.distinct++);
+            j = static_cast<int32_t>((*route.distinct)++);
             route.distinct_slot[j] = static_cast<int32_t>((j * route.stride + e % route.stride) % route.slots);
         }
         route.index[c] = j;

@@ -23,10 +23,13 @@ void *Buffer::take(size_t bytes) {
     return data_;
 }
 
-void Executor::run(const Operation *operations, int64_t count) {
-    pool_.run([&](int thread) {
-        for (int64_t i = 0; i < count; ++i) one(operations[i], thread);
-    });
+bool Executor::run(const Program &program, int64_t first, int64_t count, const Interrupted &interrupted) {
+    const Operation *operations = program.operations().data() + first;
+    return pool_.run(
+        [&](int thread) {
+            for (int64_t i = 0; i < count; ++i) one(operations[i], thread);
+        },
+        interrupted);
 }
 
 void Executor::one(const Operation &op, int thread) {
@@ -117,6 +120,7 @@ void Executor::plan(const Operation &op) {
 // EXPERTS_*: sums are [batch * top_k, rows] for each routed matrix, then [batch, rows] for each shared one.
 void Executor::plan_experts(const Operation &op) {
     const Route &route = *op.route;
+    check_choice(route);
     const bool down = op.kind == EXPERTS_DOWN;
     const int64_t routed = down ? 1 : op.n_matrices - op.accumulate;  // accumulate: shared matrices here
     const int64_t choices = op.batch * op.top_k;
@@ -127,7 +131,7 @@ void Executor::plan_experts(const Operation &op) {
     for (int64_t m = 0; m < op.n_matrices; ++m) {
         const Matrix &matrix = op.matrices[m];
         if (m < routed) {
-            for (int64_t d = 0; d < route.distinct; ++d) {
+            for (int64_t d = 0; d < *route.distinct; ++d) {
                 Matrix slot = matrix;
                 const int64_t s = route.distinct_slot[d];
                 slot.weights += s * matrix.weight_stride;
@@ -165,7 +169,7 @@ void Executor::cut() {
     int64_t bytes = 0;
     for (size_t i = 0; i < jobs_used_; ++i)
         bytes += (jobs_[i].last - jobs_[i].first) * TRAITS[jobs_[i].matrix.format].row_bytes(jobs_[i].matrix.columns);
-    const int64_t size = std::clamp<int64_t>(bytes / (16 * pool_.size()), 32 << 10, chunk_bytes_);
+    const int64_t size = std::clamp<int64_t>(bytes / (16 * pool_.size()), SMALLEST_CHUNK, chunk_bytes_);
     chunks_.clear();
     for (size_t i = 0; i < jobs_used_; ++i) {
         const Job &j = jobs_[i];
@@ -219,6 +223,7 @@ void Executor::multiply(int thread) {
     // Which chunks are mine: neighbours, so that a chunk begins where the last one's prefetches ended.
     const uint8_t *expected = nullptr;  // where the last chunk ended: prefetched already
     for (int64_t i; (i = take(thread)) >= 0;) {
+        pool_.go_on();
         const Chunk &c = chunks_[static_cast<size_t>(i)];
         const Job &j = jobs_[c.job];
         const int64_t row = TRAITS[j.matrix.format].row_bytes(j.matrix.columns);
@@ -231,20 +236,25 @@ void Executor::multiply(int thread) {
     }
 }
 
-uint64_t Executor::stream(const uint8_t *data, int64_t bytes, int64_t streams, int64_t prefetch) {
+bool Executor::stream(const uint8_t *data, int64_t bytes, int64_t streams, int64_t prefetch, const Interrupted &interrupted,
+                      uint64_t &all) {
     constexpr int64_t CHUNK = 1 << 20;
-    std::atomic<uint64_t> all{0};
+    std::atomic<uint64_t> folded{0};
     next_.store(0);
-    pool_.run([&](int) {
-        uint64_t mine = 0;
-        for (;;) {
-            const int64_t at = next_.fetch_add(CHUNK, std::memory_order_relaxed);
-            if (at >= bytes) break;
-            mine ^= kernels_->stream(data + at, std::min(CHUNK, bytes - at), streams, prefetch);
-        }
-        all ^= mine;
-    });
-    return all;
+    const bool whole = pool_.run(
+        [&](int) {
+            uint64_t mine = 0;
+            for (;;) {
+                pool_.go_on();
+                const int64_t at = next_.fetch_add(CHUNK, std::memory_order_relaxed);
+                if (at >= bytes) break;
+                mine ^= kernels_->stream(data + at, std::min(CHUNK, bytes - at), streams, prefetch);
+            }
+            folded ^= mine;
+        },
+        interrupted);
+    all = folded;
+    return whole;
 }
 
 }  // namespace moegauge

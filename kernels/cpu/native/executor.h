@@ -1,10 +1,13 @@
 // The CPU executor: every thread walks the same list of operations, with a barrier between phases.
 // Python is not entered between operations.
 #pragma once
+#include <algorithm>
 #include <atomic>
+#include <functional>
 #include <vector>
 
 #include "core.h"
+#include "program.h"
 #include "threads.h"
 
 namespace moegauge {
@@ -49,12 +52,16 @@ struct Chunk {
 class Executor {
   public:
     Executor(const Kernels *kernels, const std::vector<int> &cpus) : kernels_(kernels), pool_(cpus), ranges_(cpus.size()) {}
-    void run(const Operation *operations, int64_t count);
-    // Reads `bytes` once with all threads; returns the folded value so that nothing is optimised away.
-    uint64_t stream(const uint8_t *data, int64_t bytes, int64_t streams, int64_t prefetch);
+    using Interrupted = std::function<bool()>;  // asked now and then by the calling thread; true: leave off and return
+    // Operations [first, first + count) of a program; false where it was interrupted.
+    bool run(const Program &program, int64_t first, int64_t count, const Interrupted &interrupted);
+    // Reads `bytes` once with all threads and gives the folded value, so that nothing is optimised away; false where it
+    // was interrupted.
+    bool stream(const uint8_t *data, int64_t bytes, int64_t streams, int64_t prefetch, const Interrupted &interrupted,
+                uint64_t &all);
     int threads() const { return pool_.size(); }
     const Kernels *kernels() const { return kernels_; }
-    void tune(int64_t prefetch, int64_t chunk) { prefetch_ = prefetch, chunk_bytes_ = chunk; }
+    void tune(int64_t prefetch, int64_t chunk) { prefetch_ = prefetch, chunk_bytes_ = std::max(chunk, SMALLEST_CHUNK); }
 
   private:
     void one(const Operation &op, int thread);
@@ -71,6 +78,7 @@ class Executor {
 
     const Kernels *kernels_;
     ThreadPool pool_;
+    static constexpr int64_t SMALLEST_CHUNK = 32 << 10;
     int64_t prefetch_ = 8192, chunk_bytes_ = 1 << 18;  // bytes; see docs/kernels.md for how they were chosen
     std::vector<Input> inputs_;
     std::vector<int64_t> known_;  // (id, format) -> index into inputs_, or -1

@@ -17,7 +17,7 @@ from moegauge.formats import FORMATS
 from moegauge.kernels import packing
 from moegauge.kernels.cpu import layout
 from moegauge.kernels.cpu.core import Core, cores, library
-from moegauge.kernels.cpu.structs import FORMAT_INDEX, KINDS, CMatrix, COperation, CView
+from moegauge.kernels.cpu.structs import FORMAT_INDEX, KINDS, CMatrix, COperation, CView, region
 from moegauge.kernels.program import GatedProduct, Product
 
 pytestmark = pytest.mark.skipif(library() is None, reason="installed without a C++ compiler")
@@ -48,7 +48,8 @@ def product(core: Core, packed: packing.Packed, x: np.ndarray, weights: np.ndarr
     op.kind, op.batch, op.blocks, op.n_matrices = KINDS[Product], len(x), 1, 1
     op.x, op.y = CView(x.ctypes.data, packed.columns, packed.columns), CView(y.ctypes.data, packed.rows, packed.rows)
     op.matrices = ctypes.pointer(matrix)
-    core.run(operations, 0, 1)
+    memory = (weights, scales, tensor, x, y)
+    core.run(core.load(operations, [region(a) for a in memory]), 0, 1)
     return y[: len(x)]
 
 
@@ -172,7 +173,7 @@ def test_the_gate_over_its_range(core: Core) -> None:
     op = operations[0]
     op.kind, op.batch, op.blocks, op.n_matrices, op.matrices = KINDS[GatedProduct], 1, 1, 2, matrices
     op.x, op.y = CView(x.ctypes.data, 16, 16), CView(y.ctypes.data, len(values), len(values))
-    core.run(operations, 0, 1)
+    core.run(core.load(operations, [region(a) for a in (*kept, x, y)]), 0, 1)
     with np.errstate(over="ignore", invalid="ignore"):
         exact = values / (1 + np.exp(-values))
     np.testing.assert_allclose(y[0], exact.astype(np.float32), rtol=1e-6, atol=1e-35)
