@@ -223,7 +223,12 @@ def run_alone(code: str) -> subprocess.CompletedProcess[str]:
     """A script in a process of its own, which may hang or die."""
     quiet = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "OPENBLAS_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120, env={**os.environ, **quiet}
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **quiet},
     )
 
 
