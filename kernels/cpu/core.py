@@ -24,6 +24,19 @@ def library() -> ctypes.PyDLL | None:
     if spec is None or not spec.origin:
         return None
     lib = ctypes.PyDLL(spec.origin)  # it raises, and lets the interpreter's lock go by itself
+    try:
+        same = _declare(lib)
+    except AttributeError:  # a function that an older core has not
+        same = False
+    if not same:
+        raise DeviceError(
+            f"{spec.origin} was built from other sources than this package.", advice="Reinstall: pip install -e ."
+        )
+    return lib
+
+
+def _declare(lib: ctypes.PyDLL) -> bool:
+    """Give every function its types; whether structures and formats are those of this package."""
     lib.moegauge_open.restype = c_void_p
     lib.moegauge_open.argtypes = [c_char_p, POINTER(c_int), c_int]
     lib.moegauge_close.argtypes = [c_void_p]
@@ -43,11 +56,7 @@ def library() -> ctypes.PyDLL | None:
     theirs, traits = (c_int64 * len(STRUCTURES))(), (c_int64 * (5 * len(FORMATS)))()
     lib.moegauge_sizes(theirs)
     same = lib.moegauge_traits(traits, len(FORMATS)) == len(FORMATS) and list(traits) == format_traits()
-    if list(theirs) != sizes() or not same:
-        raise DeviceError(
-            f"{spec.origin} was built from other sources than this package.", advice="Reinstall: pip install -e ."
-        )
-    return lib
+    return same and list(theirs) == sizes()
 
 
 def cores() -> list[int]:
