@@ -1,5 +1,5 @@
-// C functions of the shared library that Python calls through ctypes.PyDLL: with the interpreter's lock held, and with an
-// exception set where they fail.
+// C functions of the shared library that Python calls through ctypes. Called as PyDLL: with the interpreter's lock held;
+// where they fail an exception is set.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
