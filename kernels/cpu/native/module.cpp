@@ -17,6 +17,10 @@
 #if !defined(_WIN32)
 #include <pthread.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "executor.h"
 
@@ -60,7 +64,9 @@ struct Handle {
     Engine *engine = nullptr;
 
     ~Handle() {
-        if (born == forks.load(std::memory_order_relaxed)) delete engine;
+        if (!engine || born != forks.load(std::memory_order_relaxed)) return;
+        { std::lock_guard<std::mutex> turn(engine->turn); }  // a thread the interpreter left behind may be in a run
+        delete engine;
     }
     // In a forked child the parent's engine is left where it is: its threads are not there to be joined, and its locks
     // and buffers may be in any state.
@@ -91,28 +97,47 @@ void raise() {
     }
 }
 
-// Runs `work(executor, interrupted)` without the interpreter's lock, one caller at a time. Signal handlers run meanwhile
-// (in the main thread, as everywhere): where one raises, the work is called off and its exception stands.
+// Signal handlers of Python run in the main thread.
+bool in_main_thread() {
+#if defined(__linux__)
+    return syscall(SYS_gettid) == getpid();
+#elif defined(__APPLE__)
+    return pthread_main_np();
+#else
+    return false;
+#endif
+}
+
+// Runs `work(executor, interrupted)` without the interpreter's lock, one caller at a time. Signal handlers run meanwhile:
+// where one raises, the work is called off and its exception stands.
 template <class Work>
 void without_lock(Handle *handle, Work work) {
+    std::exception_ptr error;
+    Engine *engine = nullptr;
     try {
-        Engine &engine = handle->ready();
-        PyThreadState *state = PyEval_SaveThread();
-        const auto interrupted = [&state] {
-            PyEval_RestoreThread(state);
-            const bool raised = PyErr_CheckSignals() != 0;
-            state = PyEval_SaveThread();
-            return raised;
-        };
-        std::exception_ptr error;
-        try {
-            std::lock_guard<std::mutex> turn(engine.turn);
-            work(engine.executor, interrupted);
-        } catch (...) {
-            error = std::current_exception();
-        }
+        engine = &handle->ready();
+    } catch (...) {
+        raise();
+        return;
+    }
+    PyThreadState *state = PyEval_SaveThread();
+    const auto interrupted = [&state, main = in_main_thread()] {
+        if (!main) return false;
         PyEval_RestoreThread(state);
-        if (error && !PyErr_Occurred()) std::rethrow_exception(error);
+        const bool raised = PyErr_CheckSignals() != 0;
+        state = PyEval_SaveThread();
+        return raised;
+    };
+    try {
+        std::lock_guard<std::mutex> turn(engine->turn);
+        work(engine->executor, interrupted);
+    } catch (...) {
+        error = std::current_exception();
+    }
+    PyEval_RestoreThread(state);  // outside of every try: where the interpreter is ending, this ends the thread instead
+    if (!error || PyErr_Occurred()) return;
+    try {
+        std::rethrow_exception(error);
     } catch (...) {
         raise();
     }

@@ -227,7 +227,7 @@ def run_alone(code: str) -> subprocess.CompletedProcess[str]:
         check=False,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         env={**os.environ, **quiet},
     )
 
@@ -374,7 +374,9 @@ op, kept = product(1 << 16)
 many = (COperation * 3000)(*[op[0]] * 3000)
 program = one.load(many, [region(a) for a in kept[:3]])
 import threading
-threading.Thread(target=one.run, args=(program, 0, 3000), daemon=True).start()
+def run(one, program, kept):  # its frame keeps them while the interpreter goes down
+    one.run(program, 0, 3000)
+threading.Thread(target=run, args=(one, program, kept), daemon=True).start()
 """
     )
     assert done.returncode == 0, done.stderr
