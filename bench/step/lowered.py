@@ -11,6 +11,7 @@ from moegauge.bench.step.compose import Composer
 from moegauge.bench.step.rings import Layout, plan
 from moegauge.bench.step.routing import Routing
 from moegauge.kernels.program import Program, Weight
+from moegauge.shape import ModelShape
 
 if TYPE_CHECKING:
     import torch
@@ -37,16 +38,34 @@ class _Untouched:
         return self._memory[pool]
 
 
-def step_program(model: str, batch: int, context: int) -> Program:
-    """The decode step of a shipped model, on an arena of ARENA bytes."""
+def step_program(shape: ModelShape, batch: int, context: int) -> Program:
+    """A model's decode step, on an arena of ARENA bytes."""
 
     def compose(layout: Layout, laps: int) -> list[Program]:
-        rng, routing, shape = np.random.default_rng(0), Routing("uniform"), models.load(model)
+        rng, routing = np.random.default_rng(0), Routing("uniform")
         composer = Composer(shape, layout, batch=batch, context=context, kv_format="bf16", routing=routing, rng=rng)
         return [composer.build() for _ in range(laps)]
 
     programs, _ = plan(compose, distance=0, wanted=ARENA, room=1 << 40, fixed=False)
     return programs[0]
+
+
+def on_paper(
+    shape: ModelShape, *, batch: int, context: int, processors: int, capability: tuple[int, int]
+) -> tuple[Program, list[list[Launch]]]:
+    """A step's program and the launches of each of its operations, as a device of `processors` multiprocessors that has
+    measured nothing yet has them."""
+    from moegauge.kernels.triton.backend import column_order
+    from moegauge.kernels.triton.lowering.configuration import default_for
+    from moegauge.kernels.triton.lowering.program import Lowering
+    from moegauge.kernels.triton.lowering.registers import Registers
+
+    program = step_program(shape, batch, context)
+    arena: Any = _Untouched(program.pools)
+    chosen = default_for(capability)
+    registers = Registers(program, "cpu")
+    low = Lowering(program, arena, registers, chosen, processors, compiled=True, quad=column_order())
+    return program, low.lower()
 
 
 def lowered(
@@ -60,7 +79,7 @@ def lowered(
     from moegauge.kernels.triton.lowering.program import Lowering
     from moegauge.kernels.triton.lowering.registers import Registers
 
-    program = step_program(model, batch, context)
+    program = step_program(models.load(model), batch, context)
     arena: Any = _Untouched(program.pools)
     registers = Registers(program, "cpu")
     low = Lowering(program, arena, registers, CONFIGURATIONS[name], processors, compiled=True, quad=quad)

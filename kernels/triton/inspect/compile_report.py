@@ -320,13 +320,19 @@ def report(case: KernelCase, target: int) -> Report:
     return inspect(compile_case(case, target), case, target)
 
 
-def inspect(cubin: bytes, case: KernelCase, target: int) -> Report:
-    """Read the machine code of a case, compiled ahead or on a GPU."""
+def disassembled(cubin: bytes) -> tuple[dict[str, str], str]:
+    """(resources by the assembler's names, listing with codes) of a machine code."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         usage = dict(re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", _tool("cuobjdump", "-res-usage", str(path))))
-        found, loops = instructions(_tool("nvdisasm", "-c", str(path)))
+        return usage, _tool("nvdisasm", "-c", "-hex", str(path))
+
+
+def inspect(cubin: bytes, case: KernelCase, target: int) -> Report:
+    """Read the machine code of a case, compiled ahead or on a GPU."""
+    usage, listing = disassembled(cubin)
+    found, loops = instructions(listing)
     stack = int(usage["STACK"]) + int(usage["LOCAL"]) + (0 if case.stack else _spills(found))
     products = [(a, b) for a, b in _innermost(loops) if any("HMMA" in i for i in found[a:b])]
     # Each innermost loop with tensor-core products is a weight loop (but attention's: only weights are to be evicted

@@ -54,6 +54,13 @@ _DTYPES = {"torch.uint32": "*u32", "torch.uint8": "*u8", "torch.bfloat16": "*bf1
            "torch.int32": "*i32"}  # fmt: skip
 
 
+def kind_of(value: Any) -> str:
+    """Triton's word for the type of an argument that is no whole number; "" for one that is."""
+    if hasattr(value, "dtype"):
+        return _DTYPES.get(str(value.dtype), str(value.dtype))
+    return "fp32" if isinstance(value, float) else ""
+
+
 def check(kernel: str, arguments: dict[str, Any], device: str) -> None:
     """Refuse arguments a kernel would misread.
 
@@ -68,7 +75,7 @@ def check(kernel: str, arguments: dict[str, Any], device: str) -> None:
             raise DeviceError(
                 f"{kernel}: {name} is {type(value).__name__}, not a tensor.", advice="Please report this."
             )
-        kind = _DTYPES.get(str(value.dtype), str(value.dtype))
+        kind = kind_of(value)
         if kind not in expected:
             raise DeviceError(f"{kernel}: {name} is {kind}, not {' or '.join(expected)}.", advice="Please report this.")
         if value.device.type != device:

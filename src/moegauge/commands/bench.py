@@ -25,6 +25,7 @@ _EPILOG = """Examples:
   moegauge bench decode --model gpt-oss-20b,glm-4.7 --format native,fp8
   moegauge bench decode --suite standard --out results/standard.json
   moegauge bench --suite gpu --device cuda --out results/gpu.json
+  moegauge bench --suite gpu --predict
 
 Without --out nothing is stored: the table (or with --json the record) goes to stdout. With --out the record is written
 after every point; the same command takes up where it was stopped."""
@@ -136,8 +137,14 @@ def roof(as_json: bool, **options: Any) -> None:
 @command.command("decode", epilog=_EPILOG)
 @_points
 @_shared
-def decode(as_json: bool, dry_run: bool, **options: Any) -> None:
+@click.option("--predict", is_flag=True, help="GPU suites: predict every point for H100, H200 and B200; no device.")
+def decode(as_json: bool, dry_run: bool, predict: bool, **options: Any) -> None:
     """Whole decode steps: every layer of a model at its true bytes, timed beside the roof."""
+    if predict:
+        from moegauge.commands._predict_suite import predict_suite
+
+        predict_suite(as_json, options)
+        return
     if dry_run:
         _schedule(options)
         return
