@@ -69,7 +69,7 @@ def take_census(checkpoint: Checkpoint, *, top_k: int | None = None) -> Census:
         pools = find_pools(groups, facts, top_k)
         _check_layers(groups, facts)
     except BadConfigError as error:
-        if checkpoint.kind != "file":
+        if not checkpoint.may_be_part:
             raise
         pools = find_pools(groups, facts, top_k, partial=True)
         warnings.append(f"this file is part of a checkpoint and counted alone: {error.message}")

@@ -8,11 +8,12 @@ from math import prod
 
 from moegauge.counting.counts import Counts
 from moegauge.counting.group import Group
+from moegauge.counting.headers.ggml import PACKED_LEAVES
 from moegauge.counting.mixers import Mixer, describe, layer_mixers
 from moegauge.counting.pools import ExpertPool
 from moegauge.counting.roles import DENSE_ROLES
 from moegauge.errors import ShapeError
-from moegauge.formats import get_format
+from moegauge.formats import FORMATS, get_format
 from moegauge.shape import Experts, Layer, Matrix, ModelShape, Vectors
 
 # Storage format -> the row of `moegauge.formats` a kernel would run it in. Where the stored bytes differ from that
@@ -31,6 +32,12 @@ ROWS: dict[str, str] = {
     **dict.fromkeys(("fp8", "fp8_block", "fp8_channel", "fp8_tensor"), "fp8"),
     **dict.fromkeys(("int1", "int2", "int3", "ternary", "bnb_nf4", "bnb_fp4", "hqq", "packed"), "int4"),
     **dict.fromkeys(("int5", "int6", "int7"), "int8"),
+    # ggml's block types, by the bits of a weight; their bytes are said by the matrix itself.
+    **{
+        row.name: "int4" if 8 * row.bytes / row.weights < 5 else "int8"
+        for row in PACKED_LEAVES.values()
+        if row.name not in FORMATS
+    },
 }
 
 # The order a step uses a layer's matrices in; names not listed come after, by name.

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from math import prod
 from typing import NamedTuple
 
+from moegauge.counting.headers.ggml import PACKED_LEAVES
+
 Shape = tuple[int, ...]
 
 
@@ -304,3 +306,11 @@ def _tiles(shape: Shape) -> Shape:
     """[n / 8, k / (16 inner), 32, inner / 2] int32 words of 8 weights -> [n, k]."""
     rows = shape[0] * 8
     return rows, prod(shape) * 8 // rows
+
+
+def ggml(main: Part, parts: Parts, hints: Hints) -> Answer | None:
+    """ggml's block types: a row of bytes is a whole number of blocks."""
+    row = PACKED_LEAVES[main.leaf]
+    if not main.shape or main.shape[-1] % row.bytes:
+        return None
+    return Answer(row.name, (*main.shape[:-1], main.shape[-1] // row.bytes * row.weights))

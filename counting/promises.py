@@ -62,13 +62,13 @@ def _layers(counts: Counts) -> Iterator[str]:
             f"{promised}, but the headers hold {_listed(plain)} too, without a module of multi-token prediction: "
             "counted as mtp, but perhaps decoder layers the config forgets."
         )
-    if facts.mtp_layers and not counts.parameters("mtp") and counts.checkpoint.kind != "file":
+    if facts.mtp_layers and not counts.parameters("mtp") and not counts.checkpoint.may_be_part:
         promised = f"{facts.spelling('mtp_layers')} is {facts.mtp_layers}"
         yield f"{promised}, but no tensor of multi-token prediction (mtp) is stored."
 
 
 def _head(counts: Counts) -> Iterator[str]:
-    if counts.embedding is None or counts.checkpoint.kind == "file":
+    if counts.embedding is None or counts.checkpoint.may_be_part:
         return
     stored = any(group.role == "lm_head" for group in counts.groups)
     field = counts.facts.spelling("tied")
@@ -101,7 +101,7 @@ def _widths(counts: Counts) -> Iterator[str]:
 
 def _modalities(counts: Counts) -> Iterator[str]:
     for name, section in sorted(counts.facts.modalities.items()):
-        if not counts.parameters(name) and counts.checkpoint.kind != "file":
+        if not counts.parameters(name) and not counts.checkpoint.may_be_part:
             yield f"config.json has {section}, but no tensor of {name} is stored."
 
 

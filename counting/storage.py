@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from moegauge.counting import packings
+from moegauge.counting.headers.ggml import PACKED_LEAVES
 from moegauge.counting.packings import FP8, PLAIN, SUB_BYTE, Answer, Hints, Part, Parts, Shape
 
 
@@ -180,6 +181,7 @@ LAYOUTS: tuple[StorageLayout, ...] = (
         *("torchao", "._weight_qdata", ("I8", "U8", "I32", *FP8), (), packings.torchao),
         ("._weight_scale", "._weight_zero_point", "._weight_scale_and_zero", "._weight_act_pre_scale"),
     ),
+    *(StorageLayout("GGUF", leaf, ("U8",), (), packings.ggml) for leaf in PACKED_LEAVES),
     StorageLayout("as stored", ".weight", _FLOATS, (), packings.as_stored),
     StorageLayout("as stored", "", _FLOATS, (), packings.as_stored),
     StorageLayout("as stored", ".bias", _FLOATS, (), packings.as_stored),

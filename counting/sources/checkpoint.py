@@ -54,6 +54,11 @@ class Checkpoint:
             self.warnings.extend(header.warnings)
 
     @property
+    def may_be_part(self) -> bool:
+        """Whether other shards may lie elsewhere: one safetensors file was named. A GGUF says whether it is split."""
+        return self.kind == "file" and not self.headers[0].file.lower().endswith(".gguf")
+
+    @property
     def config(self) -> dict[str, Any] | None:
         """config.json, None when there is none."""
         return self.documents.get("config.json")

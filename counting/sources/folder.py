@@ -12,9 +12,10 @@ import stat
 from pathlib import Path
 
 from moegauge.counting import errors
+from moegauge.counting.headers.gguf import GgufHeader, read_header
 from moegauge.counting.headers.header import LENGTH_BYTES, Header, HeaderBudget
 from moegauge.counting.headers.parse import header_length, parse_text
-from moegauge.counting.sources import selection
+from moegauge.counting.sources import gguf, selection
 from moegauge.counting.sources.checkpoint import DOCUMENT_LIMIT_BYTES, DOCUMENTS, Checkpoint, parse_document
 from moegauge.counting.sources.index import INDEX_LIMIT_BYTES, check_shard_name, check_unique, parse_index, reconcile
 from moegauge.counting.sources.regular import NotRegularError, open_regular, read_all
@@ -34,6 +35,9 @@ def open_folder(folder: Path, *, name: str, weights: str = "") -> Checkpoint:
         SourceError: the subclass that names the fault; see `moegauge.counting.errors`.
     """
     opened = Folder(folder)
+    if gguf.wanted(opened.names, weights):
+        files = gguf.choose(opened.names, where=name, weights=weights)
+        return gguf.open_model("folder", name, None, files, opened.gguf_header)
     chosen = selection.select(opened.names, where=name, weights=weights)
     warnings = list(chosen.warnings)
     if chosen.index:
@@ -61,10 +65,15 @@ def open_folder(folder: Path, *, name: str, weights: str = "") -> Checkpoint:
 def open_file(path: Path, *, name: str) -> Checkpoint:
     """Open one safetensors file; the JSON files beside it are read too, so its config.json is found.
 
+    Of a split GGUF any part stands for all.
+
     Raises:
         SourceError: as `open_folder`.
     """
     opened = Folder(path.parent, allow_links=True)
+    if gguf.is_gguf(path.name):
+        files = gguf.choose(opened.names, where=name, weights=path.name)
+        return gguf.open_model("file", name, None, files, opened.gguf_header)
     header = opened.header(path.name)
     documents = {}
     for file in DOCUMENTS:
@@ -116,6 +125,20 @@ class Folder:
         if changed or len(text) < size - LENGTH_BYTES:
             raise errors.FileChangedError("changed while it was read.", file=file)
         return parse_text(text, file=file, prefix=prefix, data_bytes=before.st_size - size)
+
+    def gguf_header(self, file: str) -> GgufHeader:
+        """The validated header of one GGUF file."""
+        descriptor, status = self._open(file)
+        try:
+            found = read_header(
+                lambda offset, size: read_all(descriptor, size, offset), file=file, file_size=status.st_size
+            )
+        except OSError as error:
+            raise _unreadable(error, file) from None
+        finally:
+            os.close(descriptor)
+        self.budget.take(found.data_start, file)
+        return found
 
     def read(self, file: str, limit: int) -> bytes:
         """A whole small file, at most `limit` bytes."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from moegauge.counting import errors
 from moegauge.counting.headers.header import LENGTH_BYTES, Header
-from moegauge.counting.sources import selection
+from moegauge.counting.sources import gguf, selection
 from moegauge.counting.sources.checkpoint import DOCUMENT_LIMIT_BYTES, DOCUMENTS, Checkpoint, parse_document
 from moegauge.counting.sources.folder import open_folder
 from moegauge.counting.sources.index import (
@@ -54,6 +54,11 @@ def open_repo(
         if snapshot is None:
             raise
         return replace(open_folder(snapshot, name=repo, weights=weights), kind="hub", commit=snapshot.name)
+    if gguf.wanted(remote.names, weights):
+        files = gguf.choose(remote.names, where=repo, weights=weights)
+        model = gguf.open_model("hub", repo, remote.commit, files, remote.gguf_header)
+        remote.keep()
+        return replace(model, requests=remote.transfer.requests, wire_bytes=remote.transfer.wire_bytes)
     chosen = selection.select(remote.names, where=repo, weights=weights)
     warnings = list(chosen.warnings)
     if chosen.index:

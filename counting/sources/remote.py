@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from moegauge.counting import errors
+from moegauge.counting.headers.gguf import GgufHeader, Omitted, read_header
 from moegauge.counting.headers.header import (
     CHECKPOINT_LIMIT_BYTES,
     HEADER_LIMIT_BYTES,
@@ -166,6 +167,32 @@ class Remote:
         if len(data) < wanted:
             data += self.transfer.range(self.commit, file, len(data), wanted).data
         return data, size
+
+    def gguf_header(self, file: str) -> GgufHeader:
+        """The validated header of one GGUF file, by range requests that grow until it ends."""
+        key = f"gguf:{file}"
+        if key not in self.pieces:
+            size = self.sizes.get(file)
+            if size is None:
+                size = self.transfer.range(self.commit, file, 0, 4).file_size if not self.offline else None
+            if size is None:
+                raise errors.TransferError("the server does not say how large it is.", file=f"{self.repo}: {file}")
+
+            def fetch() -> bytes:
+                found = read_header(
+                    lambda offset, count: self.transfer.range(self.commit, file, offset, offset + count).data,
+                    file=file,
+                    file_size=size,
+                )
+                return msgspec.json.encode(found)
+
+            self._cached(key, file, fetch)
+        found = msgspec.json.decode(self.pieces[key], type=GgufHeader)
+        for field, value in found.metadata.items():
+            if isinstance(value, dict):  # no value of a GGUF is one: this was an Omitted
+                found.metadata[field] = Omitted(**value)
+        self.budget.take(found.data_start, file)
+        return found
 
     def decoded_headers(self, index_file: str, accept: Callable[[list[Header], int | None], T]) -> T | None:
         """What `accept` makes of every header as the Hub's one request brings them.

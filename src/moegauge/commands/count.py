@@ -168,7 +168,7 @@ def _refuse_unclassified(census: Census) -> None:
     advice = "Add a row to counting/families.py, or give --allow-unclassified to count them apart."
     if not census.configured:
         advice = "Without a config.json structure cannot tell: put it beside the weights. " + advice
-    if census.checkpoint.kind == "file":
+    if census.checkpoint.may_be_part:
         advice = "What tells their packing may lie in another shard: count the folder, or give --allow-unclassified."
     raise CheckpointError(
         f"{census.checkpoint.name}: {tensors:,} tensors whose name or packing no rule knows: {_some(names)}.",
