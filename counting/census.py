@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from moegauge.counting.census_json import document
 from moegauge.counting.config import Facts, read_facts
 from moegauge.counting.counts import Counts
 from moegauge.counting.errors import AdapterError, BadConfigError, shown
+from moegauge.counting.families import Rule
 from moegauge.counting.group import NO_LAYER, Group
 from moegauge.counting.groups import collect
 from moegauge.counting.mixers import kv_bytes_per_token, why_no_kv
@@ -42,12 +44,13 @@ class Census(Counts):
         return document(self, per_layer=per_layer)
 
 
-def take_census(checkpoint: Checkpoint, *, top_k: int | None = None) -> Census:
+def take_census(checkpoint: Checkpoint, *, top_k: int | None = None, rules: Sequence[Rule] = ()) -> Census:
     """Count an opened checkpoint.
 
     Args:
         checkpoint: validated headers and the documents beside them.
         top_k: experts a token uses, where the config does not say or is not believed.
+        rules: roles of names the shipped rules do not know; see `moegauge.counting.rules`.
 
     Raises:
         CheckpointError: config and headers contradict each other, or the bytes do not reconcile.
@@ -56,7 +59,7 @@ def take_census(checkpoint: Checkpoint, *, top_k: int | None = None) -> Census:
     config = checkpoint.config or checkpoint.documents.get("params.json")  # Mistral's own layout has no config.json
     facts = read_facts(config)
     hints = hints_for(config, checkpoint.quant_config, [h.metadata for h in checkpoint.headers])
-    collected = collect(checkpoint.headers, hints, facts, checkpoint.read_bytes, configured=bool(config))
+    collected = collect(checkpoint.headers, hints, facts, checkpoint.read_bytes, configured=bool(config), rules=rules)
     groups = collected.groups
     counted, stored = sum(g.bytes for g in groups), sum(h.data_bytes for h in checkpoint.headers)
     if counted != stored:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from moegauge.counting.config import Facts
+from moegauge.counting.families import Rule
 from moegauge.counting.group import NO_LAYER, Group
 from moegauge.counting.headers.header import Header
 from moegauge.counting.packings import Hints, Part, Shape
@@ -43,6 +45,7 @@ def collect(
     read: Callable[[int, int], bytes] | None = None,
     *,
     configured: bool = True,
+    rules: Sequence[Rule] = (),
 ) -> Collected:
     """Every tensor of `headers` in groups, with role, format and logical shape.
 
@@ -53,12 +56,13 @@ def collect(
         read: the bytes of one tiny tensor by shard and position; asked for shapes that are data, where nothing else
             says them. None leaves those as upper bounds.
         configured: there was a config; without one, names no rule knows are in doubt.
+        rules: the user's own, tried before the shipped ones.
     """
     counts: Counter[Tensor] = Counter()
     for header in headers:
         # Experts' numbers go first: what is left differs in layer and matrix alone, some thousand names.
         counts.update(zip(without_experts(header.names), header.dtypes, header.shapes, strict=True))
-    resolver = _Resolver(hints, facts)
+    resolver = _Resolver(hints, facts, rules)
     numbering = Numbering()
     modules = _modules(counts, headers, numbering)
     resolver.resolve(modules)
@@ -147,7 +151,8 @@ def _copies_apart(
 class _Resolver:
     """Gives the groups of one module their roles and formats; modules alike in all but the layer are solved once."""
 
-    def __init__(self, hints: Hinting, facts: Facts) -> None:
+    def __init__(self, hints: Hinting, facts: Facts, rules: Sequence[Rule] = ()) -> None:
+        self.rules = [(rule.role, re.compile(rule.pattern)) for rule in rules]
         self.hints = hints
         self.facts = facts
         self.known: dict[tuple[Hints, tuple[Part, ...]], list[Unpacked | None]] = {}
@@ -157,7 +162,8 @@ class _Resolver:
         """The role of a module's template. Past MOST_MODULES nothing is matched any more: no model has as many, and
         matching a hostile file's 500,000 would take minutes."""
         if module not in self.roles:
-            self.roles[module] = role_of(module) if len(self.roles) < MOST_MODULES else "unclassified"
+            own = next((role for role, pattern in self.rules if pattern.fullmatch(module)), None)
+            self.roles[module] = own or (role_of(module) if len(self.roles) < MOST_MODULES else "unclassified")
         return self.roles[module]
 
     def resolve(self, modules: list[Module]) -> None:

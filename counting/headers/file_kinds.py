@@ -6,7 +6,7 @@ from __future__ import annotations
 SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file it points to", "Run: git lfs pull"),
     (b"version https://hawser", "a Git LFS pointer, not the file it points to", "Run: git lfs pull"),
-    (b"GGUF", "a GGUF file", "Count the safetensors release of this model instead."),
+    (b"GGUF", "a GGUF file", "Give it a name that ends in .gguf."),
     (b"PK\x03\x04", "a zip archive (a PyTorch .pt or .bin file?)", "Convert it to safetensors first."),
     (b"\x93NUMPY", "a NumPy .npy file", "Convert it to safetensors first."),
     (b"\x89HDF", "an HDF5 file", "Convert it to safetensors first."),

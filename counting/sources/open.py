@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from moegauge.counting import errors
-from moegauge.counting.sources import folder
+from moegauge.counting.sources import address, folder
 from moegauge.counting.sources.checkpoint import Checkpoint
 from moegauge.counting.sources.selection import INDEX_SUFFIX
 
@@ -27,8 +27,9 @@ def open_checkpoint(
     """Open a checkpoint: find its files, read and validate every header, reconcile them with the index.
 
     Args:
-        target: a folder, one `.safetensors` file, one `.safetensors.index.json`, or `org/name` on the Hub. A path
-            that exists wins over a repo of the same name.
+        target: a folder, one `.safetensors` or `.gguf` file, one `.safetensors.index.json`, or a repo on the Hub:
+            `org/name`, its page's address, or `hf://org/name@revision`. A path that exists wins over a repo of the
+            same name.
         revision: branch, tag, `refs/pr/N` or commit of a Hub repo; refused for a local target.
         weights: which index or file to count where several lie side by side.
         thorough: read every header of a Hub repo byte by byte, even where the Hub offers them decoded in one request.
@@ -44,12 +45,24 @@ def open_checkpoint(
                 problem = "is local and has no revisions."
                 raise errors.TargetNotFoundError(problem, file=target, advice="Leave out --revision.")
             return _open_local(path, target, weights)
-        if not _REPO_ID.fullmatch(target) or ".." in target or target.endswith((".safetensors", ".json")):
-            advice = "Give a folder, a .safetensors file, or a Hub repo as org/name."
+        found = address.parse(target)
+        if found is not None:
+            target, revision, weights = _named(found, target, revision, weights)
+        if not _REPO_ID.fullmatch(target) or ".." in target or target.endswith((".safetensors", ".json", ".gguf")):
+            advice = "Give a folder, a .safetensors or .gguf file, or a Hub repo as org/name."
             raise errors.TargetNotFoundError("no such file or folder.", file=target or "''", advice=advice)
         from moegauge.counting.sources.hub import open_repo
 
         return open_repo(target, revision, weights=weights, thorough=thorough, deadline_s=deadline_s)
+
+
+def _named(found: address.Address, target: str, revision: str | None, weights: str) -> tuple[str, str | None, str]:
+    """(repo, revision, weights) of an address beside what was asked for apart from it."""
+    for what, said, asked in (("--revision", found.revision, revision), ("--weights", found.file, weights)):
+        if said and asked and said != asked:
+            problem = f"names {errors.shown(said)}, {what} {errors.shown(asked)}."
+            raise errors.TargetNotFoundError(problem, file=target, advice=f"Leave out {what}.")
+    return found.repo, found.revision or revision, found.file or weights
 
 
 def _open_local(path: Path, target: str, weights: str) -> Checkpoint:

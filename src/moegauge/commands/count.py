@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from moegauge.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from moegauge.counting.census import Census
+    from moegauge.counting.families import Rule
 
 SHOWN_NAMES = 5
 
@@ -22,6 +24,12 @@ SHOWN_NAMES = 5
 @click.option("--weights", metavar="NAME", default="", help="Index or file to count where several lie side by side.")
 @click.option("--layers", "per_layer", is_flag=True, help="One row per layer as well.")
 @click.option("--top-k", type=click.IntRange(1), metavar="K", help="Experts a token uses, where no config says.")
+@click.option(
+    "--rules",
+    "rules_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML: roles of names the shipped rules do not know.",
+)
 @click.option("--strict", is_flag=True, help="Fail on names no rule knows, even where structure tells what they are.")
 @click.option("--allow-unclassified", is_flag=True, help="Count tensors in doubt apart instead of failing.")
 @click.option(
@@ -56,6 +64,7 @@ def command(
     weights: str,
     per_layer: bool,
     top_k: int | None,
+    rules_file: Path | None,
     strict: bool,
     allow_unclassified: bool,
     shape_file: Path | None,
@@ -71,8 +80,8 @@ def command(
     deadline_s: float | None,
     as_json: bool,
 ) -> None:
-    """Count dense and routed parameters of TARGET exactly: a folder, a .safetensors file, org/name on the Hub, or a
-    name of `moegauge models`, which stands for its repository.
+    """Count dense and routed parameters of TARGET exactly: a folder, a .safetensors or .gguf file, a repo on the Hub
+    (org/name, its page's address, hf://org/name@revision), or a name of `moegauge models`, which stands for its repo.
 
     Only headers are read, never weights.
     """
@@ -82,6 +91,12 @@ def command(
     if shape_file is not None and (diff or source is not None):
         raise UsageError("--shape goes with one TARGET.", advice="Leave it out, or count that one alone.")
 
+    rules: Sequence[Rule] = ()
+    if rules_file is not None:
+        from moegauge.counting.rules import read_rules
+
+        rules = read_rules(rules_file)
+
     def counted(target: str, revision: str | None) -> Census:
         from moegauge.counting import count
         from moegauge.models.catalogue import repo_of
@@ -89,7 +104,15 @@ def command(
         repo = repo_of(target)
         if repo is not None:
             click.echo(f"{printable(target)}: counting {repo}", err=True)
-        census = count(repo or target, revision, weights=weights, top_k=top_k, thorough=thorough, deadline_s=deadline_s)
+        census = count(
+            repo or target,
+            revision,
+            weights=weights,
+            top_k=top_k,
+            thorough=thorough,
+            deadline_s=deadline_s,
+            rules=rules,
+        )
         if strict:
             _refuse_inferred(census)
         if not allow_unclassified:
@@ -155,7 +178,7 @@ def _refuse_inferred(census: Census) -> None:
     if census.inferred:
         raise CheckpointError(
             f"{census.checkpoint.name}: names no rule knows, placed by structure: {_some(census.inferred)}.",
-            advice="Add a row to counting/families.py, or count without --strict.",
+            advice="Say what they are in a file of --rules, or count without --strict.",
         )
 
 
@@ -165,7 +188,7 @@ def _refuse_unclassified(census: Census) -> None:
     if not names:
         return
     tensors = sum(g.tensors for g in census.groups if g.role == "unclassified")
-    advice = "Add a row to counting/families.py, or give --allow-unclassified to count them apart."
+    advice = "Say what they are in a file of --rules, or give --allow-unclassified to count them apart."
     if not census.configured:
         advice = "Without a config.json structure cannot tell: put it beside the weights. " + advice
     if census.checkpoint.may_be_part:

@@ -27,7 +27,7 @@ def load(name: str) -> ModelShape:
 
 
 def resolve(target: str) -> ModelShape:
-    """A shape from whatever names one: a shipped name, a ModelShape JSON, a checkpoint folder, a Hub repo.
+    """A shape from whatever names one: a shipped name, a ModelShape JSON, a checkpoint's folder or file, a Hub repo.
 
     Raises:
         MoegaugeError: nothing of that name can be found or read; the message says what was tried.
@@ -42,7 +42,7 @@ def resolve(target: str) -> ModelShape:
                 f"{target}: no such file.", advice="Give a ModelShape JSON, or a name of `moegauge models`."
             )
         return ModelShape.load(path)
-    if path.exists() or target.count("/") == 1:
+    if path.exists() or target.count("/") == 1 or "://" in target:
         from moegauge.counting import count
 
         return count(target).model_shape()

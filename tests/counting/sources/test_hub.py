@@ -412,3 +412,12 @@ def test_nobody_listens(fresh: Any) -> None:
     answer = fresh(HF_ENDPOINT="http://127.0.0.1:9").open("org/any")
     assert answer["error"] == "HubUnreachableError"
     assert "127.0.0.1:9" in answer["message"]
+
+
+def test_a_pasted_address_is_the_repo(hub: Any, client: Any) -> None:
+    first = hub.add("org/pasted", {"model.safetensors": single("a"), "config.json": b"{}"})
+    hub.add("org/pasted", {"model.safetensors": single("b"), "config.json": b"{}"})
+    assert client.open(f"{hub.url}/org/pasted")["headers"][0]["names"] == ["b"]
+    assert client.open(f"hf://org/pasted@{first}/model.safetensors")["headers"][0]["names"] == ["a"]
+    assert client.open(f"{hub.url}/org/pasted/tree/{first}")["commit"] == first
+    assert "--revision" in client.open(f"hf://org/pasted@{first}", revision="main")["message"]
