@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from moegauge.cli import main
 from moegauge.counting.rules import read_rules
@@ -43,7 +42,14 @@ def rules(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_rule_gives_its_role(tmp_path: Path) -> None:
+def counted(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of `moegauge count`."""
+    with pytest.raises(SystemExit) as stop:
+        main(["count", *map(str, arguments)])
+    return int(stop.value.code or 0), *capsys.readouterr()
+
+
+def test_a_rule_gives_its_role(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     folder = checkpoint(tmp_path / "model")
     file = rules(
@@ -58,13 +64,13 @@ def test_a_rule_gives_its_role(tmp_path: Path) -> None:
         note = "first match wins"
         """,
     )
-    result = CliRunner().invoke(main, ["count", str(folder), "--rules", str(file), "--strict", "--json"])
-    assert result.exit_code == 0, result.output
-    roles = json.loads(result.stdout)["roles"]
+    code, out, err = counted(capsys, folder, "--rules", file, "--strict", "--json")
+    assert code == 0, err
+    roles = json.loads(out)["roles"]
     assert roles["dense_mlp"]["parameters"] == roles["vision"]["parameters"] == 96 * 64
-    plain = CliRunner().invoke(main, ["count", str(folder), "--strict"])
-    assert plain.exit_code == 1
-    assert "--rules" in plain.stderr
+    code, _, err = counted(capsys, folder, "--strict")
+    assert code == 1
+    assert "--rules" in err
 
 
 @pytest.mark.parametrize(
