@@ -84,6 +84,7 @@ const Kernels *plain_kernels();
 const Kernels *avx2_kernels();     // null where not compiled in or not supported by this CPU
 const Kernels *avx512_kernels();
 const Kernels *avx512_vnni_kernels();
+const Kernels *avx512_vbmi_kernels();
 const Kernels *neon_kernels();
 
 }  // namespace moegauge

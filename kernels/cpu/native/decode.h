@@ -27,7 +27,7 @@ constexpr int64_t piece(int64_t byte) {
 }
 
 // COLUMNS of a unit take BYTES, their scales SCALES bytes, their prepared input INPUT bytes. GROUPED: a group's sums are
-// kept beside the row's until its scale is due.
+// kept beside the row's until its scale is due. FACTOR: what a row's sum is still to be multiplied by.
 template <class V, Element ELEMENT, Scale SCALE>
 struct Decode;
 
@@ -36,6 +36,7 @@ struct Decode<V, Element::F32, Scale::NONE> {
     using F = typename V::F;
     static constexpr int COLUMNS = 16, BYTES = 64, SCALES = 0, INPUT = 64;
     static constexpr bool GROUPED = false;
+    static constexpr float FACTOR = 1;
     static void prepare(const float *x, uint8_t *out) { std::memcpy(out, x, 64); }
     template <int R, int T, int STRIDE>
     static void unit(const uint8_t *const *w, const uint8_t *const *, const uint8_t *const *x, F (&acc)[R][T]) {
@@ -53,6 +54,7 @@ struct Decode<V, Element::BF16, Scale::NONE> {
     using F = typename V::F;
     static constexpr int COLUMNS = 32, BYTES = 64, SCALES = 0, INPUT = 128;
     static constexpr bool GROUPED = false;
+    static constexpr float FACTOR = 1;
     static void prepare(const float *x, uint8_t *out) {  // per vector: even columns, then odd ones
         float *o = reinterpret_cast<float *>(out);
         for (int v = 0; v < 32; v += V::W / 2)
@@ -78,25 +80,30 @@ struct Decode<V, Element::BF16, Scale::NONE> {
 
 // e4m3 through float16 (V::DIRECT_FP8 false) or straight to float32 divided by 2^120 (true), both exact; one block of 128
 // columns shares a float32 scale, applied to the partial sum. Straight is half the instructions, but its subnormal codes
-// become subnormal float32, which some CPUs multiply slowly (see isa_avx2.cpp). The NaN codes 0x7F and 0xFF read as
-// +-480; packed weights never hold them (see packing.py).
+// become subnormal float32, which some CPUs multiply slowly (products.h), and Zen 4 in a multiplication alone: 4 cycles more,
+// where a multiply-add takes none. Half of what takes codes to their numbers is in the prepared input, half in
+// the row's sum: inputs may reach 2^67, sums fall to 2^-66. The NaN codes 0x7F and 0xFF read as +-480; packed weights
+// never hold them (see packing.py).
 template <class V>
 struct Decode<V, Element::E4M3, Scale::F32> {
     using F = typename V::F;
     static constexpr int COLUMNS = 128, BYTES = 128, SCALES = 4, INPUT = 512;
     static constexpr bool GROUPED = true;
+    static constexpr float FACTOR = V::DIRECT_FP8 ? 0x1p60f : 16.0f;  // of 2^120, or 256
     static void prepare(const float *x, uint8_t *out) {  // per vector: in the order decode() returns
         constexpr int Q = V::W / 4;
         float *o = reinterpret_cast<float *>(out);
         for (int v = 0; v < 128; v += V::W)
-            for (int i = 0; i < Q; ++i)
-                for (int j = 0; j < 4; ++j)
-                    o[v + j * Q + i] = V::DIRECT_FP8 ? x[v + 4 * i + j] : x[v + 2 * (j % 2 * Q + i) + j / 2];
+            for (int j = 0; j < 4; ++j)
+                for (int i = 0; i < Q; ++i) o[v + j * Q + i] = x[v + column(j, i)] * FACTOR;
+    }
+    static constexpr int column(int j, int i) {
+        if constexpr (V::DIRECT_FP8) return V::e4m3_column(j, i);
+        return 2 * (j % 2 * (V::W / 4) + i) + j / 2;
     }
     static void decode(typename V::I q, F (&f)[4]) {
         if constexpr (V::DIRECT_FP8) {
-            const auto even = V::even_bf16(q), odd = V::odd_bf16(q);
-            f[0] = V::bf16_even(even), f[1] = V::bf16_even(odd), f[2] = V::bf16_odd(even), f[3] = V::bf16_odd(odd);
+            V::e4m3_direct(q, f);
         } else {
             const auto even = V::even_halves(q), odd = V::odd_halves(q);
             f[0] = V::half_low(even), f[1] = V::half_high(even), f[2] = V::half_low(odd), f[3] = V::half_high(odd);
@@ -118,11 +125,10 @@ struct Decode<V, Element::E4M3, Scale::F32> {
                         part[r][t][i % CHAINS] = V::fma(f[i], V::loadf(reinterpret_cast<const float *>(x[t]) + v + i * (V::W / 4)),
                                                         part[r][t][i % CHAINS]);
             }
-        constexpr float FACTOR = V::DIRECT_FP8 ? 0x1p120f : 256.0f;
         for (int r = 0; r < R; ++r)
             for (int t = 0; t < T; ++t) {
                 const F sum = CHAINS == 1 ? part[r][t][0] : V::add(part[r][t][0], part[r][t][CHAINS - 1]);
-                acc[r][t] = V::fma(V::mul(sum, V::set(FACTOR)), V::set(get_float(s[r])), acc[r][t]);
+                acc[r][t] = V::fma(sum, V::set(get_float(s[r])), acc[r][t]);
             }
     }
 };
@@ -139,40 +145,31 @@ struct PowersOfTwo {
     }
 };
 
-// e4m3 with a power of two for every 32 columns (MXFP8): codes and their order are those above. Half of what takes codes
-// to their numbers is in the prepared input, half in the scales, so that no factor is left for the sums: inputs and
-// scales may reach 2^67 so.
+// e4m3 with a power of two for every 32 columns (MXFP8): codes, their order and the inputs are those above; the other half
+// of the factor is in the scales.
 template <class V>
 struct Decode<V, Element::E4M3, Scale::E8M0> : Decode<V, Element::E4M3, Scale::F32> {
     using F = typename V::F;
-    static constexpr float HALF = V::DIRECT_FP8 ? 0x1p60f : 16.0f;  // of 2^120, or 256
-    static constexpr PowersOfTwo SCALE{HALF};
-    // A vector of 64 bytes holds two groups: one in the first eight lanes, one in the last.
-    alignas(64) static constexpr float FIRST[16] = {1, 1, 1, 1, 1, 1, 1, 1};
-    alignas(64) static constexpr float LAST[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
-
-    static void prepare(const float *x, uint8_t *out) {
-        float scaled[128];
-        for (int i = 0; i < 128; ++i) scaled[i] = x[i] * HALF;
-        Decode<V, Element::E4M3, Scale::F32>::prepare(scaled, out);
-    }
+    static constexpr PowersOfTwo SCALE{Decode<V, Element::E4M3, Scale::F32>::FACTOR};
+    static constexpr float FACTOR = 1;
     template <int R, int T, int STRIDE>
     static void unit(const uint8_t *const *w, const uint8_t *const *s, const uint8_t *const *x, F (&acc)[R][T]) {
         for (int v = 0; v < 128; v += V::W)
             for (int r = 0; r < R; ++r) {
                 F f[4];
                 Decode::decode(V::load(w[r] + piece<STRIDE>(v)), f);
-                const F one = V::set(SCALE.of[s[r][v / 32]]), two = V::set(SCALE.of[s[r][V::W > 32 ? v / 32 + 1 : v / 32]]);
-                F lanes = one;
-                if constexpr (V::W > 32) lanes = V::fma(two, V::loadf(LAST), V::mul(one, V::loadf(FIRST)));
+                const float one = SCALE.of[s[r][v / 32]], two = SCALE.of[s[r][V::W > 32 ? v / 32 + 1 : v / 32]];
+                F lanes;  // a vector of 64 bytes holds two groups, the second in its last eight lanes
+                if constexpr (V::W > 32) lanes = V::halves(one, two);
+                else lanes = V::set(one);
                 for (int t = 0; t < T; ++t) {
                     const float *xv = reinterpret_cast<const float *>(x[t]) + v;
                     const auto input = [&](int i) { return V::loadf(xv + i * (V::W / 4)); };
                     if constexpr (V::W > 32 && !V::DIRECT_FP8) {  // f[0] and f[2] are the first group, f[1] and f[3] the second
-                        acc[r][t] = V::fma(V::fma(f[2], input(2), V::mul(f[0], input(0))), one, acc[r][t]);
-                        acc[r][t] = V::fma(V::fma(f[3], input(3), V::mul(f[1], input(1))), two, acc[r][t]);
+                        acc[r][t] = V::fma(V::fma(f[2], input(2), V::mul(f[0], input(0))), V::set(one), acc[r][t]);
+                        acc[r][t] = V::fma(V::fma(f[3], input(3), V::mul(f[1], input(1))), V::set(two), acc[r][t]);
                     } else {
-                        const F half = V::fma(f[1], input(1), V::mul(f[0], input(0)));
+                        const F half = V::fma(f[1], input(1), V::fma(f[0], input(0), V::zero()));  // f[0] may be subnormal
                         acc[r][t] = V::fma(V::fma(f[3], input(3), V::fma(f[2], input(2), half)), lanes, acc[r][t]);
                     }
                 }
@@ -213,6 +210,7 @@ struct Decode<V, Element::INT8, Scale::F32> {  // the scale is the row's: produc
     using F = typename V::F;
     static constexpr int COLUMNS = 64, BYTES = 64, SCALES = 0, INPUT = 192;
     static constexpr bool GROUPED = false;
+    static constexpr float FACTOR = 1;
     static void prepare(const float *x, uint8_t *out) {  // per vector of W columns: 16-bit inputs, then their scale
         for (int v = 0; v < 64; v += V::W, out += 3 * V::W) {
             int16_t q[V::W];

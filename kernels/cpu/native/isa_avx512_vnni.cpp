@@ -16,18 +16,9 @@
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")
 #endif
 #include "products.h"
-#include "vector_avx512.h"
+#include "vector_avx512_vnni.h"
 
 namespace moegauge {
-namespace {
-struct Avx512Vnni : Avx512 {
-    static constexpr const char *name = "AVX-512 VNNI";
-    static Sum first(I weights, I inputs) { return _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights, inputs); }
-    static Sum more(Sum sum, I weights, I inputs) { return _mm512_dpbusd_epi32(sum, weights, inputs); }
-    static I total(Sum high, Sum low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 7), low); }
-};
-}  // namespace
-
 const Kernels *avx512_vnni_kernels() {
     __builtin_cpu_init();
     const bool here = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -30,14 +30,14 @@ using namespace moegauge;
 
 namespace {
 const Kernels *best() {
-    for (const Kernels *k : {avx512_vnni_kernels(), avx512_kernels(), avx2_kernels(), neon_kernels()})
+    for (const Kernels *k : {avx512_vbmi_kernels(), avx512_vnni_kernels(), avx512_kernels(), avx2_kernels(), neon_kernels()})
         if (k) return k;
     return plain_kernels();
 }
 
 const Kernels *named(const char *name) {
     if (!*name) return best();
-    for (const Kernels *k : {avx512_vnni_kernels(), avx512_kernels(), avx2_kernels(), neon_kernels(), plain_kernels()})
+    for (const Kernels *k : {avx512_vbmi_kernels(), avx512_vnni_kernels(), avx512_kernels(), avx2_kernels(), neon_kernels(), plain_kernels()})
         if (k && !std::strcmp(k->name, name)) return k;
     return nullptr;
 }

@@ -99,7 +99,8 @@ struct Rows {
                 for (int r = 0; r < R; ++r) sums[r] = V::sum(acc[r][t]);
             for (int r = 0; r < R; ++r) {
                 const int64_t at = row + r * step;
-                if (at >= first && at < last) y[t][at] = TRAIT.scales_rows() ? sums[r] * get_float(m.scales + 4 * at) : sums[r];
+                const float scale = TRAIT.scales_rows() ? get_float(m.scales + 4 * at) : D::FACTOR;
+                if (at >= first && at < last) y[t][at] = sums[r] * scale;
             }
         }
     }

@@ -83,21 +83,20 @@ struct Strips {
     static inline __attribute__((always_inline)) void run(const uint8_t *const *w, const uint8_t *const *s,
                                                           const uint8_t *const *x, int chunks, F (&acc)[S][T]) {
         typename V::Sum high[S][T] = {}, low[S][T] = {};
+        I start[T];
+        for (int t = 0; t < T; ++t) start[t] = V::spread(x[t] + 2 * RUN);
+        const I table = V::table(E2M1_TABLE);
 #pragma GCC unroll 4
         for (int c = 0; c < chunks; ++c)
             for (int i = 0; i < S; ++i) {
                 const I q = V::load(w[i] + c * V::W);
-                I even = V::low_nibbles(q), odd = V::high_nibbles(q);
-                if constexpr (!IS_INT) {
-                    const I table = V::table(E2M1_TABLE);
-                    even = V::lookup(table, even);
-                    odd = V::lookup(table, odd);
-                }
+                const I even = IS_INT ? V::low_nibbles(q) : V::lookup_low(table, q);
+                const I odd = IS_INT ? V::high_nibbles(q) : V::lookup_high(table, q);
                 for (int t = 0; t < T; ++t) {
                     const uint8_t *xc = x[t] + 16 * c;
-                    high[i][t] = c ? V::more(high[i][t], even, V::spread(xc)) : V::first(even, V::spread(xc));
+                    high[i][t] = c ? V::more(high[i][t], even, V::spread(xc)) : V::first(even, V::spread(xc), I{});
                     high[i][t] = V::more(high[i][t], odd, V::spread(xc + 4));
-                    low[i][t] = c ? V::more(low[i][t], even, V::spread(xc + 8)) : V::first(even, V::spread(xc + 8));
+                    low[i][t] = c ? V::more(low[i][t], even, V::spread(xc + 8)) : V::first(even, V::spread(xc + 8), start[t]);
                     low[i][t] = V::more(low[i][t], odd, V::spread(xc + 12));
                     V::settle(high[i][t]);
                     V::settle(low[i][t]);
@@ -106,7 +105,7 @@ struct Strips {
         for (int i = 0; i < S; ++i) {
             const F scale = scales(s[i]);
             for (int t = 0; t < T; ++t) {
-                const F sum = V::to_float(V::add32(V::total(high[i][t], low[i][t]), V::spread(x[t] + 2 * RUN)));
+                const F sum = V::to_float(V::total(high[i][t], low[i][t], start[t]));
                 acc[i][t] = V::fma(sum, V::mul(scale, V::set(get_float(x[t] + 2 * RUN + 4))), acc[i][t]);
             }
         }

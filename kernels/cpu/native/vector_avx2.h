@@ -47,19 +47,21 @@ struct Avx2 {
     static I table(const uint8_t *sixteen) {
         return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(sixteen)));
     }
-    static I lookup(I table, I index) { return _mm256_shuffle_epi8(table, index); }
+    static I lookup_low(I table, I w) { return _mm256_shuffle_epi8(table, low_nibbles(w)); }
+    static I lookup_high(I table, I w) { return _mm256_shuffle_epi8(table, high_nibbles(w)); }
 
     // Running sums of unsigned weights (at most 24) times signed inputs (at most 64), and 128 times one such sum plus
-    // another, as 32-bit lanes. Eight times 2 * 24 * 64 fits 16 bits: a run of 32 columns.
+    // another plus `start`, as 32-bit lanes; `start` is handed to the low sum's first products too, and one of the two
+    // uses it. Eight times 2 * 24 * 64 fits 16 bits: a run of 32 columns.
     using Sum = I;
-    static Sum first(I weights, I inputs) { return _mm256_maddubs_epi16(weights, inputs); }
-    static Sum more(Sum sum, I weights, I inputs) { return _mm256_add_epi16(sum, first(weights, inputs)); }
+    static Sum first(I weights, I inputs, I) { return _mm256_maddubs_epi16(weights, inputs); }
+    static Sum more(Sum sum, I weights, I inputs) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, inputs)); }
     // The sum as it stands here, in a register. Without it GCC 12 computes a run's products first and adds them later, by
     // way of thirty spills.
     static void settle(Sum &sum) { asm("" : "+x"(sum)); }
-    static I total(Sum high, Sum low) {
-        return _mm256_add_epi32(_mm256_madd_epi16(high, _mm256_set1_epi16(128)),
-                                _mm256_madd_epi16(low, _mm256_set1_epi16(1)));
+    static I total(Sum high, Sum low, I start) {
+        return _mm256_add_epi32(_mm256_add_epi32(_mm256_madd_epi16(high, _mm256_set1_epi16(128)),
+                                                 _mm256_madd_epi16(low, _mm256_set1_epi16(1))), start);
     }
     static I spread(const void *four_bytes) {
         int v;
@@ -80,10 +82,13 @@ struct Avx2 {
     static F half_low(I h) { return _mm256_cvtph_ps(_mm256_castsi256_si128(h)); }
     static F half_high(I h) { return _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1)); }
 
-    // e4m3 as bfloat16 divided by 2^120.
+    // W codes of e4m3 as float32 divided by 2^120, and which column is lane i of f[j].
     static constexpr bool DIRECT_FP8 = false;
-    static I even_bf16(I w) { return bf16_bits(_mm256_slli_epi16(w, 8)); }
-    static I odd_bf16(I w) { return bf16_bits(w); }
+    static void e4m3_direct(I w, F (&f)[4]) {
+        const I even = bf16_bits(_mm256_slli_epi16(w, 8)), odd = bf16_bits(w);
+        f[0] = bf16_even(even), f[1] = bf16_even(odd), f[2] = bf16_odd(even), f[3] = bf16_odd(odd);
+    }
+    static constexpr int e4m3_column(int j, int i) { return 4 * i + j; }
 
     static F bf16_even(I w) { return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16)); }
     static F bf16_odd(I w) { return _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32(-65536))); }

@@ -1,4 +1,4 @@
-// 64-byte vector operations for AVX-512 F, BW, VL, and the same with VNNI.
+// 64-byte vector operations for AVX-512 F, BW, VL.
 #pragma once
 #include <immintrin.h>
 
@@ -47,17 +47,18 @@ struct Avx512 {
     static I table(const uint8_t *sixteen) {
         return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(sixteen)));
     }
-    static I lookup(I table, I index) { return _mm512_shuffle_epi8(table, index); }
+    static I lookup_low(I table, I w) { return _mm512_shuffle_epi8(table, low_nibbles(w)); }
+    static I lookup_high(I table, I w) { return _mm512_shuffle_epi8(table, high_nibbles(w)); }
 
     using Sum = I;  // see vector_avx2.h
-    static Sum first(I weights, I inputs) { return _mm512_maddubs_epi16(weights, inputs); }
-    static Sum more(Sum sum, I weights, I inputs) { return _mm512_add_epi16(sum, first(weights, inputs)); }
+    static Sum first(I weights, I inputs, I) { return _mm512_maddubs_epi16(weights, inputs); }
+    static Sum more(Sum sum, I weights, I inputs) { return _mm512_add_epi16(sum, _mm512_maddubs_epi16(weights, inputs)); }
     // The sum as it stands here, in a register. Without it GCC 12 computes a run's products first and adds them later, by
     // way of thirty spills.
     static void settle(Sum &sum) { asm("" : "+v"(sum)); }
-    static I total(Sum high, Sum low) {
-        return _mm512_add_epi32(_mm512_madd_epi16(high, _mm512_set1_epi16(128)),
-                                _mm512_madd_epi16(low, _mm512_set1_epi16(1)));
+    static I total(Sum high, Sum low, I start) {
+        return _mm512_add_epi32(_mm512_add_epi32(_mm512_madd_epi16(high, _mm512_set1_epi16(128)),
+                                                 _mm512_madd_epi16(low, _mm512_set1_epi16(1))), start);
     }
     static I spread(const void *four_bytes) {
         int v;
@@ -78,9 +79,14 @@ struct Avx512 {
     static F half_low(I h) { return _mm512_cvtph_ps(_mm512_castsi512_si256(h)); }
     static F half_high(I h) { return _mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1)); }
 
-    static constexpr bool DIRECT_FP8 = false;  // e4m3 as bfloat16 divided by 2^120
-    static I even_bf16(I w) { return bf16_bits(_mm512_slli_epi16(w, 8)); }
-    static I odd_bf16(I w) { return bf16_bits(w); }
+    static constexpr bool DIRECT_FP8 = false;  // see vector_avx2.h
+    static void e4m3_direct(I w, F (&f)[4]) {
+        const I even = bf16_bits(_mm512_slli_epi16(w, 8)), odd = bf16_bits(w);
+        f[0] = bf16_even(even), f[1] = bf16_even(odd), f[2] = bf16_odd(even), f[3] = bf16_odd(odd);
+    }
+    static constexpr int e4m3_column(int j, int i) { return 4 * i + j; }
+    // `first` in the first eight lanes, `last` in the last eight.
+    static F halves(float first, float last) { return _mm512_mask_blend_ps(0xFF00, set(first), set(last)); }
 
     static F bf16_even(I w) { return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16)); }
     static F bf16_odd(I w) { return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(-65536))); }

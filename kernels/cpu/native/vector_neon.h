@@ -37,12 +37,13 @@ struct Neon {
     static I low_nibbles(I w) { return vandq_u8(w, vdupq_n_u8(15)); }
     static I high_nibbles(I w) { return vshrq_n_u8(w, 4); }
     static I table(const uint8_t *sixteen) { return load(sixteen); }
-    static I lookup(I table, I index) { return vqtbl1q_u8(table, index); }
+    static I lookup_low(I table, I w) { return vqtbl1q_u8(table, low_nibbles(w)); }
+    static I lookup_high(I table, I w) { return vqtbl1q_u8(table, high_nibbles(w)); }
 
     struct Sum {  // 16-bit sums; see vector_avx2.h
         int16x8_t low, high;
     };
-    static Sum first(I weights, I inputs) {
+    static Sum first(I weights, I inputs, I) {
         const int8x16_t w = vreinterpretq_s8_u8(weights), x = vreinterpretq_s8_u8(inputs);
         return {vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x)};
     }
@@ -51,8 +52,8 @@ struct Neon {
         return {vmlal_s8(sum.low, vget_low_s8(w), vget_low_s8(x)), vmlal_high_s8(sum.high, w, x)};
     }
     static void settle(Sum &) {}
-    static I total(Sum high, Sum low) {
-        return vreinterpretq_u8_s32(vaddq_s32(vshlq_n_s32(fours(high), 7), fours(low)));
+    static I total(Sum high, Sum low, I start) {
+        return add32(vreinterpretq_u8_s32(vaddq_s32(vshlq_n_s32(fours(high), 7), fours(low))), start);
     }
     static I spread(const void *four_bytes) {
         uint32_t v;

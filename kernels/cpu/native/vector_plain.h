@@ -37,9 +37,10 @@ struct Plain {
     static I low_nibbles(I w) { return bytes([&](int i) { return w.b[i] & 15; }); }
     static I high_nibbles(I w) { return bytes([&](int i) { return w.b[i] >> 4; }); }
     static I table(const uint8_t *sixteen) { return load(sixteen); }
-    static I lookup(I table, I index) { return bytes([&](int i) { return table.b[index.b[i]]; }); }
+    static I lookup_low(I table, I w) { return bytes([&](int i) { return table.b[w.b[i] & 15]; }); }
+    static I lookup_high(I table, I w) { return bytes([&](int i) { return table.b[w.b[i] >> 4]; }); }
     using Sum = I;  // see vector_avx2.h
-    static Sum first(I weights, I inputs) { return more(I{}, weights, inputs); }
+    static Sum first(I weights, I inputs, I start) { return more(start, weights, inputs); }
     static Sum more(Sum sum, I weights, I inputs) {
         return words([&](int i) {
             uint32_t total = word(sum, i);
@@ -48,7 +49,7 @@ struct Plain {
         });
     }
     static void settle(Sum &) {}
-    static I total(Sum high, Sum low) { return words([&](int i) { return word(high, i) * 128 + word(low, i); }); }
+    static I total(Sum high, Sum low, I) { return words([&](int i) { return word(high, i) * 128 + word(low, i); }); }
     static I spread(const void *four_bytes) { return words([&](int) { return bits<uint32_t>(four_bytes); }); }
     static I add32(I a, I b) { return words([&](int i) { return word(a, i) + word(b, i); }); }
     static F to_float(I v) { return each([&](int i) { return static_cast<float>(static_cast<int32_t>(word(v, i))); }); }

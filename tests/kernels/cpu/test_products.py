@@ -22,7 +22,7 @@ from moegauge.kernels.program import GatedProduct, Product
 
 pytestmark = pytest.mark.skipif(library() is None, reason="installed without a C++ compiler")
 
-ISAS = ["AVX-512 VNNI", "AVX-512", "AVX2", "NEON", "plain C++"]
+ISAS = ["AVX-512 VBMI", "AVX-512 VNNI", "AVX-512", "AVX2", "NEON", "plain C++"]
 
 
 @pytest.fixture(scope="module", params=ISAS)
