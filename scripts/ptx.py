@@ -5,8 +5,9 @@
     python scripts/ptx.py --match product   cases whose name contains a word
     python scripts/ptx.py --other-order     columns in the order of the other Triton versions: what shuffles cost
 
-Exit 1 on a spill, on weights loaded narrower than 16 bytes, or over the
-instruction budget. Reports are kept in the user's cache by the hash of the sources and the compiler's version.
+Exit 1 on a spill, on weights loaded narrower than 16 bytes, over the instruction budget, or on a rule broken by more
+than is allowed for now (`moegauge.kernels.triton.inspect.rules`); what is allowed is listed beneath the table.
+Reports are kept in the user's cache by the hash of the sources and the compiler's version.
 """
 
 from __future__ import annotations
@@ -73,6 +74,13 @@ def main() -> int:
     print(HEAD)
     for report in reports:
         print(line(report))
+    worst: dict[tuple[str, str], compile_report.Broken] = {}
+    for report in reports:
+        for one in report.breaks:
+            key = report.case.split(",")[0].split(" ")[0], one.rule
+            worst[key] = max(worst.get(key, one), one, key=lambda broken: broken.value)
+    for (kernel, _), one in worst.items():
+        print(f"{kernel}: {one}" + (", more than is allowed for now" if one.fault else ", allowed for now"))
     faults = sum(bool(report.fault) for report in reports)
     print(f"{len(reports)} kernels, {faults} with a fault")
     return 1 if faults else 0

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moegauge.kernels.triton.inspect.machine_code import innermost, parse
+from moegauge.kernels.triton.inspect.rules import Broken, early_reads, judge
 from moegauge.kernels.triton.launching.launch import (
     BATCH_REGISTERS,
     OPTIONS,
@@ -65,6 +67,12 @@ class KernelCase:
     drops: int = 0
 
     @property
+    def single(self) -> bool:
+        """Whether it is for a single token: at most eight in its tensor-core products, one of them there."""
+        given = self.constants
+        return given.get("FEW", 1) == 1 and given.get("NT", 8) == 8 and given.get("BATCH1", True)
+
+    @property
     def walks(self) -> tuple[tuple[str, int], ...]:
         """(format, tiles one turn multiplies) of every weight loop it may have."""
         return tuple((f, 4 if i else self.chunk) for i, f in enumerate(self.loops))
@@ -85,6 +93,7 @@ class Report:
         spilled: instructions of its weight loops that spill.
         weight_loops: how many weight loops it has.
         drops: times it drops the L1, beyond those it may.
+        broken: rules it breaks (`moegauge.kernels.triton.inspect.rules`), each as its fields.
     """
 
     case: str
@@ -101,12 +110,20 @@ class Report:
     spilled: int = 0
     weight_loops: int = 0
     drops: int = 0
+    broken: tuple[tuple[str, float, float, float, str], ...] = ()
+
+    @property
+    def breaks(self) -> list[Broken]:
+        """The rules it breaks, those it may for now among them."""
+        return [Broken(*one) for one in self.broken]
 
     @property
     def fault(self) -> str:
         """What is wrong with it, in words; empty when nothing is."""
         if self.stack > self.allowed or self.spilled:
             return f"spills {self.stack} bytes" + (f", {self.spilled} times in a loop" if self.spilled else "")
+        if over := [str(one) for one in self.breaks if one.fault]:
+            return "; ".join(over)
         if self.drops:
             return "drops the L1, and the input its programs share with it"
         if self.access != self.wanted:
@@ -266,6 +283,11 @@ def _kernel(path: str) -> Any:
 
 def compile_case(case: KernelCase, target: int) -> bytes:
     """The machine code (cubin) of a case."""
+    return compile_both(case, target)[0]
+
+
+def compile_both(case: KernelCase, target: int) -> tuple[bytes, str]:
+    """The machine code (cubin) of a case, and its PTX."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -285,7 +307,7 @@ def compile_case(case: KernelCase, target: int) -> bytes:
     if case.constants.get("PDL"):
         options["launch_pdl"] = True
     compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
-    return bytes(compiled.asm["cubin"])
+    return bytes(compiled.asm["cubin"]), str(compiled.asm["ptx"])
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -295,29 +317,12 @@ def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([str(path), *arguments], check=True, capture_output=True, text=True).stdout  # noqa: S603
 
 
-def instructions(listing: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """(instructions, loops) of a disassembly; a loop is [first, last) between a label and its backward branch."""
-    labels: dict[str, int] = {}
-    found: list[str] = []
-    loops = []
-    for line in listing.splitlines():
-        if label := re.match(r"\s*(\.L_x_\d+):", line):
-            labels[label[1]] = len(found)
-        elif instruction := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?)\s*;", line):
-            found.append(instruction[1])
-            branch = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", instruction[1])
-            if branch and branch[1] in labels:
-                loops.append((labels[branch[1]], len(found)))
-    return found, loops
-
-
-def _innermost(loops: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    return [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-
-
 def report(case: KernelCase, target: int) -> Report:
     """Compile a case and read its machine code."""
-    return inspect(compile_case(case, target), case, target)
+    cubin, ptx = compile_both(case, target)
+    names = [name for name in _kernel(case.kernel).arg_names if name not in case.constants]
+    early = early_reads(ptx, names) if case.constants.get("PDL") else set()
+    return inspect(cubin, case, target, early)
 
 
 def disassembled(cubin: bytes) -> tuple[dict[str, str], str]:
@@ -329,18 +334,20 @@ def disassembled(cubin: bytes) -> tuple[dict[str, str], str]:
         return usage, _tool("nvdisasm", "-c", "-hex", str(path))
 
 
-def inspect(cubin: bytes, case: KernelCase, target: int) -> Report:
-    """Read the machine code of a case, compiled ahead or on a GPU."""
+def inspect(cubin: bytes, case: KernelCase, target: int, early: Iterable[str] = ()) -> Report:
+    """Read the machine code of a case, compiled ahead or on a GPU; `early` as `rules.early_reads` found it."""
     usage, listing = disassembled(cubin)
-    found, loops = instructions(listing)
+    code = parse(listing)
+    found, loops = list(code.text), list(code.loops)
+    held = []  # weight loops with the weights of a turn and lane, and their budget
     stack = int(usage["STACK"]) + int(usage["LOCAL"]) + (0 if case.stack else _spills(found))
-    products = [(a, b) for a, b in _innermost(loops) if any("HMMA" in i for i in found[a:b])]
+    products = [(a, b) for a, b in innermost(loops) if any("HMMA" in i for i in found[a:b])]
     # Each innermost loop with tensor-core products is a weight loop (but attention's: only weights are to be evicted
     # first); the one nearest to its own budget is reported.
     weight_loops = [(a, b) for a, b in products if case.loops and any(".EF" in i for i in found[a:b])]
     per_weight, wide, budget = 0.0, 0.0, 0.0
     if case.per_turn:
-        per_weight = max(b - a for a, b in _innermost(loops)) / case.per_turn
+        per_weight = max(b - a for a, b in innermost(loops)) / case.per_turn
     if case.loops:
         budget, worst = BUDGETS[min(_bits(f) for f in case.loops)], 0.0
         wide = 1.0 if weight_loops else 0.0
@@ -349,12 +356,14 @@ def inspect(cubin: bytes, case: KernelCase, target: int) -> Report:
             chunk, found_format = _identify(body, case)
             weights = chunk * layout.TILE_BYTES * 8 // _bits(found_format) / 32
             allowed = BUDGETS[_bits(found_format)]
+            held.append(((a, b), weights, allowed))
             if (b - a) / weights / allowed > worst:
                 worst, per_weight, budget = (b - a) / weights / allowed, (b - a) / weights, allowed
             loads = sum(bool(re.search(r"\bLDG\S*\.128\b", i)) for i in body)
             wide = min(wide, loads / chunk)
     spilled = sum(_spills(found[a:b]) for a, b in products)
     access = min(map(access_bytes, (i for i in found if re.search(r"\bLDG\b", i))), default=0) if case.access else 0
+    broken = judge(case.kernel.rpartition(".")[2], code, set(early), stack, case.single, held)
     return Report(
         case.name,
         target,
@@ -370,6 +379,7 @@ def inspect(cubin: bytes, case: KernelCase, target: int) -> Report:
         spilled=spilled,
         weight_loops=len(weight_loops),
         drops=max(0, sum("CCTL.IVALL" in i for i in found) - case.drops),
+        broken=tuple((one.rule, one.value, one.limit, one.allowed, one.detail) for one in broken),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from moegauge.kernels.triton.inspect import compile_report
+from moegauge.kernels.triton.inspect import compile_report, machine_code
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -50,7 +50,7 @@ def test_loops_run_from_a_label_to_its_backward_branch():
         /*0030*/                   BRA `(.L_x_0) ;
         /*0040*/                   BRA `(.L_x_9) ;
 """
-    found, loops = compile_report.instructions(listing)
-    assert len(found) == 5
-    assert loops == [(1, 3), (0, 4)]
-    assert compile_report._innermost(loops) == [(1, 3)]
+    code = machine_code.parse(listing)
+    assert len(code.text) == 5
+    assert code.loops == ((1, 3), (0, 4))
+    assert machine_code.innermost(code.loops) == [(1, 3)]
