@@ -70,7 +70,7 @@ class KernelCase:
     def single(self) -> bool:
         """Whether it is for a single token: at most eight in its tensor-core products, one of them there."""
         given = self.constants
-        return given.get("FEW", 1) == 1 and given.get("NT", 8) == 8 and given.get("BATCH1", True)
+        return bool(given.get("FEW", 1) == 1 and given.get("NT", 8) == 8 and given.get("BATCH1", True))
 
     @property
     def walks(self) -> tuple[tuple[str, int], ...]:
