@@ -19,83 +19,14 @@ from moegauge.bench.plan.gpu_suite import Stage
 from moegauge.bench.plan.points import Point
 from moegauge.bench.queueing.latencies import COLUMNS, DEVICES, Latencies, latencies
 from moegauge.bench.queueing.multiprocessor import MODES, chain
+from moegauge.bench.queueing.prediction_file import LeftUnpredicted, Predicted, SuitePrediction
 from moegauge.bench.queueing.step import CodeBook, Laid, lay_out
 from moegauge.errors import DeviceError, UsageError
 from moegauge.record import Project, now
 
-SCHEMA = "moegauge.gpu_prediction/1"
 KINDS = ("decode", "kernel", "launch modes")
 EXPERTS = "experts up and down"  # both launches of every layer, one after the other
 USUAL_MODE = "pdl"  # of a stage that names none
-
-
-class Predicted(msgspec.Struct, kw_only=True, frozen=True):
-    """One point on one device.
-
-    Attributes:
-        stage: of the suite.
-        kind: `decode` (a whole step) or `kernel` (all launches of one kind, one after another).
-        kernel: that kind; None for a whole step.
-        launch_mode: `pdl` or `graph`.
-        launches: of one step.
-        bytes: of one step, expected where it depends on the routing.
-        nominal_us, pessimistic_us: time of one step.
-        nominal_share, pessimistic_share: of the read roof: bytes / roof / time.
-        tokens_per_s: nominal, all streams together; None for a kernel.
-    """
-
-    stage: str
-    device: str
-    kind: str
-    model: str
-    format: str
-    batch: int
-    context: int
-    launch_mode: str
-    launches: int
-    bytes: float
-    nominal_us: float
-    pessimistic_us: float
-    nominal_share: float
-    pessimistic_share: float
-    kernel: str | None = None
-    tokens_per_s: float | None = None
-
-    @property
-    def label(self) -> str:
-        """`deepseek-v3 fp8 batch 8, experts up`."""
-        point = Point(self.model, self.format, self.batch, self.context).label
-        return point + (f", {self.kernel}" if self.kernel else "")
-
-
-class LeftUnpredicted(msgspec.Struct, kw_only=True, frozen=True):
-    """A point the model could not be asked for, and why."""
-
-    stage: str
-    device: str
-    point: str
-    reason: str
-
-
-class SuitePrediction(msgspec.Struct, kw_only=True):
-    """The document.
-
-    Attributes:
-        suite: whose points.
-        compiler: Triton's version, whose machine code was read.
-        latencies: device -> column -> name -> value, as used.
-        points: every point, device by device.
-        left_out: what could not be predicted.
-    """
-
-    schema: str = SCHEMA
-    created: str
-    project: Project
-    suite: str
-    compiler: str
-    latencies: dict[str, dict[str, dict[str, float]]]
-    points: list[Predicted]
-    left_out: list[LeftUnpredicted] = []
 
 
 def predict_launches(laid: list[Laid], at: Latencies, mode: str) -> float:

@@ -19,6 +19,7 @@ from moegauge.bench.clock.roof import RoofMeter, find_roof
 from moegauge.bench.plan import suites
 from moegauge.bench.plan.gpu_suite import Stage
 from moegauge.bench.plan.points import NATIVE, Point, Row, rows_of, unique
+from moegauge.bench.queueing import prediction_file
 from moegauge.bench.run.case import Settings
 from moegauge.bench.run.sweep import Bench, Failure, guarded, key_of, run_sweep
 from moegauge.bench.step.routing import Routing
@@ -75,6 +76,7 @@ class Options:
     points: tuple[Point, ...] | None = None
     budget_s: float | None = None
     continue_from: Path | None = None
+    predicted: Path | None = None
 
 
 class Session:
@@ -113,6 +115,9 @@ class Session:
         self.argv = ["moegauge", *public_argv(list(argv))]
         self.record = self._draft()
         self.file: RecordFile | None = None
+        gpu = self.record.machine.get("gpu")
+        name = str(gpu.get("name") if isinstance(gpu, dict) else gpu)
+        self._predicted = prediction_file.of_device(options.predicted, name) if options.predicted else {}
 
     def __enter__(self) -> Session:
         if self.options.continue_from is not None and not (self.options.out and self.options.out.exists()):
@@ -250,8 +255,8 @@ class Session:
                 yield point
 
     def store(self, case: Case) -> None:
-        """Keep a point, on disk at once."""
-        self.record.cases.append(case)
+        """Keep a point, on disk at once, with what was predicted of it."""
+        self.record.cases.append(prediction_file.with_prediction(case, self._predicted))
         self.save()
 
     def save(self) -> None:

@@ -198,6 +198,8 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
         time_ratio: this kit's time over the peer's for the same weights, median of rounds in which both were timed;
             below 1 this kit is faster. `time_ratio_interval` is its 95 % bootstrap interval.
         profile: kernel cases on a GPU: grid, waves, registers and issue slots.
+        predicted_ms, predicted_pessimistic_ms: `median_ms` as the queueing model had it before the run (`bench
+            --predicted`), by nominal and by pessimistic latencies; None where it was not given.
     """
 
     kind: str
@@ -245,6 +247,8 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
     time_ratio: float | None = None
     time_ratio_interval: tuple[float, float] | None = None
     profile: Profile | None = None
+    predicted_ms: float | None = None
+    predicted_pessimistic_ms: float | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:

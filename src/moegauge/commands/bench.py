@@ -98,6 +98,7 @@ def _points(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=FILE,
                 help="Begin --out with what still holds of this record: roof and floors, of one commit all.",
             ),
+            click.option("--predicted", type=FILE, help="Put predicted times of this --predict file into the record."),
             click.option(
                 "--dry-run", is_flag=True, help="Print a suite's stages and estimated seconds; measure nothing."
             ),

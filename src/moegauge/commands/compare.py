@@ -29,8 +29,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.command("compare", epilog=_EPILOG)
 @click.argument("records", nargs=-1, required=True, type=FILE)
 @click.option("--against", "other", type=FILE, help="Judge this record's points: same, faster, slower, undecided.")
+@click.option("--fit-latencies", is_flag=True, help="GPU records with predictions: fit the model's latencies to them.")
 @json_option
-def command(records: tuple[Path, ...], other: Path | None, as_json: bool) -> None:
+def command(records: tuple[Path, ...], other: Path | None, fit_latencies: bool, as_json: bool) -> None:
     """Measured against predicted tokens/s of every point of RECORDS, leaving each point's own model out.
 
     Records of one machine are pooled; of a point measured twice the later measurement counts."""
@@ -41,13 +42,21 @@ def command(records: tuple[Path, ...], other: Path | None, as_json: bool) -> Non
         _against(loaded[0], load(other), as_json)
         return
     from moegauge.bench.judge.compare import compare
+    from moegauge.bench.judge.gpu_model import judge_model
 
-    found = compare(pool(loaded, [str(path) for path in records]))
+    pooled = pool(loaded, [str(path) for path in records])
+    found = compare(pooled)
+    judged = judge_model(pooled, fit=fit_latencies)
     if as_json:
-        print_json(found.to_json())
+        document = found.to_json()
+        print_json(document | {"gpu_model": judged.to_json()} if judged else document)
         return
     click.echo(machine_line(loaded[0].machine))
     show_comparison(found)
+    if judged:
+        click.echo("")
+        for line in judged.lines():
+            click.echo(line)
 
 
 def show_comparison(found: Comparison) -> None:

@@ -1,6 +1,8 @@
 """Predictions of a suite from made-up machine code: bytes, points, the document and its schema, bad options."""
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 
 import jsonschema
 import msgspec
@@ -100,3 +102,15 @@ def test_the_document_keeps_its_schema_and_the_latencies_it_used():
 def test_bad_options_are_one_line(words, said):
     done = CliRunner().invoke(group, ["bench", "--predict", *words], standalone_mode=False)
     assert said in str(done.exception)
+
+
+RESULTS = Path(__file__).resolve().parents[3] / "results"
+
+
+def test_the_committed_predictions_hold_their_schema_and_the_table_of_latencies():
+    schema = json.loads((RESULTS / "prediction_schema.json").read_text())
+    assert schema == prediction.json_schema(), "write prediction.json_schema() to results/prediction_schema.json"
+    for path in sorted(RESULTS.glob("predicted/gpu/*.json")):
+        data = json.loads(path.read_text())
+        jsonschema.validate(data, schema)
+        assert data["latencies"]["H200"]["nominal"] == asdict(latencies("H200")), path
