@@ -10,7 +10,7 @@ from typing import Any
 from moegauge.counting.census_json import document
 from moegauge.counting.config import Facts, read_facts
 from moegauge.counting.counts import Counts
-from moegauge.counting.errors import AdapterError, BadConfigError, shown
+from moegauge.counting.errors import AdapterError, BadConfigError
 from moegauge.counting.families import Rule
 from moegauge.counting.group import NO_LAYER, Group
 from moegauge.counting.groups import collect
@@ -23,6 +23,7 @@ from moegauge.counting.roles import DENSE_ROLES
 from moegauge.counting.sources.checkpoint import Checkpoint
 from moegauge.errors import CheckpointError
 from moegauge.shape import ModelShape
+from moegauge.text import shown
 
 SHOWN_NAMES = 3
 

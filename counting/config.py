@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
-from moegauge.counting.errors import BadConfigError, shown
+from moegauge.counting.errors import BadConfigError
 from moegauge.counting.families import FAMILY_FACTS
+from moegauge.limits import CONFIG_LARGEST, CONFIG_SECTIONS, MOST_LAYERS
+from moegauge.text import shown
 
 # Largest value any of these fields can sanely hold; a vocabulary or a width is far below 2^31.
-LARGEST = 2**31 - 1
-DEEPEST = 6  # sections within sections
-MOST_LAYERS = 10_000  # each is looked at; 10^9 of them took 33 s and 5.6 GB
 
 # Our name -> the config's spellings, in order of trust.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -358,7 +357,7 @@ _WORDED: dict[str, Callable[[str, Any], bool]] = {"experts": _counts_experts, "t
 def _sane(value: Any, *, least: int) -> bool:
     """A whole number in range, or a list of them."""
     listed = value if isinstance(value, list) and value else [value]
-    return all(type(v) is int and 0 <= v <= LARGEST for v in listed) and max(listed) >= least
+    return all(type(v) is int and 0 <= v <= CONFIG_LARGEST for v in listed) and max(listed) >= least
 
 
 def _sections(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -383,7 +382,7 @@ def _nested_experts(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     spellings. Empty where two sections differ: layers may, and nothing says which."""
     found: list[dict[str, Any]] = []
     inner = [config]
-    for _ in range(DEEPEST):
+    for _ in range(CONFIG_SECTIONS):
         inner = [
             v for s in inner for key, v in s.items() if isinstance(v, Mapping) and not _OTHER_MODALITY.search(str(key))
         ]
@@ -451,7 +450,7 @@ def _sparse(sections: list[Mapping[str, Any]], experts: Mapping[int, int], layer
         return {layer: kind != "dense" for layer, kind in enumerate(kinds)}
     first = next((s["first_k_dense_replace"] for s in sections if type(s.get("first_k_dense_replace")) is int), None)
     every = all(s.get("moe_layer_freq") in (None, 1) for s in sections)
-    if first is not None and every and layers is not None and layers <= 10_000:
+    if first is not None and every and layers is not None and layers <= MOST_LAYERS:
         return {layer: layer >= first for layer in range(layers)}
     return {}
 
@@ -466,7 +465,7 @@ def _names(ours: str, key: str) -> bool:
 def _entries(value: Mapping[str, Any] | list[Any]) -> Iterable[tuple[int, Any]]:
     """(layer, entry) of a list, or of an object whose keys are layer numbers."""
     if isinstance(value, list):
-        yield from enumerate(value[:10_000])
+        yield from enumerate(value[:MOST_LAYERS])
         return
     for key, entry in value.items():
         if str(key).isdecimal() and len(str(key)) < 6:
@@ -474,7 +473,7 @@ def _entries(value: Mapping[str, Any] | list[Any]) -> Iterable[tuple[int, Any]]:
 
 
 def _numbered(value: Mapping[str, Any] | list[Any]) -> dict[int, int]:
-    return {layer: n for layer, n in _entries(value) if type(n) is int and 0 <= n <= LARGEST}
+    return {layer: n for layer, n in _entries(value) if type(n) is int and 0 <= n <= CONFIG_LARGEST}
 
 
 def _within(row: Any, ours: str, *, short: bool = False) -> int | None:
@@ -483,7 +482,11 @@ def _within(row: Any, ours: str, *, short: bool = False) -> int | None:
     if not isinstance(row, Mapping):
         return None
     for key, value in row.items():
-        if type(value) is int and 0 <= value <= LARGEST and (_names(ours, key) or (short and key in _SHORT[ours])):
+        if (
+            type(value) is int
+            and 0 <= value <= CONFIG_LARGEST
+            and (_names(ours, key) or (short and key in _SHORT[ours]))
+        ):
             return value
     inner = (_within(value, ours, short=short) for value in row.values() if isinstance(value, Mapping))
     return next((number for number in inner if number is not None), None)
@@ -492,7 +495,7 @@ def _within(row: Any, ours: str, *, short: bool = False) -> int | None:
 def _number(field: str, value: Any, *, optional: bool) -> int | tuple[int, ...]:
     """`value` as a whole number, or a tuple of them for a per-layer list."""
     if isinstance(value, list):
-        if not value or len(value) > 10_000:
+        if not value or len(value) > MOST_LAYERS:
             raise _bad(field, value, "an empty or endless list")
         return tuple(_whole(field, 0 if v is None and optional else v, optional=optional) for v in value)
     return _whole(field, value, optional=optional)
@@ -500,8 +503,8 @@ def _number(field: str, value: Any, *, optional: bool) -> int | tuple[int, ...]:
 
 def _whole(field: str, value: Any, *, optional: bool) -> int:
     low = 0 if optional else 1
-    if type(value) is not int or not low <= value <= LARGEST:
-        raise _bad(field, value, f"not a whole number from {low} to {LARGEST:,}")
+    if type(value) is not int or not low <= value <= CONFIG_LARGEST:
+        raise _bad(field, value, f"not a whole number from {low} to {CONFIG_LARGEST:,}")
     return value
 
 
@@ -550,7 +553,7 @@ def _state(sections: Iterable[Mapping[str, Any]]) -> int:
     for section in sections:
         for row in STATE_FIELDS:
             values = [section.get(name) for name in row]
-            if all(type(value) is int and 0 < value <= LARGEST for value in values):
+            if all(type(value) is int and 0 < value <= CONFIG_LARGEST for value in values):
                 return prod(values)  # type: ignore[arg-type]  # all are int, as the line above says
     return 0
 

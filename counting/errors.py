@@ -7,19 +7,9 @@ someone else's bytes: escaped and cut before they are shown.
 from __future__ import annotations
 
 from moegauge.errors import CheckpointError
+from moegauge.text import shown
 
-SHOWN_NAME_CHARACTERS = 200
 REDOWNLOAD = "Download the file again, or ask whoever made it for a new one."
-
-
-def shown(name: object) -> str:
-    """`name` for a message: control characters, escapes and lone surrogates escaped, cut to 200 characters."""
-    text = name if isinstance(name, str) else repr(name)
-    cut = text[:SHOWN_NAME_CHARACTERS]
-    escaped = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in cut
-    )
-    return escaped if len(text) <= SHOWN_NAME_CHARACTERS else f"{escaped}... ({len(text):,} characters)"
 
 
 class SourceError(CheckpointError):

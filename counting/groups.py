@@ -16,10 +16,7 @@ from moegauge.counting.roles import DECODER_ROLES, LayerPlace, role_of, without_
 from moegauge.counting.shape_tensors import read_shapes
 from moegauge.counting.storage import MAIN_LEAVES, Unpacked, split_leaf, unpack
 from moegauge.counting.structure import Module, Numbering, find_numbering, place
-
-MOST_PLACED = 40_000  # modules of all layers that structure looks at; DeepSeek-V3 has 1,048
-MOST_MODULES = 10_000  # distinct module names of one checkpoint; the largest known has some hundred
-
+from moegauge.limits import MOST_MODULES, MOST_PLACED
 
 Tensor = tuple[str, str, Shape]  # name, dtype, shape
 Hinting = Callable[[str, int], Hints]

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from moegauge import outfile
-from moegauge.counting.errors import shown
 from moegauge.counting.sources import transfer
-from moegauge.counting.sources.regular import open_regular
 from moegauge.errors import MoegaugeError, UsageError
+from moegauge.limits import LINE_LIMIT_BYTES
+from moegauge.regular import open_regular
+from moegauge.text import shown
 
 AHEAD = 4  # targets started ahead of the one that is written next, per job
 AHEAD_LINES = 10_000  # the same in all, while that one takes its time; a line takes about 5 kB
 LOOK_S = 0.2  # how often to see whether it still does
-LINE_LIMIT_BYTES = 500_000_000
 NAME_LIMIT = 200  # characters of a file's name its journal shares
 _BEGINS = b'{"target"'
 COLLECT_EVERY = 64  # targets; the collector is off while headers are read, which here is always

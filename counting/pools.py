@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from moegauge.counting.config import Facts
-from moegauge.counting.errors import BadConfigError, shown
+from moegauge.counting.errors import BadConfigError
 from moegauge.counting.group import NO_LAYER, Group
+from moegauge.text import shown
 
 
 @dataclass(slots=True)

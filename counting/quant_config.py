@@ -12,10 +12,9 @@ from moegauge.counting.errors import BadConfigError
 from moegauge.counting.group import NO_LAYER
 from moegauge.counting.packings import Hints
 from moegauge.counting.roles import layer_place, template_of
+from moegauge.limits import MOST_ALTERNATIVES, MOST_PATTERNS
 
-MOST_PATTERNS = 256  # `re:` targets of a config; the largest known has some dozen
 LONGEST_PATTERN = 1000  # characters
-MOST_ALTERNATIVES = 16  # of one pattern
 
 
 def quantisation(config: Mapping[str, Any] | None, quant_config: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from typing import Any
 from moegauge.counting.families import Rule
 from moegauge.counting.roles import ROLES
 from moegauge.errors import UsageError
+from moegauge.limits import RULES_LIMIT_BYTES
+from moegauge.regular import read_file
 
 # Roles a name cannot give: what tensors stand beside decides those.
 _GIVEN = ("unclassified", "quant_meta", "duplicate")
 GIVABLE = tuple(role for role in ROLES if role not in _GIVEN)
-FILE_LIMIT_BYTES = 1_000_000
 
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
@@ -32,11 +33,9 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         UsageError: it cannot be read, is not TOML, or a rule names no role or no regular expression.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_file(path, RULES_LIMIT_BYTES)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}.") from None
-    if len(raw) > FILE_LIMIT_BYTES:
-        raise UsageError(f"{path}: {len(raw):,} bytes; a file of rules has at most {FILE_LIMIT_BYTES:,}.")
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}.") from None
     try:
         document = tomllib.loads(raw.decode())
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors

@@ -12,9 +12,9 @@ from moegauge.counting.packings import Shape
 from moegauge.counting.roles import layer_place, template_of
 from moegauge.counting.storage import SHAPE_LEAVES, split_leaf
 from moegauge.errors import CheckpointError
+from moegauge.limits import MOST_READS
 
 # Most tensors read for one checkpoint: each is a request where the checkpoint is remote.
-MOST_READS = 256
 _FORMATS = {"I32": "i", "U32": "I", "I64": "q", "U64": "Q"}
 
 

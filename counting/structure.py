@@ -19,12 +19,12 @@ from moegauge.counting.families import HEAD_WORDS, WORDS
 from moegauge.counting.group import NO_LAYER, Group
 from moegauge.counting.packings import PLAIN, Shape
 from moegauge.counting.roles import DENSE_ROLES, LayerPlace, layer_place, template_of
+from moegauge.limits import MOST_NUMBERS
 
 Module = list[Group]
 # Fewer copies than this are halves, branches and heads; as many or more might be experts no config names.
 FEWEST_EXPERTS = 4
 UNKNOWN = -1
-MOST_NUMBERS = 10_000  # layers or experts; a hostile config may claim any number
 # A word that is numbered itself, as in `expert_7`.
 _WORDED_NUMBER = re.compile(r"\.([A-Za-z_]*[A-Za-z])_?([0-9]{1,5})(?=\.|$)")
 # A component that says it holds experts, shared ones apart.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from moegauge.errors import ObservationError
 from moegauge.estimator.packaged import packaged
+from moegauge.limits import TABLE_LIMIT_BYTES
 from moegauge.units import GB, GIB
 
 COLUMNS = (
@@ -70,7 +71,6 @@ RANGES = {
 _PACKAGING = frozenset(
     "gguf awq gptq mlx qat it instruct chat hf fp8 nvfp4 mxfp4 bf16 int4 int8 4bit 8bit".split()  # noqa: SIM905
 )
-MAX_FILE_BYTES = 64 * 2**20
 _SPECULATIVE = re.compile(r"\+ *(mtp|eagle|draft|medusa)|speculat|eagle|lookahead|draft model", re.IGNORECASE)
 _PLAIN = re.compile(r"(speculat\w*( \w+)? (flags? )?(off|disabled)|(without|no) (mtp|speculat\w+))", re.IGNORECASE)
 
@@ -190,7 +190,7 @@ def text_of(path: Path) -> str:
         ObservationError: absent, unreadable, too large or not UTF-8.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if path.stat().st_size > TABLE_LIMIT_BYTES:
             raise ObservationError(f"{path}: larger than 64 MiB, not a table of readings.")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:

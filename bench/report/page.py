@@ -85,7 +85,8 @@ def _tiles(records: Sequence[Record], found: Comparison | None) -> str:
         shares = [p.case.roof_fraction for p in found.points if p.case.batch == 1 and p.case.context == 0]
         if shares:  # the law's own fraction is no speed where multiplying hides behind streaming
             tiles.append((f"{100 * statistics.median(shares):.1f} %", "of the roof, median of steps of one stream"))
-        kernels = sum(p.observation.kernels for p in found.points) / sum(p.observation.layers for p in found.points)
+        layers = max(1, sum(p.observation.layers for p in found.points))
+        kernels = sum(p.observation.kernels for p in found.points) / layers
         floor = law.floor_per_layer_s + kernels * law.floor_per_kernel_s
         tiles.append((f"{1e6 * floor:.3g} µs", f"fixed per layer of {kernels:.1f} kernels"))
         for summary, text in ((found.by_model, "the law"), (found.simple, "the one-term formula")):
@@ -283,8 +284,10 @@ def _telemetry(records: Sequence[Record]) -> Iterable[tuple[str, str]]:
                 if key == "reasons":
                     reasons.update(map(str, value))
                 else:
-                    seen.setdefault(key, []).extend(value)
+                    seen.setdefault(key, []).extend(v for v in value if not isinstance(v, str))
     for key, values in seen.items():
+        if not values:
+            continue
         yield f"{key.replace('_', ' ')} while sampling", f"{min(values):g} to {max(values):g}"
     if reasons:
         yield "reasons for lower clocks", ", ".join(sorted(reasons))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from moegauge.bench.judge.compare import Comparison, Summary
 from moegauge.bench.judge.two_records import SpeedRatio
 from moegauge.record import Case, Pattern, Record
+from moegauge.text import csv_text
+from moegauge.text import markdown as cell
 
 # Columns of the CSV: name -> how it is read off a case.
 _COLUMNS = (
@@ -34,34 +34,23 @@ _MARKDOWN_BEGINS = "Machine `"
 _AFTER = ("weights", "scales", "kv", "bytes", "low_ms", "high_ms", "samples")
 
 
-def csv_text(record: Record) -> str:
+def record_csv(record: Record) -> str:
     """One row per point, machine and roof repeated on each, so that files can be concatenated."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow((*_BEFORE, *_COLUMNS, *_AFTER))
-    for case in record.cases:
-        low, high = case.interval_ms or ("", "")
-        writer.writerow(
-            [
-                record.created,
-                record.machine_id,
-                record.project.commit or "",
-                record.roof.gb_per_s if record.roof else "",
-                *("" if (value := getattr(case, name)) is None else value for name in _COLUMNS),
-                case.bytes.weights,
-                case.bytes.scales,
-                case.bytes.kv,
-                case.bytes.total,
-                low,
-                high,
-                len(case.samples_ms),
-            ]
-        )
-    return out.getvalue()
+    return csv_text([(*_BEFORE, *_COLUMNS, *_AFTER), *(_csv_row(record, case) for case in record.cases)])
+
+
+def _csv_row(record: Record, case: Case) -> list[object]:
+    low, high = case.interval_ms or (None, None)
+    size = case.bytes
+    return [
+        *(record.created, record.machine_id, record.project.commit, record.roof.gb_per_s if record.roof else None),
+        *(getattr(case, name) for name in _COLUMNS),
+        *(size.weights, size.scales, size.kv, size.total, low, high, len(case.samples_ms)),
+    ]
 
 
 def is_csv(path: Path) -> bool:
-    """Whether a file is a table of `csv_text`, which a later one may replace."""
+    """Whether a file is a table of `record_csv`, which a later one may replace."""
     return _begins_with(path, ",".join((*_BEFORE, *_COLUMNS, *_AFTER)) + "\n")
 
 
@@ -78,7 +67,7 @@ def _begins_with(path: Path, text: str) -> bool:
 def markdown(record: Record) -> str:
     """The points as a Markdown table, the machine and roof in one line above it."""
     roof = f", read roof {record.roof.gb_per_s:.2f} GB/s" if record.roof else ""
-    lines = [f"{_MARKDOWN_BEGINS}{record.machine_id}`{roof}.", ""]
+    lines = [f"{_MARKDOWN_BEGINS}{cell(record.machine_id)}`{roof}.", ""]
     lines.append("| model | format | batch | context | GB per step | ms | tokens/s | GB/s | of roof |")
     lines.append("|---|---|--:|--:|--:|--:|--:|--:|--:|")
     lines += [_row(case) for case in record.cases]
@@ -108,7 +97,7 @@ def floors_markdown(record: Record) -> str:
     lines = ["| boundary | us | 95 % interval |", "|---|--:|--:|"]
     for f in record.floors:
         low, high = f.interval_us
-        lines.append(f"| {escape(f.name)} | {f.us_per_kernel:.3f} | {low:.3f} to {high:.3f} |")
+        lines.append(f"| {cell(f.name)} | {f.us_per_kernel:.3f} | {low:.3f} to {high:.3f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -117,7 +106,7 @@ def profile_markdown(record: Record) -> str:
     names = ("programs", "KB each", "most waves", "worst tail", "registers", "instr./weight", "issue slots", "GB/s")
     lines = [f"| kernel | {' | '.join(names)} | of roof |", "|---|" + "--:|" * (len(names) + 1)]
     rows = [profile_cells(case) for case in record.cases if case.profile]
-    lines += ["| " + " | ".join((escape(name), *cells)) + " |" for name, *cells in rows]
+    lines += ["| " + " | ".join((cell(name), *cells)) + " |" for name, *cells in rows]
     return "\n".join(lines) + "\n" if rows else ""
 
 
@@ -143,8 +132,8 @@ def profile_cells(case: Case) -> tuple[str, ...]:
 
 def left_out_markdown(record: Record) -> str:
     """What was not measured and why, one line each; "" where nothing was left out."""
-    wrong = [f"- {escape(str(one))}\n" for one in record.verdicts if not one.passed]
-    return "".join([*wrong, *(f"- not measured: {escape(str(one))}\n" for one in record.left_out)])
+    wrong = [f"- {cell(str(one))}\n" for one in record.verdicts if not one.passed]
+    return "".join([*wrong, *(f"- not measured: {cell(str(one))}\n" for one in record.left_out)])
 
 
 def peers_markdown(records: Sequence[Record]) -> str:
@@ -160,12 +149,12 @@ def peers_markdown(records: Sequence[Record]) -> str:
                 continue
             low, high = case.time_ratio_interval
             cells = (
-                escape(case.model),
-                case.kernel or "whole step",
-                case.format,
+                cell(case.model),
+                cell(case.kernel or "whole step"),
+                cell(case.format),
                 str(case.batch),
-                escape(" ".join(part for part in (case.backend, case.stored) if part)),
-                f"{100 * own[_point(case)].roof_fraction:.0f} %",
+                cell(" ".join(part for part in (case.backend, case.stored) if part)),
+                f"{100 * beside.roof_fraction:.0f} %" if (beside := own.get(_point(case))) else "",
                 f"{100 * case.roof_fraction:.0f} %",
                 f"{case.time_ratio:.2f}",
                 f"{low:.2f} to {high:.2f}",
@@ -183,8 +172,8 @@ def _point(case: Case) -> tuple[object, ...]:
 
 def _row(case: Case) -> str:
     cells = (
-        escape(", ".join([_subject(case), *([case.backend] if case.peer else [])])),
-        escape(case.format),
+        cell(", ".join([_subject(case), *([case.backend] if case.peer else [])])),
+        cell(case.format),
         str(case.batch),
         str(case.context),
         f"{case.bytes.total / 1e9:.2f}",
@@ -198,11 +187,6 @@ def _row(case: Case) -> str:
 
 def _subject(case: Case) -> str:
     return f"{case.model}: {case.kernel}" if case.kernel else case.model
-
-
-def escape(text: str) -> str:
-    """Text as one Markdown table cell."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
 
 
 def comparison_markdown(found: Comparison, record: Record, *, formats: Sequence[str] = ()) -> str:
@@ -223,8 +207,8 @@ def comparison_markdown(found: Comparison, record: Record, *, formats: Sequence[
             continue
         predicted = "" if p.predicted_tokens_per_s is None else f"{p.predicted_tokens_per_s:.4g}"
         cells = (
-            escape(p.case.model),
-            escape(p.case.format),
+            cell(p.case.model),
+            cell(p.case.format),
             f"{p.case.bytes.total / 1e9:.2f}",
             str(p.case.kernels_per_step),
             f"{p.case.tokens_per_s:.4g}",
@@ -236,8 +220,8 @@ def comparison_markdown(found: Comparison, record: Record, *, formats: Sequence[
         lines.append("| " + " | ".join(cells) + " |")
     roof = f"read roof {record.roof.gb_per_s:.2f} GB/s, " if record.roof else ""
     if record.floors:
-        roof += "empty kernel " + ", ".join(f"{f.name} {f.us_per_kernel:.2f} us" for f in record.floors) + ", "
-    lines += ["", f"Machine `{escape(record.machine_id)}`, {roof}measured {record.created[:10]}."]
+        roof += "empty kernel " + ", ".join(f"{cell(f.name)} {f.us_per_kernel:.2f} us" for f in record.floors) + ", "
+    lines += ["", f"Machine `{cell(record.machine_id)}`, {roof}measured {cell(record.created[:10])}."]
     lines += [f"Each model is predicted from the others only. {_judgement('The law', found.by_model)}"]
     if found.batch_one.n not in (0, found.by_model.n):
         lines[-1] += f" ({_judgement('single streams without context', found.batch_one)})"
@@ -257,7 +241,7 @@ def verdict_markdown(verdicts: Sequence[SpeedRatio]) -> str:
     """One record against another, one row per point, counts below."""
     lines = ["| point | verdict | speed ratio | 95 % interval |", "|---|---|--:|--:|"]
     lines += [
-        f"| {escape(v.before.label)} | {v.verdict} | {v.ratio:.3f} | {v.low:.3f} to {v.high:.3f} |" for v in verdicts
+        f"| {cell(v.before.label)} | {v.verdict} | {v.ratio:.3f} | {v.low:.3f} to {v.high:.3f} |" for v in verdicts
     ]
     counts = ", ".join(
         f"{sum(v.verdict == name for v in verdicts)} {name}" for name in ("same", "faster", "slower", "undecided")

@@ -17,15 +17,12 @@ from typing import Any
 
 from moegauge.counting import errors
 from moegauge.counting.headers.ggml import GGML_TYPES
-from moegauge.counting.headers.header import HEADER_LIMIT_BYTES
+from moegauge.limits import GGUF_ALIGNMENT, GGUF_DIMENSIONS, GGUF_FIELDS, GGUF_TENSORS, HEADER_LIMIT_BYTES
+from moegauge.text import shown
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32  # of the data, where `general.alignment` does not say
-LARGEST_ALIGNMENT = 1 << 20
-MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
-MOST_TENSORS = 200_000  # one file; the largest known have some thousand
-MOST_FIELDS = 10_000  # the largest known have some hundred
 LONGEST_STRING = 10_000  # kept, in bytes; a chat template is longer and of no use here
 LONGEST_ARRAY = 10_000  # elements kept: values by layer, never a vocabulary
 LONGEST_NAME = 4096
@@ -150,9 +147,9 @@ def read_header(read: Callable[[int, int], bytes], *, file: str, file_size: int)
         advice = "Convert it with a current llama.cpp."
         raise errors.BadEntryError(f"is a GGUF file {kind}; versions 2 and 3 are read.", file=file, advice=advice)
     tensors, fields = reader.number("<Q"), reader.number("<Q")
-    if tensors > MOST_TENSORS or fields > MOST_FIELDS:
+    if tensors > GGUF_TENSORS or fields > GGUF_FIELDS:
         problem = (
-            f"claims {tensors:,} tensors and {fields:,} fields; {MOST_TENSORS:,} and {MOST_FIELDS:,} are the most."
+            f"claims {tensors:,} tensors and {fields:,} fields; {GGUF_TENSORS:,} and {GGUF_FIELDS:,} are the most."
         )
         raise errors.HeaderTooLargeError(problem, file=file)
     metadata: dict[str, Any] = {}
@@ -161,15 +158,15 @@ def read_header(read: Callable[[int, int], bytes], *, file: str, file_size: int)
         if not isinstance(key, str):
             raise reader.error(f"a field's name has {key.length:,} bytes.")
         if key in metadata:
-            raise errors.DuplicateKeyError(f"the field '{errors.shown(key)}' stands twice.", file=file)
+            raise errors.DuplicateKeyError(f"the field '{shown(key)}' stands twice.", file=file)
         metadata[key] = _value(reader, reader.number("<I"))
     infos = [_info(reader) for _ in range(tensors)]
     alignment = metadata.get("general.alignment", ALIGNMENT)
-    if type(alignment) is not int or not 1 <= alignment <= LARGEST_ALIGNMENT:
-        raise reader.error(f"general.alignment is {errors.shown(alignment)}.")
+    if type(alignment) is not int or not 1 <= alignment <= GGUF_ALIGNMENT:
+        raise reader.error(f"general.alignment is {shown(alignment)}.")
     start = _padded(reader.at, alignment)
     rest = _check_data(infos, alignment, file=file, left=file_size - start)
-    warnings = [f"{errors.shown(file)}: {rest:,} bytes after its last tensor are not counted."] if rest > 0 else []
+    warnings = [f"{shown(file)}: {rest:,} bytes after its last tensor are not counted."] if rest > 0 else []
     return GgufHeader(metadata, infos, start, warnings)
 
 
@@ -203,8 +200,8 @@ def _info(reader: _Reader) -> TensorInfo:
     if not isinstance(name, str):
         raise reader.error(f"a tensor's name has {name.length:,} bytes.")
     dimensions = reader.number("<I")
-    if dimensions > MOST_DIMENSIONS:
-        problem = f"has {dimensions} dimensions; ggml has {MOST_DIMENSIONS} at most."
+    if dimensions > GGUF_DIMENSIONS:
+        problem = f"has {dimensions} dimensions; ggml has {GGUF_DIMENSIONS} at most."
         raise errors.BadShapeError(problem, file=reader.file, tensor=name)
     shape = tuple(reversed([reader.number("<Q") for _ in range(dimensions)]))
     kind, offset = reader.number("<I"), reader.number("<Q")

@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from moegauge.counting.errors import HeaderTooLargeError
+from moegauge.limits import CHECKPOINT_LIMIT_BYTES
 
-HEADER_LIMIT_BYTES = 100_000_000  # safetensors' own limit (MAX_HEADER_SIZE)
-CHECKPOINT_LIMIT_BYTES = 250_000_000  # of all headers together; the largest known take some 65 MB (Kimi-K3)
-HEADER_LIMIT_VALUES = 10_000_000  # commas and colons: about 900,000 tensors in one file; bounds memory near 1 GB
 LENGTH_BYTES = 8
-MAX_DIMENSIONS = 64
 U64_MAX = 2**64 - 1
 
 # Bits of one element, for every dtype of safetensors 0.8 (safetensors/src/tensor.rs, Dtype::bitsize).

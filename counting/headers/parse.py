@@ -18,15 +18,9 @@ import numpy as np
 
 from moegauge.counting import errors
 from moegauge.counting.headers import file_kinds, strict
-from moegauge.counting.headers.header import (
-    DTYPE_BITS,
-    HEADER_LIMIT_BYTES,
-    HEADER_LIMIT_VALUES,
-    LENGTH_BYTES,
-    MAX_DIMENSIONS,
-    U64_MAX,
-    Header,
-)
+from moegauge.counting.headers.header import DTYPE_BITS, LENGTH_BYTES, U64_MAX, Header
+from moegauge.limits import HEADER_LIMIT_BYTES, HEADER_LIMIT_VALUES, MAX_DIMENSIONS
+from moegauge.text import shown
 
 SAFE_BITS = 2**62  # sizes the fast reader handles in 64-bit arithmetic; larger ones are for `strict`
 
@@ -99,7 +93,7 @@ def parse_header(raw: bytes, *, file: str, file_size: int | None) -> Header:
     data_bytes = None if file_size is None else file_size - LENGTH_BYTES - length
     header = parse_text(text, file=file, prefix=raw[:64], data_bytes=data_bytes)
     if file_size is None:
-        header.warnings.append(f"{errors.shown(file)}: file size unknown, so its end was not checked.")
+        header.warnings.append(f"{shown(file)}: file size unknown, so its end was not checked.")
     return header
 
 
@@ -116,7 +110,7 @@ def parse_text(text: bytes, *, file: str, prefix: bytes = b"", data_bytes: int |
     if header is None:
         header = strict.read(text, file=file, prefix=prefix, data_bytes=data_bytes)
     if not header.names:
-        header.warnings.append(f"{errors.shown(file)}: holds no tensors.")
+        header.warnings.append(f"{shown(file)}: holds no tensors.")
     elif not text.isascii() or b"\\" in text:
         _warn_of_twins(header)
     return header
@@ -125,7 +119,7 @@ def parse_text(text: bytes, *, file: str, prefix: bytes = b"", data_bytes: int |
 def _warn_of_twins(header: Header) -> None:
     """Names that look alike and differ in bytes (NFC and NFD) are two names; a reader may mix them up."""
     if len({unicodedata.normalize("NFC", name) for name in header.names}) < len(header):
-        header.warnings.append(f"{errors.shown(header.file)}: tensor names that differ in Unicode form only.")
+        header.warnings.append(f"{shown(header.file)}: tensor names that differ in Unicode form only.")
 
 
 class _Sizes(dict[tuple[str, tuple[int, ...]], int]):

@@ -19,17 +19,10 @@ from typing import Any, NoReturn, TypeGuard
 
 from moegauge.counting import errors
 from moegauge.counting.headers import file_kinds
-from moegauge.counting.headers.header import (
-    DTYPE_BITS,
-    HEADER_LIMIT_VALUES,
-    LENGTH_BYTES,
-    MAX_DIMENSIONS,
-    U64_MAX,
-    Header,
-)
+from moegauge.counting.headers.header import DTYPE_BITS, LENGTH_BYTES, U64_MAX, Header
+from moegauge.limits import HEADER_LIMIT_VALUES, HEADER_NESTING, HEADER_NUMBER, MAX_DIMENSIONS
+from moegauge.text import shown
 
-NESTING_LIMIT = 125  # lists and objects in a field: serde_json gives up at 128, the header and the entry counted
-LARGEST_NUMBER = 1e308  # no reader holds more; the last digits before its limit depend on how one rounds
 FIELDS = ("dtype", "shape", "data_offsets")
 _METADATA = "__metadata__"
 
@@ -136,7 +129,7 @@ def _check_text(text: str, file: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        problem = f"the header holds a lone surrogate in '{errors.shown(text)}'."
+        problem = f"the header holds a lone surrogate in '{shown(text)}'."
         raise errors.NotUtf8Error(problem, file=file) from None
 
 
@@ -145,17 +138,17 @@ def _check_unread(key: str, value: Any, file: str, tensor: str) -> None:
     deep nesting."""
     _check_text(key, file)
     level = [value]
-    for _ in range(NESTING_LIMIT + 1):
+    for _ in range(HEADER_NESTING + 1):
         for inner in level:
             if isinstance(inner, str):
                 _check_text(inner, file)
-            elif isinstance(inner, _Invalid) and not abs(float(inner.text)) < LARGEST_NUMBER:
+            elif isinstance(inner, _Invalid) and not abs(float(inner.text)) < HEADER_NUMBER:
                 raise errors.NotJsonError(f"holds the number {inner!r}, out of range.", file=file, tensor=tensor)
         nested = [inner for inner in level if isinstance(inner, list)]
         if not nested:
             return
         level = [inner for outer in nested for inner in _parts(outer)]
-    raise errors.NestingError(f"has a field nested deeper than {NESTING_LIMIT} levels.", file=file, tensor=tensor)
+    raise errors.NestingError(f"has a field nested deeper than {HEADER_NESTING} levels.", file=file, tensor=tensor)
 
 
 def _parts(value: list[Any]) -> list[Any]:
@@ -170,9 +163,9 @@ def _checked_metadata(value: Any, file: str) -> dict[str, str] | None:
     metadata: dict[str, str] = {}
     for key, text in value:
         if not isinstance(text, str):
-            raise errors.BadMetadataError(f"__metadata__['{errors.shown(key)}'] is not a string.", file=file)
+            raise errors.BadMetadataError(f"__metadata__['{shown(key)}'] is not a string.", file=file)
         if key in metadata:
-            raise errors.DuplicateKeyError(f"'{errors.shown(key)}' stands twice in __metadata__.", file=file)
+            raise errors.DuplicateKeyError(f"'{shown(key)}' stands twice in __metadata__.", file=file)
         _check_text(key, file)
         _check_text(text, file)
         metadata[key] = text
@@ -191,7 +184,7 @@ def _append(header: Header, name: str, entry: Any) -> None:
     fields: dict[str, Any] = {}
     for key, value in entry:
         if key in fields:
-            raise errors.DuplicateKeyError(f"has the field '{errors.shown(key)}' twice.", file=file, tensor=name)
+            raise errors.DuplicateKeyError(f"has the field '{shown(key)}' twice.", file=file, tensor=name)
         fields[key] = value
     missing = [key for key in FIELDS if key not in fields]
     if missing:
@@ -199,11 +192,11 @@ def _append(header: Header, name: str, entry: Any) -> None:
     for extra in fields.keys() - FIELDS if len(fields) > len(FIELDS) else ():
         _check_unread(extra, fields[extra], file, name)
         if not header.warnings:
-            where = f"'{errors.shown(name)}' has an unknown field '{errors.shown(extra)}'"
-            header.warnings.append(f"{errors.shown(file)}: {where}; it was ignored.")
+            where = f"'{shown(name)}' has an unknown field '{shown(extra)}'"
+            header.warnings.append(f"{shown(file)}: {where}; it was ignored.")
     dtype, shape, offsets = (fields[key] for key in FIELDS)
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise errors.UnknownDtypeError(f"has the unknown dtype {errors.shown(repr(dtype))}.", file=file, tensor=name)
+        raise errors.UnknownDtypeError(f"has the unknown dtype {shown(repr(dtype))}.", file=file, tensor=name)
     elements = _checked_elements(shape, file, name)
     begin, end = _checked_offsets(offsets, file, name)
     bits = elements * DTYPE_BITS[dtype]
@@ -230,7 +223,7 @@ def _checked_elements(shape: Any, file: str, name: str) -> int:
     product = 1
     for dimension in shape:
         if not _is_whole(dimension):
-            problem = f"has the dimension {errors.shown(dimension)}; it must be a whole number from 0 to 2^64 - 1."
+            problem = f"has the dimension {shown(dimension)}; it must be a whole number from 0 to 2^64 - 1."
             raise errors.BadShapeError(problem, file=file, tensor=name)
         # The running product, in order, as safetensors multiplies: huge x huge x 0 is refused, 0 x huge is not.
         product *= dimension

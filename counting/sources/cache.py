@@ -15,13 +15,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from moegauge.counting.sources.regular import read_file
 from moegauge.counting.sources.transfer import without_password
+from moegauge.limits import CACHE_LIMIT_BYTES, ENTRY_LIMIT_BYTES, REF_LIMIT_BYTES
+from moegauge.regular import read_file
 
 SCHEMA = "moegauge.cache/2"
-ENTRY_LIMIT_BYTES = 2_000_000_000  # decompressed; guards against a damaged or hostile cache file
-FILE_LIMIT_BYTES = 500_000_000
-REF_LIMIT_BYTES = 10_000
 NAME_CHARACTERS = 100
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -55,7 +53,7 @@ class RepoCache:
     def load(self, entry: str) -> dict[str, bytes]:
         """Everything kept of a commit, by key; empty when there is nothing, or it is damaged or another's."""
         try:
-            packed = read_file(self.folder / _file_name(entry), FILE_LIMIT_BYTES)
+            packed = read_file(self.folder / _file_name(entry), CACHE_LIMIT_BYTES)
             inflater = zlib.decompressobj()
             found = _DECODER.decode(inflater.decompress(packed, ENTRY_LIMIT_BYTES))
         except (OSError, zlib.error, msgspec.MsgspecError, UnicodeDecodeError, MemoryError):

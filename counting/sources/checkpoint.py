@@ -9,6 +9,7 @@ from typing import Any
 
 from moegauge.counting import errors
 from moegauge.counting.headers.header import Header
+from moegauge.limits import DOCUMENT_LIMIT_BYTES, DOCUMENT_NESTING, READ_LIMIT_BYTES
 
 # Read when they are there; each is at most DOCUMENT_LIMIT_BYTES.
 DOCUMENTS = (
@@ -19,9 +20,6 @@ DOCUMENTS = (
     "quant_config.json",
     "adapter_config.json",
 )
-DOCUMENT_LIMIT_BYTES = 10_000_000
-READ_LIMIT_BYTES = 4096
-NESTING_LIMIT = 64  # sections in sections of a document; the deepest known has 7
 
 
 @dataclass(slots=True)
@@ -117,7 +115,7 @@ def parse_document(raw: bytes, *, file: str) -> dict[str, Any]:
 def _check_nesting(document: dict[str, Any], file: str) -> None:
     """Whoever reads a config goes down its sections one call each, so their depth is limited here."""
     level: list[Any] = [document]
-    for _ in range(NESTING_LIMIT):
+    for _ in range(DOCUMENT_NESTING):
         level = [
             inner
             for outer in level
@@ -126,4 +124,4 @@ def _check_nesting(document: dict[str, Any], file: str) -> None:
         ]
         if not level:
             return
-    raise errors.BadConfigError(f"nests deeper than {NESTING_LIMIT} levels.", file=file)
+    raise errors.BadConfigError(f"nests deeper than {DOCUMENT_NESTING} levels.", file=file)

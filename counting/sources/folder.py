@@ -16,9 +16,11 @@ from moegauge.counting.headers.gguf import GgufHeader, read_header
 from moegauge.counting.headers.header import LENGTH_BYTES, Header, HeaderBudget
 from moegauge.counting.headers.parse import header_length, parse_text
 from moegauge.counting.sources import gguf, selection
-from moegauge.counting.sources.checkpoint import DOCUMENT_LIMIT_BYTES, DOCUMENTS, Checkpoint, parse_document
-from moegauge.counting.sources.index import INDEX_LIMIT_BYTES, check_shard_name, check_unique, parse_index, reconcile
-from moegauge.counting.sources.regular import NotRegularError, open_regular, read_all
+from moegauge.counting.sources.checkpoint import DOCUMENTS, Checkpoint, parse_document
+from moegauge.counting.sources.index import check_shard_name, check_unique, parse_index, reconcile
+from moegauge.limits import DOCUMENT_LIMIT_BYTES, INDEX_LIMIT_BYTES
+from moegauge.regular import NotRegularError, open_regular, read_all
+from moegauge.text import shown
 
 _SNAPSHOT = re.compile(r"models--[^/]+/snapshots/[0-9a-f]{40}")
 _PREFIX_BYTES = 64  # enough to name another file format
@@ -44,7 +46,7 @@ def open_folder(folder: Path, *, name: str, weights: str = "") -> Checkpoint:
         index = parse_index(opened.read(chosen.index, INDEX_LIMIT_BYTES), file=chosen.index, names=opened.names)
         for shard in index.shards:
             if not opened.exists(shard):
-                problem = f"names the shard {errors.shown(shard)}, which is not in the folder."
+                problem = f"names the shard {shown(shard)}, which is not in the folder."
                 raise errors.MissingShardError(problem, file=index.file, advice="Download the missing shard.")
         warnings += selection.check_unlisted(index, opened.names, rival=chosen.rival, where=name)
         headers = [opened.header(shard) for shard in index.shards]
@@ -169,7 +171,7 @@ class Folder:
         """The file a link leads to, which must lie under a root."""
         real = os.path.realpath(path, strict=True)
         if not any(map(Path(real).is_relative_to, self.roots)):
-            problem = f"is a link that leaves the folder, to {errors.shown(real)}."
+            problem = f"is a link that leaves the folder, to {shown(real)}."
             raise errors.EscapingLinkError(problem, file=file, advice="Count the folder it leads to.")
         return real
 

@@ -17,6 +17,7 @@ from moegauge.counting.headers.header import Header
 from moegauge.counting.sources.checkpoint import Checkpoint
 from moegauge.counting.sources.index import check_unique
 from moegauge.counting.sources.selection import INDEX_SUFFIX
+from moegauge.text import shown
 
 SUFFIX = ".gguf"
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.ASCII | re.DOTALL)
@@ -151,7 +152,7 @@ def choose(names: Collection[str], *, where: str, weights: str = "") -> list[str
         chosen = next((files for files in models.values() if weights in files), [])
         if not chosen:
             raise errors.TargetNotFoundError(
-                f"there is no '{errors.shown(weights)}'.", file=where, advice=_offer(models)
+                f"there is no '{shown(weights)}'.", file=where, advice=_offer(models)
             )
     else:
         # A projector file holds vision or audio towers, an importance matrix no model at all.
@@ -169,8 +170,8 @@ def choose(names: Collection[str], *, where: str, weights: str = "") -> list[str
 
 
 def _offer(models: Mapping[str, Sequence[str]]) -> str:
-    shown = ", ".join(f"--weights {errors.shown(files[0])}" for files in list(models.values())[:3])
-    return f"Choose one: {shown}{f', and {len(models) - 3} more' if len(models) > 3 else ''}."
+    offered = ", ".join(f"--weights {shown(files[0])}" for files in list(models.values())[:3])
+    return f"Choose one: {offered}{f', and {len(models) - 3} more' if len(models) > 3 else ''}."
 
 
 def open_model(
@@ -188,7 +189,7 @@ def open_model(
     total = first.get("split.tensors.count")
     found = sum(map(len, headers))
     if total is not None and total != found:
-        problem = f"holds {found:,} tensors, split.tensors.count says {errors.shown(total)}."
+        problem = f"holds {found:,} tensors, split.tensors.count says {shown(total)}."
         raise errors.MissingTensorError(problem, file=files[0])
     names = [tensor.name for part in parts for tensor in part.tensors]
     config, warnings = config_of(first, names, file=files[0])

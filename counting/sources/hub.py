@@ -11,17 +11,12 @@ from pathlib import Path
 from moegauge.counting import errors
 from moegauge.counting.headers.header import LENGTH_BYTES, Header
 from moegauge.counting.sources import gguf, selection
-from moegauge.counting.sources.checkpoint import DOCUMENT_LIMIT_BYTES, DOCUMENTS, Checkpoint, parse_document
+from moegauge.counting.sources.checkpoint import DOCUMENTS, Checkpoint, parse_document
 from moegauge.counting.sources.folder import open_folder
-from moegauge.counting.sources.index import (
-    INDEX_LIMIT_BYTES,
-    Index,
-    check_shard_name,
-    check_unique,
-    parse_index,
-    reconcile,
-)
+from moegauge.counting.sources.index import Index, check_shard_name, check_unique, parse_index, reconcile
 from moegauge.counting.sources.remote import MAIN, SPARE_BYTES, Remote
+from moegauge.limits import DOCUMENT_LIMIT_BYTES, INDEX_LIMIT_BYTES
+from moegauge.text import shown
 
 FIRST_RANGE_BYTES = 65_536  # of a file of unknown content; 300 to 600 tensors
 # Bytes of one header entry beyond the tensor's name, until the first shard has been seen: dtype, shape, two offsets.
@@ -119,7 +114,7 @@ def _sharded(remote: Remote, chosen: selection.Selection, thorough: bool) -> tup
     index = parse_index(remote.document(index_file, INDEX_LIMIT_BYTES), file=index_file, names=remote.names)
     for shard in index.shards:
         if shard not in remote.sizes:
-            problem = f"names the shard {errors.shown(shard)}, which is not in the repo."
+            problem = f"names the shard {shown(shard)}, which is not in the repo."
             raise errors.MissingShardError(problem, file=index.file, advice="The repo is incomplete.")
     warnings = selection.check_unlisted(index, remote.names, rival=chosen.rival, where=remote.repo)
     headers = remote.headers(_first_ranges(index))

@@ -15,11 +15,9 @@ import numpy as np
 from moegauge.counting import errors
 from moegauge.counting.headers.header import Header
 from moegauge.counting.headers.strict import KeyValues
+from moegauge.limits import INDEX_LIMIT_BYTES, INDEX_LIMIT_VALUES, NAME_LIMIT_CHARACTERS, SHARD_LIMIT
+from moegauge.text import shown
 
-INDEX_LIMIT_BYTES = 200_000_000  # the largest released index known has 60 MB (Kimi-K3, 497,000 tensors)
-INDEX_LIMIT_VALUES = 10_000_000
-SHARD_LIMIT = 10_000
-NAME_LIMIT_CHARACTERS = 1024  # of a file
 SUFFIX = ".safetensors"
 
 _SHARD_NAME = re.compile(r"(?:\w[\w.+\-]*/)*\w[\w.+\-]*\.safetensors")
@@ -66,7 +64,7 @@ def check_shard_name(name: str, *, file: str) -> None:
     # The length first: patterns take a name of 400,000 characters apart in every way it can be.
     long = len(name) > NAME_LIMIT_CHARACTERS
     if long or not _SHARD_NAME.fullmatch(name) or any(map(_WINDOWS_DEVICE.match, name.split("/"))):
-        problem = f"the shard name '{errors.shown(name)}' is not a plain .safetensors name."
+        problem = f"the shard name '{shown(name)}' is not a plain .safetensors name."
         raise errors.ShardNameError(problem, file=file)
 
 
@@ -150,7 +148,7 @@ def _unique(pairs: list[tuple[str, Any]], file: str) -> KeyValues:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
-            raise errors.DuplicateIndexKeyError(f"the key '{errors.shown(key)}' stands twice.", file=file)
+            raise errors.DuplicateIndexKeyError(f"the key '{shown(key)}' stands twice.", file=file)
         seen.add(key)
     return KeyValues(pairs)
 
@@ -169,8 +167,8 @@ def reconcile(index: Index, headers: Sequence[Header]) -> list[str]:
     total = sum(header.data_bytes for header in headers)
     if index.total_size is None or index.total_size == total:
         return []
-    claim = errors.shown(index.total_size)
-    return [f"{errors.shown(index.file)}: metadata.total_size is {claim}; the tensors take {total:,} bytes."]
+    claim = shown(index.total_size)
+    return [f"{shown(index.file)}: metadata.total_size is {claim}; the tensors take {total:,} bytes."]
 
 
 def check_unique(headers: Sequence[Header]) -> None:
@@ -181,7 +179,7 @@ def check_unique(headers: Sequence[Header]) -> None:
     for header in headers:
         for name in header.names:
             if name in home:
-                problem = f"also lies in {errors.shown(home[name])}."
+                problem = f"also lies in {shown(home[name])}."
                 raise errors.DuplicateTensorError(problem, file=header.file, tensor=name)
         home.update(dict.fromkeys(header.names, header.file))
 
@@ -189,11 +187,11 @@ def check_unique(headers: Sequence[Header]) -> None:
 def _explain(index: Index, found: dict[str, str]) -> None:
     for name, shard in index.weight_map.items():
         if name not in found:
-            problem = f"is listed in {errors.shown(shard)}, but no shard holds it."
+            problem = f"is listed in {shown(shard)}, but no shard holds it."
             raise errors.MissingTensorError(problem, file=index.file, tensor=name)
         if found[name] != shard:
-            problem = f"is listed in {errors.shown(shard)}, but lies in {errors.shown(found[name])}."
+            problem = f"is listed in {shown(shard)}, but lies in {shown(found[name])}."
             raise errors.MisplacedTensorError(problem, file=index.file, tensor=name)
     name = next(name for name in found if name not in index.weight_map)
-    problem = f"lies in {errors.shown(found[name])}, but is not listed."
+    problem = f"lies in {shown(found[name])}, but is not listed."
     raise errors.UnlistedTensorError(problem, file=index.file, tensor=name)

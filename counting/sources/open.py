@@ -12,6 +12,7 @@ from moegauge.counting import errors
 from moegauge.counting.sources import address, folder
 from moegauge.counting.sources.checkpoint import Checkpoint
 from moegauge.counting.sources.selection import INDEX_SUFFIX
+from moegauge.text import shown
 
 _REPO_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 
@@ -60,7 +61,7 @@ def _named(found: address.Address, target: str, revision: str | None, weights: s
     """(repo, revision, weights) of an address beside what was asked for apart from it."""
     for what, said, asked in (("--revision", found.revision, revision), ("--weights", found.file, weights)):
         if said and asked and said != asked:
-            problem = f"names {errors.shown(said)}, {what} {errors.shown(asked)}."
+            problem = f"names {shown(said)}, {what} {shown(asked)}."
             raise errors.TargetNotFoundError(problem, file=target, advice=f"Leave out {what}.")
     return found.repo, found.revision or revision, found.file or weights
 

@@ -12,20 +12,14 @@ import msgspec
 
 from moegauge.counting import errors
 from moegauge.counting.headers.gguf import GgufHeader, Omitted, read_header
-from moegauge.counting.headers.header import (
-    CHECKPOINT_LIMIT_BYTES,
-    HEADER_LIMIT_BYTES,
-    LENGTH_BYTES,
-    Header,
-    HeaderBudget,
-)
+from moegauge.counting.headers.header import LENGTH_BYTES, Header, HeaderBudget
 from moegauge.counting.headers.parse import header_length, parse_header, parse_text
 from moegauge.counting.sources.cache import COMMIT, RepoCache
-from moegauge.counting.sources.index import NAME_LIMIT_CHARACTERS, check_shard_name
+from moegauge.counting.sources.index import check_shard_name
 from moegauge.counting.sources.transfer import Transfer, offline
+from moegauge.limits import CHECKPOINT_LIMIT_BYTES, HEADER_LIMIT_BYTES, LISTING_LIMIT_BYTES, NAME_LIMIT_CHARACTERS
 
 MAIN = "main"
-LISTING_LIMIT_BYTES = 64_000_000  # about 400,000 files
 JOBS = 8  # shards asked for at a time
 SPARE_BYTES = 256  # padding, __metadata__
 SHORTEST_ENTRY_BYTES = len(',"":{"dtype":"U8","shape":[],"data_offsets":[0,1]}')

@@ -7,7 +7,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from moegauge.counting import errors
-from moegauge.counting.sources.index import SHARD_LIMIT, SUFFIX, Index
+from moegauge.counting.sources.index import SUFFIX, Index
+from moegauge.limits import SHARD_LIMIT
+from moegauge.text import shown
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _NUMBERED = re.compile(r"(?P<stem>.*?)-?(?P<number>\d{1,9})-of-(?P<count>\d{1,9})\.safetensors", re.ASCII | re.DOTALL)
@@ -70,7 +72,7 @@ def select(names: Collection[str], *, where: str, weights: str = "") -> Selectio
         problem = f"holds tensor-parallel slices, one file a rank, of the same tensors: {_some(sliced)}."
         advice = "Count a checkpoint whose slices are merged; one rank's file alone is no model."
         raise errors.SlicedWeightsError(problem, file=where, advice=advice)
-    warning = f"{errors.shown(where)}: no index; all numbered shards are counted."
+    warning = f"{shown(where)}: no index; all numbered shards are counted."
     return Selection(files=_numbered_set(files, where), warnings=[warning])
 
 
@@ -89,26 +91,24 @@ def check_unlisted(index: Index, names: Collection[str], *, rival: str, where: s
     for name in extra:
         match = _NUMBERED.fullmatch(name)
         if match and (match["stem"], match["count"]) in sets:
-            raise errors.UnlistedShardError(f"does not list {errors.shown(name)}, which is there.", file=index.file)
+            raise errors.UnlistedShardError(f"does not list {shown(name)}, which is there.", file=index.file)
     if not extra:
         return []
-    return [f"{errors.shown(index.file)}: not counted, not listed: {_some(extra)}."]
+    return [f"{shown(index.file)}: not counted, not listed: {_some(extra)}."]
 
 
 def _asked_for(weights: str, present: set[str], where: str) -> Selection:
     if weights not in present:
-        problem = f"there is no '{errors.shown(weights)}'."
+        problem = f"there is no '{shown(weights)}'."
         raise errors.TargetNotFoundError(problem, file=where, advice=f"There: {_some(sorted(present))}.")
     if weights.endswith(INDEX_SUFFIX):
         return Selection(index=weights)
     if not weights.endswith(SUFFIX):
         advice = f"Name a {SUFFIX} file or its index."
-        raise errors.NoSafetensorsError(f"'{errors.shown(weights)}' holds no weights.", file=where, advice=advice)
+        raise errors.NoSafetensorsError(f"'{shown(weights)}' holds no weights.", file=where, advice=advice)
     warnings = []
     if _RANK.search(weights) or any(_RANK.search(name) for name in present if name.endswith(SUFFIX)):
-        warnings = [
-            f"{errors.shown(weights)}: its folder holds tensor-parallel slices; one file is a part of the model."
-        ]
+        warnings = [f"{shown(weights)}: its folder holds tensor-parallel slices; one file is a part of the model."]
     return Selection(files=(weights,), warnings=warnings)
 
 
@@ -120,14 +120,14 @@ def _ambiguous(choices: list[str], where: str) -> errors.AmbiguousWeightsError:
 def _others(present: set[str], stem: str, where: str) -> list[str]:
     """A second copy under another well-known name is usual (Mistral ships two) and worth one line."""
     other = [s for s in _PREFERRED if s != stem and (s + SUFFIX in present or s + INDEX_SUFFIX in present)]
-    return [f"{errors.shown(where)}: '{name}' weights lie there too; not counted." for name in other]
+    return [f"{shown(where)}: '{name}' weights lie there too; not counted." for name in other]
 
 
 def _beside(single: str, present: set[str], where: str) -> list[str]:
     """Other weight files beside a whole one: a drafter, an adapter, a second precision; left out, and said."""
     known = {stem + SUFFIX for stem in _PREFERRED}
     other = sorted(name for name in present if name.endswith(SUFFIX) and name not in known)
-    return [f"{errors.shown(where)}: {single} is counted; beside it and not counted: {_some(other)}."] if other else []
+    return [f"{shown(where)}: {single} is counted; beside it and not counted: {_some(other)}."] if other else []
 
 
 def _nothing(present: set[str], where: str) -> errors.NoSafetensorsError:
@@ -160,5 +160,5 @@ def _numbered_set(files: list[str], where: str) -> tuple[str, ...]:
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(errors.shown(name) for name in names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3:,} more"
+    listed = ", ".join(shown(name) for name in names[:3])
+    return listed if len(names) <= 3 else f"{listed} and {len(names) - 3:,} more"

@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from moegauge import __version__
 from moegauge.counting import errors
+from moegauge.text import shown
 
 RETRIES = 3  # of a connection that failed or broke off: 0.5 s, 1 s, 2 s apart
 STATUS_RETRIES = 5  # of a status below: 1 s to 8 s apart, or as Retry-After or RateLimit says
@@ -208,7 +209,7 @@ class Transfer:
 
     def _redacted(self, error: Exception) -> str:
         text = str(error) or type(error).__name__
-        return errors.shown(text.replace(self.endpoint, self.shown_endpoint))
+        return shown(text.replace(self.endpoint, self.shown_endpoint))
 
     def _explained(self, fault: _PassingError, where: str) -> errors.HubError:
         """The one line for a failed request."""
@@ -334,7 +335,7 @@ def _piece(response: Any, begin: int, end: int) -> Piece:
     """The asked-for bytes, whether the server honoured the range (206) or began to send the whole file (200)."""
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
-        raise errors.TransferError(f"the server sent a range compressed ({errors.shown(encoding)}).", file="")
+        raise errors.TransferError(f"the server sent a range compressed ({shown(encoding)}).", file="")
     if response.status_code == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if not match:

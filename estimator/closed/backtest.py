@@ -36,12 +36,12 @@ from moegauge.estimator.hierarchy import (
 )
 from moegauge.estimator.one_term import effective_bandwidth, invert
 from moegauge.estimator.readings import Reading, Skipped, read, read_packaged
+from moegauge.limits import GROUP_READINGS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 # Readings of one group: each model left out costs a solve of this size cubed.
-MAX_GROUP = 500
 # Half-widths of central normal intervals in standard deviations.
 Z = {50: 0.67449, 80: 1.28155, 95: 1.95996}
 MOST_ALIKE = 4  # architectures below which a sweep of a few has no others to be estimated from
@@ -325,10 +325,10 @@ def run_on(
     for reading in readings:
         by_group[reading.group].append((reading, case(reading)))
     for members in by_group.values():
-        if len(members) > MAX_GROUP:
+        if len(members) > GROUP_READINGS:
             first = members[0][0]
             raise ObservationError(
-                f"'{first.system}' on '{first.device}' has {len(members)} readings, more than {MAX_GROUP}.",
+                f"'{first.system}' on '{first.device}' has {len(members)} readings, more than {GROUP_READINGS}.",
                 advice="Keep fewer rows of each model.",
             )
     left_out = list(skipped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 from typing import NoReturn
@@ -12,6 +13,7 @@ import click
 
 from moegauge import __version__
 from moegauge.errors import MoegaugeError
+from moegauge.text import printable
 
 # name -> (module in moegauge.commands, one line for `moegauge --help`). The module exposes a click command `command`.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -76,21 +78,27 @@ def main(argv: list[str] | None = None) -> NoReturn:
     Every `MoegaugeError` becomes one line on stderr; `MOEGAUGE_DEBUG=1` lets the traceback through.
     """
     debug = os.environ.get("MOEGAUGE_DEBUG", "") not in ("", "0")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding has no µ and no name of every script
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = group.main(args=argv, prog_name="moegauge", standalone_mode=False)
         sys.stdout.flush()  # a full disk behind stdout is an error here, and only noise at exit
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.Abort:
-        click.echo("moegauge: interrupted.", err=True)
+        _say("interrupted.")
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(file=text)
+        usage, _, message = text.getvalue().removesuffix("\n").partition("Error: ")
+        click.echo(f"{usage}Error: {printable(message)}", err=True)  # it quotes words it was given
         sys.exit(error.exit_code)
     except MoegaugeError as error:
         if debug:
             raise
-        click.echo(f"moegauge: {error}", err=True)
+        _say(str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our stdout went away (`| head`): no message, and no second failure when Python flushes.
@@ -100,16 +108,17 @@ def main(argv: list[str] | None = None) -> NoReturn:
         if debug:
             raise
         where = f"{error.filename}: " if error.filename is not None else ""
-        click.echo(f"moegauge: {where}the system refuses: {error.strerror or error}.", err=True)
+        _say(f"{where}the system refuses: {error.strerror or error}.")
         with contextlib.suppress(OSError):  # what is left in the buffer cannot be written either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         if debug:
             raise
-        click.echo(
-            f"moegauge: unexpected {type(error).__name__}: {error} Run again with MOEGAUGE_DEBUG=1 and report it.",
-            err=True,
-        )
+        _say(f"unexpected {type(error).__name__}: {error} Run again with MOEGAUGE_DEBUG=1 and report it.")
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)  # click returns the code of `ctx.exit`, --help's among them
+
+
+def _say(message: str) -> None:
+    click.echo(f"moegauge: {printable(message)}", err=True)

@@ -14,24 +14,41 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from moegauge.errors import RecordError
+from moegauge.limits import NAME_LIMIT_CHARACTERS, RECORD_CASES, RECORD_LIMIT_BYTES, RECORD_SAMPLES
+from moegauge.regular import NotRegularError, read_file
+from moegauge.text import shown
 
+T = TypeVar("T")
 SCHEMA = "moegauge.record/1"
 _ADVICE = "Give a file written by `moegauge bench --out`."
+
+_FEWER = "Give fewer records, or split them by model."
+
+# What a number of a record can be: far beyond every measurement, and no arithmetic on it overflows.
+Name = Annotated[str, Meta(max_length=NAME_LIMIT_CHARACTERS)]
+Count = Annotated[int, Meta(ge=0, le=10**18)]
+Ordinal = Annotated[int, Meta(ge=1, le=10**9)]
+Positive = Annotated[float, Meta(gt=1e-12, le=1e18)]
+Size = Annotated[float, Meta(ge=0.0, le=1e30)]
+Signed = Annotated[float, Meta(ge=-1e18, le=1e18)]
+Samples = Annotated[list[Positive], Meta(max_length=RECORD_SAMPLES)]
 
 
 class Project(msgspec.Struct, kw_only=True, frozen=True):
     """Which moegauge: release, commit, and whether tracked files differed from it. None where unknown."""
 
-    version: str
-    commit: str | None = None
+    version: Name
+    commit: Name | None = None
     dirty: bool | None = None
 
 
@@ -47,12 +64,12 @@ class Pattern(msgspec.Struct, kw_only=True, frozen=True):
         gb_per_s: median GB/s (10^9).
     """
 
-    name: str
-    width: int
-    unroll: int
-    programs: int
-    warps: int
-    gb_per_s: float
+    name: Name
+    width: Count
+    unroll: Count
+    programs: Count
+    warps: Count
+    gb_per_s: Size
 
 
 class Floor(msgspec.Struct, kw_only=True, frozen=True):
@@ -67,11 +84,11 @@ class Floor(msgspec.Struct, kw_only=True, frozen=True):
         lengths: operations of the short chain and of the long one.
     """
 
-    name: str
-    us_per_kernel: float
-    interval_us: tuple[float, float]
-    samples_us: list[float]
-    lengths: tuple[int, int]
+    name: Name
+    us_per_kernel: Signed
+    interval_us: tuple[Signed, Signed]
+    samples_us: Annotated[list[Signed], Meta(max_length=RECORD_SAMPLES)]
+    lengths: tuple[Count, Count]
 
 
 class KernelProfile(msgspec.Struct, kw_only=True, frozen=True):
@@ -90,16 +107,16 @@ class KernelProfile(msgspec.Struct, kw_only=True, frozen=True):
             kernel without one.
     """
 
-    kernel: str
-    launches: int
-    grid: tuple[int, ...]
-    warps: int
-    registers: int
-    shared: int
-    resident: int
-    waves: float
-    tail: float
-    instructions_per_weight: float | None = None
+    kernel: Name
+    launches: Count
+    grid: tuple[Count, ...]
+    warps: Count
+    registers: Count
+    shared: Count
+    resident: Count
+    waves: Size
+    tail: Signed
+    instructions_per_weight: Size | None = None
 
 
 class Profile(msgspec.Struct, kw_only=True, frozen=True):
@@ -115,10 +132,10 @@ class Profile(msgspec.Struct, kw_only=True, frozen=True):
     """
 
     kernels: list[KernelProfile]
-    programs: int
-    bytes_per_program: float
-    issue_share: float | None = None
-    sm_clock_mhz: float | None = None
+    programs: Count
+    bytes_per_program: Size
+    issue_share: Size | None = None
+    sm_clock_mhz: Size | None = None
 
 
 class Roof(msgspec.Struct, kw_only=True, frozen=True):
@@ -137,15 +154,15 @@ class Roof(msgspec.Struct, kw_only=True, frozen=True):
         sweep: access patterns by width, unrolling, programs and warps, where a suite swept them.
     """
 
-    gb_per_s: float
-    datasheet_gb_per_s: float | None = None
-    samples: list[float] = []
-    best_gb_per_s: float | None = None
-    interval_gb_per_s: tuple[float, float] | None = None
-    pattern: str = ""
-    shape: dict[str, int] = {}
-    patterns: dict[str, float] = {}
-    bytes: int | None = None
+    gb_per_s: Positive
+    datasheet_gb_per_s: Positive | None = None
+    samples: Samples = []
+    best_gb_per_s: Positive | None = None
+    interval_gb_per_s: tuple[Size, Size] | None = None
+    pattern: Name = ""
+    shape: dict[Name, Count] = {}
+    patterns: dict[Name, Size] = {}
+    bytes: Count | None = None
     sweep: list[Pattern] = []
 
 
@@ -160,10 +177,10 @@ class Caution(StrEnum):
 class CaseBytes(msgspec.Struct, kw_only=True, frozen=True):
     """Bytes one step reads, counted from what is passed to the kernels; `weights` includes norms and biases."""
 
-    weights: int
-    scales: int = 0
-    kv: int = 0
-    total: int
+    weights: Count
+    scales: Count = 0
+    kv: Count = 0
+    total: Count
 
 
 class Case(msgspec.Struct, kw_only=True, frozen=True):
@@ -202,50 +219,50 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
             --predicted`), by nominal and by pessimistic latencies; None where it was not given.
     """
 
-    kind: str
-    backend: str
-    model: str
-    format: str
-    batch: int
-    context: int
-    layers: int
+    kind: Name
+    backend: Name
+    model: Name
+    format: Name
+    batch: Ordinal
+    context: Count
+    layers: Count
     bytes: CaseBytes
-    distinct_experts: float
-    kernels_per_step: int
-    samples_ms: list[float]
-    median_ms: float
-    mad_ms: float
-    tokens_per_s: float
-    gb_per_s: float
-    roof_fraction: float
-    roof_fraction_samples: list[float]
-    max_relative_error: float
+    distinct_experts: Size
+    kernels_per_step: Count
+    samples_ms: Samples
+    median_ms: Positive
+    mad_ms: Size
+    tokens_per_s: Positive
+    gb_per_s: Size
+    roof_fraction: Positive
+    roof_fraction_samples: Samples
+    max_relative_error: Size
     warnings: list[str] = []
     cautions: list[Caution] = []
-    kernel: str | None = None
-    kv_format: str = "bf16"
-    routing: str = "uniform"
-    launch_mode: str = msgspec.field(default="", name="rung")
-    threads: int | None = None
+    kernel: Name | None = None
+    kv_format: Name = "bf16"
+    routing: Name = "uniform"
+    launch_mode: Name = msgspec.field(default="", name="rung")
+    threads: Count | None = None
     seed: int = 0
-    formula_bytes: int | None = None
-    macs: int | None = None
-    attention_macs: int | None = None
-    format_macs: dict[str, float] = {}
-    formats: dict[str, int] = {}
-    roof_samples_gb_per_s: list[float] = []
-    throttled_ms: list[float] = []
-    interval_ms: tuple[float, float] | None = None
-    roof_fraction_interval: tuple[float, float] | None = None
-    steps_per_sample: int = 1
+    formula_bytes: Count | None = None
+    macs: Count | None = None
+    attention_macs: Count | None = None
+    format_macs: dict[Name, Size] = {}
+    formats: dict[Name, Count] = {}
+    roof_samples_gb_per_s: Samples = []
+    throttled_ms: Samples = []
+    interval_ms: tuple[Size, Size] | None = None
+    roof_fraction_interval: tuple[Size, Size] | None = None
+    steps_per_sample: Ordinal = 1
     settled: bool | None = None
-    arena_bytes: int | None = None
-    telemetry: dict[str, Any] | None = None
-    peer: str | None = None
-    stored: str = ""
-    parameters: int | None = None
-    time_ratio: float | None = None
-    time_ratio_interval: tuple[float, float] | None = None
+    arena_bytes: Count | None = None
+    telemetry: dict[Name, list[Signed | str]] | None = None
+    peer: Name | None = None
+    stored: Name = ""
+    parameters: Count | None = None
+    time_ratio: Positive | None = None
+    time_ratio_interval: tuple[Size, Size] | None = None
     profile: Profile | None = None
     predicted_ms: float | None = None
     predicted_pessimistic_ms: float | None = None
@@ -288,12 +305,12 @@ class KernelVerdict(msgspec.Struct, kw_only=True, frozen=True):
         detail: what was wrong.
     """
 
-    kernel: str
-    model: str
-    format: str
-    launch_mode: str
+    kernel: Name
+    model: Name
+    format: Name
+    launch_mode: Name
     passed: bool
-    max_relative_error: float | None = None
+    max_relative_error: Size | None = None
     detail: str = ""
 
     def __str__(self) -> str:
@@ -305,7 +322,7 @@ class KernelVerdict(msgspec.Struct, kw_only=True, frozen=True):
 class SkippedPeer(msgspec.Struct, kw_only=True, frozen=True):
     """A peer that was not timed, and why: everywhere, or at one `point`."""
 
-    peer: str
+    peer: Name
     reason: str
     point: str = ""
 
@@ -340,11 +357,11 @@ UNTRIED = frozenset({Reason.NO_TIME, Reason.DEVICE_LOST})
 class PointName(msgspec.Struct, kw_only=True, frozen=True):
     """A point of a plan by name; `model` as it was asked for."""
 
-    model: str
-    format: str
-    batch: int = 1
-    context: int = 0
-    kernel: str | None = None
+    model: Name
+    format: Name
+    batch: Ordinal = 1
+    context: Count = 0
+    kernel: Name | None = None
 
     def __str__(self) -> str:
         """`gpt-oss-20b mxfp4 batch 8 context 4096, experts up`."""
@@ -366,11 +383,11 @@ class LeftOut(msgspec.Struct, kw_only=True, frozen=True):
         detail: the error or the lack in words.
     """
 
-    stage: str
+    stage: Name
     reason: Reason
     point: PointName | None = None
     what: str = ""
-    launch_mode: str = ""
+    launch_mode: Name = ""
     detail: str = ""
 
     def __str__(self) -> str:
@@ -406,6 +423,35 @@ def _old_left_out(text: str) -> LeftOut:
     return LeftOut(stage=stage, reason=reason, point=point, what="" if point else what, launch_mode=mode, detail=detail)
 
 
+class Processor(msgspec.Struct, kw_only=True, frozen=True):
+    """What is read of `machine.cpu`."""
+
+    model: Name | None = None
+    microarchitecture: Name | None = None
+    cores: Count | None = None
+    features: list[Name] = []
+
+
+class Gpu(msgspec.Struct, kw_only=True, frozen=True):
+    """What is read of `machine.gpu`; every other field of it is shown as it is."""
+
+    name: Name | None = None
+    driver: Name | None = None
+
+
+class Machine(msgspec.Struct, kw_only=True, frozen=True):
+    """What is read of `Record.machine`, as `moegauge.machine.describe` writes it; it may hold more."""
+
+    id: Name | None = None
+    device: Name | None = None
+    os: Name | None = None
+    cpu: Processor | Name | None = None
+    gpu: Gpu | Name | None = None
+    memory_bytes: Count | None = None
+    last_level_cache_bytes: Count | None = None
+    datasheet_gb_per_s: Positive | None = None
+
+
 class Record(msgspec.Struct, kw_only=True):
     """One run: provenance, roof, points, peers left out.
 
@@ -414,17 +460,17 @@ class Record(msgspec.Struct, kw_only=True):
     `left_out` is what a suite plans and this run has not measured, with the reasons.
     """
 
-    schema: str
-    created: str
-    machine: dict[str, Any]
+    schema: Name
+    created: Name
+    machine: dict[Name, Any]
     cases: list[Case]
     project: Project = Project(version="")
-    software: dict[str, Any] = {}
+    software: dict[Name, str | float | None] = {}
     argv: list[str] = []
     roof: Roof | None = None
-    suite: str | None = None
-    load_average: float | None = None
-    planned: int | None = None
+    suite: Name | None = None
+    load_average: Size | None = None
+    planned: Count | None = None
     complete: bool = True
     floors: list[Floor] = []
     verdicts: list[KernelVerdict] = []
@@ -490,23 +536,30 @@ def to_json(record: Record) -> str:
         RecordError: a number is NaN or infinite; the message names the field.
     """
     document = msgspec.to_builtins(record)
-    field = _first_not_finite(document, "record")
-    if field:
-        raise RecordError(f"{field} is not a finite number, so no record is written.", advice="Report this as a bug.")
+    if problem := _first_unfit(document, "record"):
+        raise RecordError(f"{problem}, so no record is written.", advice="Report this as a bug.")
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
-def _first_not_finite(value: Any, path: str) -> str | None:
+def _first_unfit(value: Any, path: str) -> str | None:
+    """Where a document holds what no record can: NaN, infinity, half a character."""
     if isinstance(value, float) and not math.isfinite(value):
-        return path
-    children = (
-        ((f"{path}.{key}", child) for key, child in value.items())
-        if isinstance(value, dict)
-        else ((f"{path}[{i}]", child) for i, child in enumerate(value))
-        if isinstance(value, list | tuple)
-        else ()
-    )
-    return next((found for name, child in children if (found := _first_not_finite(child, name))), None)
+        return f"{path} is not a finite number"
+    if isinstance(value, str):
+        return None if _is_text(value) else f"{path} holds half a surrogate pair"
+    if isinstance(value, dict):
+        if bad := next((key for key in value if not _is_text(key)), None):
+            return f"{path} has a field '{shown(bad)}', which holds half a surrogate pair"
+        children: Iterable[tuple[str, Any]] = ((f"{path}.{key}", child) for key, child in value.items())
+    elif isinstance(value, list | tuple):
+        children = ((f"{path}[{i}]", child) for i, child in enumerate(value))
+    else:
+        return None
+    return next((found for name, child in children if (found := _first_unfit(child, name))), None)
+
+
+def _is_text(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def from_json(text: str | bytes, where: str) -> Record:
@@ -535,20 +588,34 @@ def from_json(text: str | bytes, where: str) -> Record:
             )
         kind = f"a '{schema}' document" if isinstance(schema, str) else "no record"
         raise RecordError(f"{where}: {kind}, not '{SCHEMA}'.", advice=_ADVICE)
-    field = _first_not_finite(document, "record")
-    if field:
-        raise RecordError(f"{where}: {field} is not a finite number.", advice=_ADVICE)
+    if problem := _first_unfit(document, "record"):
+        raise RecordError(f"{where}: {problem}.", advice=_ADVICE)
     if isinstance(old := document.get("left_out"), list):
         document["left_out"] = [msgspec.to_builtins(_old_left_out(one)) if isinstance(one, str) else one for one in old]
-    try:
-        record = msgspec.convert(document, Record)
-    except msgspec.ValidationError as error:
-        raise RecordError(f"{where}: {error}.", advice="The file was edited or cut; measure again.") from None
+    cases = document.get("cases")
+    if isinstance(cases, list) and len(cases) > RECORD_CASES:
+        raise RecordError(f"{where}: {len(cases):,} cases, more than {RECORD_CASES:,}.", advice=_FEWER)
+    record = _typed(document, Record, "$", where)
+    _typed(record.machine, Machine, "$.machine", where)
     for index, case in enumerate(record.cases):
         problem = _problem(case)
         if problem:
             raise RecordError(f"{where}: cases[{index}].{problem}.", advice="The file was edited; measure again.")
     return record
+
+
+def _typed(value: Any, kind: type[T], place: str, where: str) -> T:
+    """`value` as `kind`; `place` is where it lies in the document.
+
+    Raises:
+        RecordError: a field is missing, of another type or out of range; the message names it.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        problem = str(error).replace("`$", f"`{place}")
+        problem = problem.replace("Expected `float` > 1e-12", "a number that is not above 0, or next to nothing")
+        raise RecordError(f"{where}: {problem}.", advice="The file was edited or cut; measure again.") from None
 
 
 def _refuse_constant(name: str) -> None:
@@ -558,14 +625,17 @@ def _refuse_constant(name: str) -> None:
 def _problem(case: Case) -> str | None:
     if not case.samples_ms:
         return "samples_ms is empty"
-    if min(case.samples_ms) <= 0 or case.median_ms <= 0:
-        return "samples_ms holds a time that is not above 0"
-    if len(case.roof_fraction_samples) != len(case.samples_ms):
-        return f"roof_fraction_samples has {len(case.roof_fraction_samples)} entries for {len(case.samples_ms)} samples"
-    if case.roof_samples_gb_per_s and len(case.roof_samples_gb_per_s) != len(case.samples_ms):
-        return f"roof_samples_gb_per_s has {len(case.roof_samples_gb_per_s)} entries for {len(case.samples_ms)} samples"
-    if case.bytes.total < (case.kind == "decode") or case.tokens_per_s <= 0 or case.batch < 1 or case.context < 0:
-        return "bytes.total, tokens_per_s or batch is not above 0"
+    for name, beside in (
+        ("roof_fraction_samples", case.roof_fraction_samples),
+        ("roof_samples_gb_per_s", case.roof_samples_gb_per_s or case.samples_ms),
+    ):
+        if len(beside) != len(case.samples_ms):
+            return f"{name} has {len(beside)} entries for {len(case.samples_ms)} samples"
+    if case.kind == "decode" and not case.bytes.total:
+        return "bytes.total is 0, and a whole step reads something"
+    for name, values in (case.telemetry or {}).items():
+        if any(isinstance(value, str) != (name == "reasons") for value in values):
+            return f"telemetry.{shown(name)} holds {'what is no text' if name == 'reasons' else 'text among numbers'}"
     return None
 
 
@@ -573,14 +643,15 @@ def load(path: Path) -> Record:
     """Read a record file.
 
     Raises:
-        RecordError: the file is missing or is not a record.
+        RecordError: the file is missing, larger than 100 MB, or is not a record.
     """
-    if path.exists() and not path.is_file():
-        raise RecordError(f"{path}: not a regular file.", advice="Check the path.")
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror}).", advice="Check the path.") from None
+        text = read_file(path, RECORD_LIMIT_BYTES)
+    except NotRegularError:
+        raise RecordError(f"{path}: not a regular file.", advice="Check the path.") from None
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise RecordError(f"{path}: cannot be read ({reason}).", advice="Check the path.") from None
     return from_json(text, str(path))
 
 
@@ -598,6 +669,8 @@ def pool(records: list[Record], names: list[str]) -> list[tuple[Record, Case]]:
                 f"'{first.machine_id}' {first.machine_key[2:]}; unlike machines are never pooled.",
                 advice="Compare them with --against, or give records of one machine.",
             )
+    if (cases := sum(len(record.cases) for record in records)) > RECORD_CASES:
+        raise RecordError(f"{', '.join(names[:3])}...: {cases:,} cases, more than {RECORD_CASES:,}.", advice=_FEWER)
     latest_last = sorted(records, key=lambda r: r.created)
     points = {case.key: (record, case) for record in latest_last for case in record.own_cases}
     if not points:
@@ -607,9 +680,11 @@ def pool(records: list[Record], names: list[str]) -> list[tuple[Record, Case]]:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a record, as results/schema.json holds it."""
-    schema: dict[str, Any] = msgspec.json.schema(Record)
+    (record, machine), parts = msgspec.json.schema_components((Record, Machine), ref_template="#/$defs/{name}")
+    parts["Record"]["properties"]["machine"] = machine
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "moegauge measurement record, version 1",
-        **schema,
+        **record,
+        "$defs": parts,
     }

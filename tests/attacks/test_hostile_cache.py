@@ -93,7 +93,7 @@ def loop(path: Path) -> None:
 
 def sparse(path: Path) -> None:
     with path.open("wb") as stream:
-        stream.truncate(cache.FILE_LIMIT_BYTES + 1)
+        stream.truncate(cache.CACHE_LIMIT_BYTES + 1)
 
 
 @pytest.mark.parametrize("make", [empty, noise, fifo, folder, zeros, loop, sparse])

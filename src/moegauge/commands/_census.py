@@ -5,9 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from moegauge.commands._output import print_table, printable
+from moegauge.commands._output import print_table, say
 from moegauge.units import human_bytes, human_count
 
 if TYPE_CHECKING:
@@ -38,21 +36,21 @@ def print_census(census: Census, *, per_layer: bool) -> None:
     """The whole report on stdout."""
     document = census.to_json(per_layer=per_layer)
     for line in _headline(document):
-        click.echo(line)
-    click.echo()
+        say(line)
+    say()
     _print_roles(document, tied=census.tied)
-    click.echo()
+    say()
     _print_active(document, tied=census.tied)
-    click.echo()
+    say()
     _print_formats(document)
     if per_layer:
-        click.echo()
+        say()
         _print_layers(document)
 
 
 def _headline(document: dict[str, Any]) -> list[str]:
     target = document["target"]
-    model = f"{printable(document['family'])}, {document['layers']} layers, {document['moe_layers']} of them MoE"
+    model = f"{document['family']}, {document['layers']} layers, {document['moe_layers']} of them MoE"
     if document["experts"]:
         chosen = document["top_k"] if document["top_k"] is not None else "?"
         model += f", {document['experts']} experts, {chosen} per token"
@@ -61,7 +59,7 @@ def _headline(document: dict[str, Any]) -> list[str]:
         read += f" in {target['requests']} requests, commit {target['commit']}"
     stored = human_bytes(document["stored"]["bytes"])
     return [
-        f"{printable(target['name'])}: {model}",
+        f"{target['name']}: {model}",
         f"{target['files']} files, {target['tensors']:,} tensors, {stored}; {read}",
     ]
 

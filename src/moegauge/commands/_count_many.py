@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from moegauge import outfile
-from moegauge.commands._output import print_json, print_table, printable, progress_wanted, warn
+from moegauge.commands._output import print_json, print_table, say, show_progress, warn
 from moegauge.counting import difference, many, parquet
 from moegauge.errors import UsageError
 
@@ -53,19 +53,17 @@ def count_many(
     try:
         for line in many.run(targets, out, count, jobs=jobs, retry_failed=retry_failed):
             fresh += 1
-            if progress_wanted():
-                click.echo(f"\r{fresh:,} counted now, {printable(line['target'])[:60]:60}", err=True, nl=False)
+            show_progress(f"{fresh:,} counted now, {_cut(line['target'], 60)}")
     except KeyboardInterrupt:
         warn(f"{fresh:,} counted now; {out} is whole so far, the same command goes on from there.")
         raise
     seconds = time.perf_counter() - start
-    if progress_wanted():
-        click.echo(err=True)
+    show_progress("", done=True)
     rate = f", {fresh / seconds:.1f} per second" if fresh else ""
-    click.echo(f"{len(targets):,} targets, {fresh:,} counted now in {seconds:.1f} s{rate}; wrote {out}", err=True)
+    say(f"{len(targets):,} targets, {fresh:,} counted now in {seconds:.1f} s{rate}; wrote {out}", err=True)
     if parquet_file is not None:
         rows = parquet.write(many.read_lines(out), parquet_file)
-        click.echo(f"wrote {rows:,} rows to {parquet_file}", err=True)
+        say(f"wrote {rows:,} rows to {parquet_file}", err=True)
     failed = many.failures(targets, out)
     _show_failures(failed, out)
     if as_json:
@@ -83,7 +81,7 @@ def _show_failures(failed: list[many.Line], out: Path) -> None:
     rows = [(_named(line), line["error"], _cut(str(line.get("message")), REASON_CHARACTERS)) for line in failed]
     print_table(("target", "error", "reason"), rows[:SHOWN_FAILURES], 3, err=True)
     if len(rows) > SHOWN_FAILURES:
-        click.echo(f'and {len(rows) - SHOWN_FAILURES:,} more: the lines of {out} whose "error" is not null', err=True)
+        say(f'and {len(rows) - SHOWN_FAILURES:,} more: the lines of {out} whose "error" is not null', err=True)
     for name, number in Counter(line["error"] for line in failed).most_common():
         warn(f"{number:,} failed with {name}")
 
@@ -124,10 +122,10 @@ def print_difference(a: str, b: str, count: Count, *, as_json: bool) -> None:
         print_json({"schema": "moegauge.diff/1", "a": a, "b": b, "equal": not found, "differences": found})
         return
     if not found:
-        click.echo("no difference")
+        say("no difference")
     for each in found:
         where = f"{each['target']}: " if "target" in each else ""
-        click.echo(printable(f"{where}{each['field']}: {_shown(each['a'])} -> {_shown(each['b'])}"))
+        say(f"{where}{each['field']}: {_shown(each['a'])} -> {_shown(each['b'])}")
 
 
 def _shown(value: Any) -> str:
@@ -148,7 +146,7 @@ def _side(name: str, count: Count) -> dict[str, Any] | list[many.Line]:
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict) or not str(document.get("schema")).startswith("moegauge.count/"):
-            raise UsageError(f"{printable(name)}: not a document of 'moegauge count --json'.", advice="Count it again.")
+            raise UsageError(f"{name}: not a document of 'moegauge count --json'.", advice="Count it again.")
         return document
     repo, _, revision = name.partition("@")
     return count(name, None) if path.exists() or not revision else count(repo, revision)

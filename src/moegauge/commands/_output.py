@@ -1,4 +1,8 @@
-"""Output of every command: `--json`, tables on stdout, progress and warnings on stderr."""
+"""Output of every command, through one gate: lines, tables and `--json` on stdout, progress and warnings on stderr.
+
+Nothing else in the package writes to a terminal (tests/test_laws.py): what a record, a checkpoint or a table calls
+itself is escaped here, whoever prints it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import click
+
+from moegauge.text import printable
 
 WIDEST = 10_000  # characters of a table's line, more than any has
 
@@ -24,17 +30,26 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=True))
 
 
+def say(line: str = "", *, err: bool = False) -> None:
+    """One line on stdout, or with `err` on stderr; a newline in it is shown as `\\n`."""
+    click.echo(printable(line), err=err)
+
+
+def say_lines(text: str) -> None:
+    """A text of several lines of our own on stdout: Markdown, CSV. Cells of others have none left."""
+    for line in text.removesuffix("\n").split("\n"):
+        say(line)
+
+
 def warn(message: str) -> None:
     """One warning line on stderr."""
-    click.echo(f"warning: {printable(message)}", err=True)
+    say(f"warning: {message}", err=True)
 
 
-def printable(text: str) -> str:
-    """`text` with control characters, escapes and lone surrogates shown as `\\x1b`-style escapes; names in a
-    checkpoint are someone else's bytes."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in text
-    )
+def show_progress(text: str, *, done: bool = False) -> None:
+    """Replace the line of progress on a terminal's stderr, `done` for good; nothing where stderr is none."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[2K{printable(text)}", err=True, nl=done)
 
 
 def print_table(
@@ -54,10 +69,5 @@ def print_table(
     console = Console(width=WIDEST, highlight=False, markup=False, emoji=False)
     with console.capture() as printed:
         console.print(table)
-    for line in printed.get().splitlines():
-        click.echo(line.rstrip(), err=err)
-
-
-def progress_wanted() -> bool:
-    """True when stderr is a terminal: progress is drawn nowhere else."""
-    return sys.stderr.isatty()
+    for line in printed.get().split("\n")[:-1]:
+        say(line.rstrip(), err=err)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import click
-
-from moegauge.commands._output import print_table
+from moegauge.commands._output import print_table, say
 from moegauge.commands._tables import machine_line, roof_line, show_warnings
 from moegauge.record import Case, Record
 from moegauge.units import human_bytes
@@ -12,8 +10,8 @@ from moegauge.units import human_bytes
 
 def show_peers(record: Record) -> None:
     """Roof and one row per program and point on stdout."""
-    click.echo(machine_line(record.machine))
-    click.echo(roof_line(record))
+    say(machine_line(record.machine))
+    say(roof_line(record))
     headings = ["model", "what", "program", "format", "batch", "bytes", "ms", "GB/s", "of roof"]
     print_table(
         [*headings, "weights/s", "ours/its time", "95 % interval", "max error"], [_row(c) for c in record.cases], 4

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from moegauge.commands._output import printable, progress_wanted, warn
+from moegauge.commands._output import say, show_progress, warn
 from moegauge.errors import DeviceError
 from moegauge.record import Record
 
@@ -23,12 +21,7 @@ def tell() -> Tell:
     """A run's voice: progress on a terminal only, the rest on stderr."""
     from moegauge.bench.run.session import Tell
 
-    return Tell(progress=_progress, warn=warn, trace=lambda line: click.echo(printable(line), err=True))
-
-
-def _progress(text: str) -> None:
-    if progress_wanted():
-        click.echo(f"\r\x1b[2K{printable(text)}", err=True, nl=False)
+    return Tell(progress=show_progress, warn=warn, trace=lambda line: say(line, err=True))
 
 
 @contextmanager
@@ -40,10 +33,12 @@ def resumable(session: Session, again: Sequence[str]) -> Iterator[None]:
     except KeyboardInterrupt:
         done, planned, out = len(session.record.cases), len(session.points), session.options.out
         if out is None:
-            click.echo(f"\nStopped after {done} of {planned} points; nothing was stored (no --out).", err=True)
+            say(err=True)
+            say(f"Stopped after {done} of {planned} points; nothing was stored (no --out).", err=True)
         else:
-            command = printable(shlex.join(["moegauge", *again]))
-            click.echo(f"\nStopped after {done} of {planned} points; {out} is valid. Resume: {command}", err=True)
+            command = shlex.join(["moegauge", *again])
+            say(err=True)
+            say(f"Stopped after {done} of {planned} points; {out} is valid. Resume: {command}", err=True)
         raise
 
 
@@ -80,14 +75,14 @@ def export(record: Record, csv: Path | None, markdown: Path | None) -> None:
     from moegauge.bench.report import tables
 
     if csv:
-        outfile.write(csv, tables.csv_text(record), replaces=tables.is_csv)
+        outfile.write(csv, tables.record_csv(record), replaces=tables.is_csv)
     if markdown:
         outfile.write(markdown, tables.markdown(record), replaces=tables.is_markdown)
 
 
 def say_where(out: Path | None) -> None:
     """Where the record is, on stderr."""
-    click.echo(f"Record: {out}" if out else "Not stored: give --out FILE to keep the record.", err=True)
+    say(f"Record: {out}" if out else "Not stored: give --out FILE to keep the record.", err=True)
 
 
 def raise_failures(session: Session) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from itertools import chain, repeat
 from typing import Any
 
-import click
-
-from moegauge.commands._output import print_table, warn
+from moegauge.commands._output import print_table, say, warn
 from moegauge.record import Case, Caution, Record
 from moegauge.units import human_bytes
 
@@ -42,11 +40,11 @@ def roof_line(record: Record) -> str:
 def show_record(record: Record, *, head: bool = True) -> None:
     """Machine, roof (unless `head` is False) and one row per point; warnings on stderr."""
     if head:
-        click.echo(machine_line(record.machine))
-        click.echo(roof_line(record))
+        say(machine_line(record.machine))
+        say(roof_line(record))
         for floor in record.floors:
             low, high = floor.interval_us
-            click.echo(f"empty kernel, {floor.name}: {floor.us_per_kernel:.3f} us ({low:.3f} to {high:.3f})")
+            say(f"empty kernel, {floor.name}: {floor.us_per_kernel:.3f} us ({low:.3f} to {high:.3f})")
     if record.roof and not record.cases:
         print_table(
             ["access pattern", "GB/s"],
@@ -62,7 +60,7 @@ def show_record(record: Record, *, head: bool = True) -> None:
         [*names, "batch", "context", "bytes/step", "ms", *speed, "GB/s", "of roof", "max error"], rows, len(names)
     )
     if not kernels and any(case.context == 0 for case in record.cases):
-        click.echo("Tokens/s at context 0 read no cache; --context gives one.")
+        say("Tokens/s at context 0 read no cache; --context gives one.")
     show_warnings(record)
     for verdict in record.verdicts:
         if not verdict.passed:

@@ -8,9 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import click
-
-from moegauge.commands._output import print_json, printable, progress_wanted
+from moegauge.commands._output import print_json, say, show_progress
 from moegauge.errors import MoegaugeError
 from moegauge.models.catalogue import Entry
 
@@ -110,11 +108,10 @@ def verify_entries(listed: list[Entry], *, as_json: bool) -> None:
     with ThreadPoolExecutor(JOBS) as pool:
         for done in pool.map(verify, listed):
             found.append(done)
-            if progress_wanted():
-                click.echo(f"\r{len(found)} of {len(listed)}", err=True, nl=len(found) == len(listed))
+            show_progress(f"{len(found)} of {len(listed)}", done=len(found) == len(listed))
             if not as_json:
                 for line in done.lines():
-                    click.echo(printable(line))
+                    say(line)
     failed = sum(1 for v in found if v.error)
     differing = sum(1 for v in found if v.differences)
     if as_json:
@@ -129,8 +126,6 @@ def verify_entries(listed: list[Entry], *, as_json: bool) -> None:
         )
     else:
         agreeing = len(found) - failed - differing
-        click.echo(
-            f"{len(found)} recounted: {agreeing} agree, {differing} differ, {failed} could not be counted", err=True
-        )
+        say(f"{len(found)} recounted: {agreeing} agree, {differing} differ, {failed} could not be counted", err=True)
     if failed or differing:
         sys.exit(1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json, print_table, printable
+from moegauge.commands._output import json_option, print_json, print_table, say
 from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 
@@ -69,10 +69,11 @@ def command(observations: Path | None, unseen: str, kept_apart: bool, records: t
         return
     _print(result, untold)
     for path, part in emulated.items():
-        click.echo(f"\n{path}: {part['n']} emulated decode cases, bytes per step estimated from the other models")
+        say()
+        say(f"{path}: {part['n']} emulated decode cases, bytes per step estimated from the other models")
         for method in ("published", "measured"):
             folds = part[method]
-            click.echo(
+            say(
                 f"  {'ours' if method == 'measured' else method:<10}median x{folds['median_fold']:.3f}, "
                 f"80 % x{folds['p80_fold']:.3f}, worst x{folds['worst_fold']:.3f}"
             )
@@ -144,7 +145,7 @@ def _print(result: Backtest, untold: Backtest) -> None:
     from moegauge.estimator.closed.backtest import Backtest, forward, inverse
     from moegauge.estimator.closed.widths import PERCENTS
 
-    click.echo(result.sentence)
+    say(result.sentence)
     rows = [("published formula", str(len(result.trials)), *[""] * 5, *_folds(result.published))]
     judged = [("ours", inverse(result)), ("ours, not told MoE", inverse(untold)), ("forward", forward(result))]
     for name, row in judged + [(_regime(row), row) for row in result.by_regime()]:
@@ -161,12 +162,13 @@ def _print(result: Backtest, untold: Backtest) -> None:
             )
     headings = ("", "n", "in 50 %", "in 80 %", "in 95 %", "80 % wide", "score", "median", "80 %", "95 %", "worst")
     print_table(headings, rows)
-    click.echo("* not what the interval promises, at 5 %, by a bootstrap over models")
+    say("* not what the interval promises, at 5 %, by a bootstrap over models")
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in result.trials:
         groups.setdefault(trial.reading.group, []).append(trial)
     parts = {group: Backtest(tuple(trials), ()) for group, trials in groups.items()}
-    click.echo("\nby system and device")
+    say()
+    say("by system and device")
     print_table(
         ("system", "device", "n", "published", "ours"),
         [
@@ -176,8 +178,9 @@ def _print(result: Backtest, untold: Backtest) -> None:
         2,
     )
     if result.skipped:
-        click.echo(f"\n{len(result.skipped)} rows not used:")
+        say()
+        say(f"{len(result.skipped)} rows not used:")
         for reason, count in Counter(s.reason for s in result.skipped).most_common():
             lines = [str(s.line) for s in result.skipped if s.reason == reason]
             shown = ", ".join(lines[:8]) + (", ..." if len(lines) > 8 else "")
-            click.echo(f"  {count:4d}  {printable(reason)} (line {shown})")
+            say(f"  {count:4d}  {reason} (line {shown})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from moegauge import models
-from moegauge.commands._output import json_option, print_json
+from moegauge.commands._output import json_option, print_json, say
 from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 from moegauge.units import GB
@@ -78,17 +78,17 @@ def command(
             }
         )
         return
-    click.echo(f"on {place.name}{', ' + stack if stack else ''}")
-    click.echo(f"{'batch':>6}{'GB/step':>10}{'tokens/s':>10}{'slower':>9}{'misled':>9}{'$/M tokens':>12}{'KV':>7}")
+    say(f"on {place.name}{', ' + stack if stack else ''}")
+    say(f"{'batch':>6}{'GB/step':>10}{'tokens/s':>10}{'slower':>9}{'misled':>9}{'$/M tokens':>12}{'KV':>7}")
     for p in points:
         cost = "" if p.dollars_per_million is None else f"{p.dollars_per_million:.3f}"
         cache = "" if not p.kv_share else f"{p.kv_share:.0%}"
-        click.echo(
+        say(
             f"{p.batch:>6}{p.bytes / GB:>10.2f}{p.tokens_per_s:>10.1f}{p.slowdown:>9.2f}{p.misled:>9.2f}"
             f"{cost:>12}{cache:>7}"
         )
     if most is not None:
-        click.echo(f"{most} caches of {context} tokens fit beside the weights")
+        say(f"{most} caches of {context} tokens fit beside the weights")
     if dollars_per_device_hour is not None:
         listed = ", ".join(f"{name} {out:g}" for name, (_, out) in batching.prices().items())
-        click.echo(f"API prices, $ per million output tokens: {listed}")
+        say(f"API prices, $ per million output tokens: {listed}")

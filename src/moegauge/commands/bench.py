@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from moegauge.commands import _run
-from moegauge.commands._output import json_option, print_json, print_table
+from moegauge.commands._output import json_option, print_json, print_table, say
 from moegauge.errors import UsageError
 from moegauge.formats import FORMATS
 from moegauge.record import Record
@@ -207,7 +207,7 @@ def _schedule(options: dict[str, Any]) -> None:
     rows = schedule(suite)
     print_table(["stage", "points", "estimate s", "sum s", "what"], rows)
     budget = options["budget_s"] or suite.budget_s
-    click.echo(f"Estimates, nothing was measured. Budget {budget:g} s; what does not fit waits for the same command.")
+    say(f"Estimates, nothing was measured. Budget {budget:g} s; what does not fit waits for the same command.")
 
 
 def _measure(kind: str, as_json: bool, options: dict[str, Any]) -> None:

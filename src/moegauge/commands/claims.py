@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json, print_table
+from moegauge.commands._output import json_option, print_json, print_table, say
 from moegauge.commands._threads import one_blas_thread
 from moegauge.units import human_count
 
@@ -55,7 +55,7 @@ def command(
         ],
         note=True,
     )
-    click.echo("moegauge claims NAME says what one of them needs.")
+    say("moegauge claims NAME says what one of them needs.")
 
 
 def _share(verdict: Verdict) -> str:
@@ -91,29 +91,29 @@ def _miss(miss: dict[str, Any]) -> str:
 def _print_one(verdict: Verdict) -> None:
     from moegauge.estimator.closed.claims import RANGES
 
-    click.echo(f"{verdict.text} ({verdict.subject or 'every model'})")
-    click.echo(f"held against: {', '.join(verdict.limits)}")
+    say(f"{verdict.text} ({verdict.subject or 'every model'})")
+    say(f"held against: {', '.join(verdict.limits)}")
     if verdict.note:
-        click.echo(verdict.note)
+        say(verdict.note)
     if not verdict.possible:
-        click.echo(f"no consistent point; nearest miss breaks {_miss(verdict.nearest_miss or {})}, at")
+        say(f"no consistent point; nearest miss breaks {_miss(verdict.nearest_miss or {})}, at")
         for name, value in (verdict.nearest_miss or {}).items():
             if name != "broken":
-                click.echo(f"  {name:<12} {_words(value)}")
+                say(f"  {name:<12} {_words(value)}")
         return
     if "active" not in verdict.region:
         for name, value in verdict.region.items():
-            click.echo(f"  {name:<12} {_words(value)}")
+            say(f"  {name:<12} {_words(value)}")
         return
-    click.echo(f"consistent on {verdict.consistent:.1%} of the points; there (5 to 95 %)")
+    say(f"consistent on {verdict.consistent:.1%} of the points; there (5 to 95 %)")
     for name, value in verdict.region.items():
         if isinstance(value, dict):
             shares = sorted(value.items(), key=lambda item: -item[1])
-            click.echo(f"  {name:<12} " + ", ".join(f"{label} {share:.0%}" for label, share in shares))
+            say(f"  {name:<12} " + ", ".join(f"{label} {share:.0%}" for label, share in shares))
         elif name in ("active", "total"):
-            click.echo(f"  {name:<12} {human_count(value[0])} to {human_count(value[1])}")
+            say(f"  {name:<12} {human_count(value[0])} to {human_count(value[1])}")
         elif isinstance(value, list):
             low, high = RANGES.get(name, (float("nan"), float("nan")))
-            click.echo(f"  {name:<12} {value[0]:.3g} to {value[1]:.3g} (drawn from {low:g} to {high:g})")
+            say(f"  {name:<12} {value[0]:.3g} to {value[1]:.3g} (drawn from {low:g} to {high:g})")
         else:
-            click.echo(f"  {name:<12} {value:.3g}")
+            say(f"  {name:<12} {value:.3g}")

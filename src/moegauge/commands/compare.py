@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json, print_table, warn
+from moegauge.commands._output import json_option, print_json, print_table, say, warn
 from moegauge.commands._tables import machine_line
 from moegauge.errors import UsageError
 from moegauge.record import Record, load, pool
@@ -51,7 +51,7 @@ def command(records: tuple[Path, ...], other: Path | None, fit_latencies: bool, 
         document = found.to_json()
         print_json(document | {"gpu_model": judged.to_json()} if judged else document)
         return
-    click.echo(machine_line(loaded[0].machine))
+    say(machine_line(loaded[0].machine))
     show_comparison(found)
     if judged:
         click.echo("")
@@ -78,7 +78,7 @@ def show_comparison(found: Comparison) -> None:
         ],
         2,
     )
-    click.echo("")
+    say()
     parts = found.by_question() if len(found.by_question()) > 1 else {}
     print_table(
         ["predicted by", "points", "median error", "worst"],
@@ -94,14 +94,14 @@ def show_comparison(found: Comparison) -> None:
     if found.ladder:
         _show_launch_modes(found)
     device = found.to_json()["device"]
-    click.echo("")
-    click.echo(
+    say()
+    say(
         f"law: {device['bandwidth_gb_per_s']:.2f} GB/s ({100 * device['bandwidth_fraction']:.1f} % of the roof), "
         f"{device['floor_us']:.2f} us per kernel, {device['floor_per_layer_us']:.2f} us per layer"
     )
     if any((costs := device["format_seconds_per_mac"]).values()):
         told = ", ".join(f"{name} {1e12 * cost:.2f}" for name, cost in costs.items())
-        click.echo(f"multiply-accumulates, ps: {told}; overlap {device['overlap']:.2f}")
+        say(f"multiply-accumulates, ps: {told}; overlap {device['overlap']:.2f}")
     for note in found.notes:
         warn(note)
 
@@ -109,7 +109,7 @@ def show_comparison(found: Comparison) -> None:
 def _show_launch_modes(found: Comparison) -> None:
     from moegauge.bench.judge.launch_modes import HEADINGS, table_rows
 
-    click.echo("")
+    say()
     print_table(["launch modes", *HEADINGS[1:]], table_rows(found.ladder), 2)
 
 

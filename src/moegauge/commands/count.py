@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json, printable, warn
+from moegauge.commands._output import json_option, print_json, say, warn
 from moegauge.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def command(
 
         repo = repo_of(target)
         if repo is not None:
-            click.echo(f"{printable(target)}: counting {repo}", err=True)
+            say(f"{target}: counting {repo}", err=True)
         census = count(
             repo or target,
             revision,
@@ -170,7 +170,7 @@ def _check_targets(targets: tuple[str, ...], *, diff: bool, source: str | None, 
 
 def warn_written(path: Path) -> None:
     """One line on stderr: stdout stays the data."""
-    click.echo(f"wrote {printable(str(path))}", err=True)
+    say(f"wrote {path}", err=True)
 
 
 def _refuse_inferred(census: Census) -> None:
@@ -200,5 +200,5 @@ def _refuse_unclassified(census: Census) -> None:
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(f"'{printable(name)}'" for name in names[:SHOWN_NAMES])
+    shown = ", ".join(f"'{name}'" for name in names[:SHOWN_NAMES])
     return f"{shown} and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else shown

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from moegauge import machine
-from moegauge.commands._output import json_option, print_json
+from moegauge.commands._output import json_option, print_json, say
 from moegauge.commands._tables import machine_line
 from moegauge.units import human_bytes
 
@@ -20,7 +20,7 @@ def command(device: str, only_id: bool, as_json: bool) -> None:
     """What machine and software this is, as records name it. No host or user names."""
     description = machine.describe(machine.resolve_device(device))
     if only_id:
-        click.echo(description["id"])
+        say(description["id"])
         return
     document: dict[str, Any] = {
         "schema": "moegauge.env/1",
@@ -31,13 +31,13 @@ def command(device: str, only_id: bool, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    click.echo(f"machine   {machine_line(description)}  [{description['id']}]")
-    click.echo(f"cache     {human_bytes(machine.last_level_cache_bytes(description))} last level")
+    say(f"machine   {machine_line(description)}  [{description['id']}]")
+    say(f"cache     {human_bytes(machine.last_level_cache_bytes(description))} last level")
     if description["device"] == "cpu":
-        click.echo(f"vectors   {' '.join(description['cpu']['features']) or 'none known'}")
-    click.echo(f"system    {description['os']}")
+        say(f"vectors   {' '.join(description['cpu']['features']) or 'none known'}")
+    say(f"system    {description['os']}")
     for name, version in document["software"].items():
-        click.echo(f"{name:<9} {version or 'not installed'}")
+        say(f"{name:<9} {version or 'not installed'}")
     commit = document["project"]["commit"]
     if commit:
-        click.echo(f"commit    {commit}{' with changes' if document['project']['dirty'] else ''}")
+        say(f"commit    {commit}{' with changes' if document['project']['dirty'] else ''}")

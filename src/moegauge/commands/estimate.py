@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json, print_table, printable
+from moegauge.commands._output import json_option, print_json, print_table, say
 from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 from moegauge.units import human_bytes, human_count
@@ -60,17 +60,17 @@ def _span(values: list[float], unit: float, digits: int) -> str:
 
 def _print(document: dict[str, Any]) -> None:
     trusted = document["backtest"]
-    click.echo(trusted["sentence"])
+    say(trusted["sentence"])
     served = trusted["served"]
     if served["n"]:
-        click.echo(
+        say(
             f"On {served['n']} served open models of this file it is within x{served['worst_fold']:.2f}; "
             "a provider hides more than a bench does, and the intervals below say so."
         )
     if document["why"]:
-        click.echo(f"not identifiable: {printable(document['why'])}")
+        say(f"not identifiable: {document['why']}")
     for row in document["skipped_rows"]:
-        click.echo(f"line {row['line']} not used: {printable(row['reason'])}")
+        say(f"line {row['line']} not used: {row['reason']}")
     if document["published"]:
         _print_published(document["published"])
     _print_measured(document["measured"]["models"])
@@ -78,7 +78,8 @@ def _print(document: dict[str, Any]) -> None:
 
 def _print_published(published: dict[str, Any]) -> None:
     low, high = published["bandwidth"]
-    click.echo(f"\nPublished formula, effective bandwidth {human_bytes(low)}/s to {human_bytes(high)}/s")
+    say()
+    say(f"Published formula, effective bandwidth {human_bytes(low)}/s to {human_bytes(high)}/s")
     print_table(
         ("calibration", "tokens/s", "bytes/token", "bandwidth, bytes/s"),
         [
@@ -86,7 +87,8 @@ def _print_published(published: dict[str, Any]) -> None:
             for row in published["calibration"]
         ],
     )
-    click.echo("\nactive parameters, billions")
+    say()
+    say("active parameters, billions")
     print_table(
         ("model", "tokens/s", "GB/token", "FP8", "BF16", "FP8+FP4"),
         [
@@ -100,21 +102,23 @@ def _print_published(published: dict[str, Any]) -> None:
         ],
     )
     names = list(published["models"][0]["total"]) if published["models"] else []
-    click.echo("\ntotal parameters at FP8, trillions, with the sparsity of")
+    say()
+    say("total parameters at FP8, trillions, with the sparsity of")
     print_table(
         ("model", *names),
         [(row["model"], *(_span(row["total"][name], 1e12, 2) for name in names)) for row in published["models"]],
     )
     for variant in published.get("variants", []):
-        click.echo(f"variant: {variant['name']}: {variant['note']}")
+        say(f"variant: {variant['name']}: {variant['note']}")
     for item in published["inputs_not_derived"]:
-        click.echo(f"assumed: {item}")
+        say(f"assumed: {item}")
 
 
 def _print_measured(models: list[dict[str, Any]]) -> None:
     if not models:
         return
-    click.echo("\nOurs: floors, depth, hardware, stack, batch, precision, speculation and replica left open")
+    say()
+    say("Ours: floors, depth, hardware, stack, batch, precision, speculation and replica left open")
     print_table(
         ("model", "active", "50 %", "80 %", "95 %", "total", "80 %"),
         [
@@ -131,18 +135,19 @@ def _print_measured(models: list[dict[str, Any]]) -> None:
     for row in models:
         if row["hardly_identifiable"]:
             low, high = row["active"]["80"]
-            click.echo(
-                f"{printable(row['model'])}: floors take {row['floor_share']['median']:.0%} of its step, so its size "
+            say(
+                f"{row['model']}: floors take {row['floor_share']['median']:.0%} of its step, so its size "
                 f"is hardly identifiable: the 80 % interval spans x{high / low:.1f}"
             )
     rate = models[0]["cost"]["dollars_per_device_hour"]
-    click.echo(f"\na million output tokens at {rate:.2f} $ per device-hour, prompts and idle devices left out")
+    say()
+    say(f"a million output tokens at {rate:.2f} $ per device-hour, prompts and idle devices left out")
     print_table(
         ("model", "cost, $", "80 %", "price, $", "margin, 80 %"),
         [_cost(row["model"], row["cost"]) for row in models],
     )
     shares = [(name, share) for name, share in models[0]["variance"].items() if share >= 0.01]
-    click.echo("what leaves it open: " + ", ".join(f"{printable(name)} {share:.0%}" for name, share in shares))
+    say("what leaves it open: " + ", ".join(f"{name} {share:.0%}" for name, share in shares))
 
 
 def _cost(model: str, cost: dict[str, Any]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from moegauge.commands._output import json_option, print_json, print_table, printable
+from moegauge.commands._output import json_option, print_json, print_table, say
 from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 
@@ -49,7 +49,7 @@ def command(seed: int, svg: Path | None, as_json: bool) -> None:
 
 
 def _print(document: dict[str, Any]) -> None:
-    click.echo(f"{len(document['cases'])} readings of one stream, by the share of the step that floors take")
+    say(f"{len(document['cases'])} readings of one stream, by the share of the step that floors take")
     print_table(
         ("floors", "readings", "MB/device/layer", "judged", "formula within (half)", "(80 %)"),
         [
@@ -63,7 +63,8 @@ def _print(document: dict[str, Any]) -> None:
             for row in document["bands"]
         ],
     )
-    click.echo("\nfloors are half of an MoE's step at")
+    say()
+    say("floors are half of an MoE's step at")
     print_table(
         ("system", "devices", "MB/device/layer"),
         [
@@ -72,9 +73,8 @@ def _print(document: dict[str, Any]) -> None:
         ],
     )
     post = document["post"]
-    click.echo(
-        f"\nthe published estimate there, on {post['devices']} devices and {post['layers']:.0f} layers if closed"
-    )
+    say()
+    say(f"the published estimate there, on {post['devices']} devices and {post['layers']:.0f} layers if closed")
     print_table(
         ("model", "tokens/s", "MB/device/layer", "floors", "80 %"),
         [
@@ -88,7 +88,8 @@ def _print(document: dict[str, Any]) -> None:
             for row in (*post["calibration"], *post["estimates"])
         ],
     )
-    click.echo("\nits active parameters, billions: as published in FP8, by the law at its assumptions, by the law")
+    say()
+    say("its active parameters, billions: as published in FP8, by the law at its assumptions, by the law")
     print_table(
         ("model", "published", "at its assumptions, 80 %", "law, 80 %"),
         [
@@ -102,12 +103,13 @@ def _print(document: dict[str, Any]) -> None:
             for row in post["estimates"]
         ],
     )
-    click.echo("\none model (37.6 GB a token in FP8), by place; read as: the formula with the first row's constant")
+    say()
+    say("one model (37.6 GB a token in FP8), by place; read as: the formula with the first row's constant")
     print_table(
         ("stack", "tokens/s", "drafted", "TB/s effective", "floors", "read as, B active", "evidence"),
         [
             (
-                printable(f"{row['system']}, {row['devices']} x {row['device']}"),
+                f"{row['system']}, {row['devices']} x {row['device']}",
                 f"{row['tokens_per_s']:g}",
                 str(row["draft_tokens"]),
                 f"{row['effective_bandwidth'] / 1e12:.1f}",
@@ -119,10 +121,11 @@ def _print(document: dict[str, Any]) -> None:
         ],
         note=True,
     )
-    click.echo("\nratios the estimate states, and what its own speeds say")
+    say()
+    say("ratios the estimate states, and what its own speeds say")
     for row in document["contradictions"]:
         ratio = row["by_formula"] + 1e-9  # 41 / 40 is 1.03 on paper, and 1.02 in binary
-        click.echo(
+        say(
             f"  {row['stated']}: the speeds give {ratio:.2f}; {row['claimed']:g} needs floors of "
             f"{row['floor_ms_needed']:.1f} ms, {row['floor_share_needed']:.0%} of {row['faster']}'s step"
         )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from moegauge import models
-from moegauge.commands._output import json_option, print_json, print_table
+from moegauge.commands._output import json_option, print_json, print_table, say, say_lines
 from moegauge.errors import UnknownNameError, UsageError
 from moegauge.models.catalogue import Entry, entries, find, flat
+from moegauge.text import csv_text
 from moegauge.units import human_bytes, human_count
 
 HEADINGS = (
@@ -29,7 +28,7 @@ def write_layout(name: str, folder: Path) -> None:
 
     release = release_layout.release(name.lower())
     release_layout.write(folder, release["config"], release["shards"])
-    click.echo(f"{folder}: headers of {release['repo']} as released; the weights are holes in sparse files.", err=True)
+    say(f"{folder}: headers of {release['repo']} as released; the weights are holes in sparse files.", err=True)
 
 
 @click.command(
@@ -139,13 +138,10 @@ def print_catalogue(listed: list[Entry], form: str | None, *, as_json: bool) -> 
     if as_json:
         print_json({"schema": "moegauge.catalogue/1", "models": rows})
     elif form == "csv":
-        text, cells = io.StringIO(), flat(rows)
-        writer = csv.DictWriter(text, list(cells[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(cells)
-        click.echo(text.getvalue(), nl=False)
+        cells = flat(rows)
+        say_lines(csv_text([cells[0], *(row.values() for row in cells)]))
     elif form == "markdown":
-        click.echo("\n".join(markdown(listed)))
+        say_lines("\n".join(markdown(listed)))
     else:
         print_table(HEADINGS, [cells_of(e) for e in listed])
 

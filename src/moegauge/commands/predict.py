@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from moegauge import models
-from moegauge.commands._output import json_option, print_json
+from moegauge.commands._output import json_option, print_json, say
 from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 
@@ -100,19 +100,19 @@ def command(
         print_json({"model": shape.name, **forecast.to_json(), "fits": room.to_json()})
         return
     low, high = forecast.interval
-    click.echo(f"{shape.name}: {forecast.tokens_per_s:.1f} tokens/s a stream (80 %: {low:.1f} to {high:.1f})")
+    say(f"{shape.name}: {forecast.tokens_per_s:.1f} tokens/s a stream (80 %: {low:.1f} to {high:.1f})")
     if forecast.streams > 1:
-        click.echo(f"all {forecast.streams} streams: {forecast.tokens_per_s * forecast.streams:.1f} tokens/s")
+        say(f"all {forecast.streams} streams: {forecast.tokens_per_s * forecast.streams:.1f} tokens/s")
     if draft:
         drafter = "its own MTP layer" if shape.mtp_parameters else "a layer trained for it: its release holds none"
-        click.echo(f"a step yields {forecast.draft.yields:.2f} tokens of a stream; {draft} drafted by {drafter}")
+        say(f"a step yields {forecast.draft.yields:.2f} tokens of a stream; {draft} drafted by {drafter}")
     read = forecast.traffic.total_bytes + forecast.draft_bytes
-    click.echo(f"one step reads {read / 1e9:.3f} GB in {forecast.traffic.kernels} kernels")
+    say(f"one step reads {read / 1e9:.3f} GB in {forecast.traffic.kernels} kernels")
     for name, value in forecast.seconds.items():
         if name != "draft" or value:
-            click.echo(f"  {name:<14}{value * 1e3:10.3f} ms")
-    click.echo(room.sentence(parallel.world))
-    click.echo(f"from {forecast.source}")
+            say(f"  {name:<14}{value * 1e3:10.3f} ms")
+    say(room.sentence(parallel.world))
+    say(f"from {forecast.source}")
 
 
 def _judge(as_json: bool) -> None:
@@ -148,13 +148,13 @@ def _judge(as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    click.echo(
+    say(
         f"on {document['n']} readings of {document['models']} models kept apart from the fit: median error "
         f"{document['median_abs_error']:.1%}, within x{document['median_fold']:.3f} in half and "
         f"x{document['p80_fold']:.3f} in 80 % of cases"
     )
     for row in rows:
-        click.echo(
+        say(
             f"  {row['system']:<44}{row['n']:>3}  median {row['median_abs_error']:6.1%}"
             f"  worst {row['worst_error']:+7.1%}"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from moegauge import outfile
-from moegauge.commands._output import json_option, print_json
+from moegauge.commands._output import json_option, print_json, say, say_lines
 from moegauge.errors import UsageError
 from moegauge.record import json_schema, load, pool
 
@@ -40,9 +40,11 @@ def command(records: tuple[Path, ...], out: Path | None, markdown: bool, schema:
         peers = peers_markdown(loaded)
         own = [r for r in loaded if any(case.kind == "decode" for case in r.own_cases)]
         if own or not peers:
-            click.echo(comparison_markdown(compare(pool(loaded, names)), loaded[-1]), nl=False)
+            say_lines(comparison_markdown(compare(pool(loaded, names)), loaded[-1]))
         if peers:
-            click.echo(f"\n{peers}" if own else peers, nl=False)
+            if own:
+                say()
+            say_lines(peers)
         return
     target = out or Path("moegauge-report.html")
     if target.exists() and b'content="moegauge ' not in target.read_bytes()[:2000]:
@@ -53,4 +55,4 @@ def command(records: tuple[Path, ...], out: Path | None, markdown: bool, schema:
     if as_json:
         print_json({"schema": "moegauge.report/1", "report": str(target), "records": names})
     else:
-        click.echo(str(target))
+        say(str(target))

@@ -11,7 +11,7 @@ import click
 
 from moegauge import machine, models, outfile
 from moegauge.commands import _run
-from moegauge.commands._output import json_option, print_json, warn
+from moegauge.commands._output import json_option, print_json, say, warn
 from moegauge.commands._tables import machine_line, roof_line, show_record
 from moegauge.errors import DeviceError, NumericsError
 from moegauge.record import pool
@@ -110,10 +110,11 @@ class _Teller:
 
     def __call__(self, line: str) -> None:
         if not self._silent:
-            click.echo(line)
+            say(line)
 
     def head(self, step: str, text: str) -> None:
-        self(f"\n== {step}: {text}")
+        self("")
+        self(f"== {step}: {text}")
 
 
 def _session(quick: bool, device: str, threads: int | None, record: Path) -> Session:

@@ -199,7 +199,7 @@ class TestExport:
         import io
 
         record = fakes.make_record([fakes.make_case("a,b"), fakes.make_case("c", interval_ms=(9.0, 11.0))])
-        rows = list(csv.DictReader(io.StringIO(tables.csv_text(record))))
+        rows = list(csv.DictReader(io.StringIO(tables.record_csv(record))))
         assert [row["model"] for row in rows] == ["a,b", "c"]
         assert float(rows[0]["median_ms"]) == 10.0
         assert int(rows[0]["bytes"]) == 10**8
