@@ -423,7 +423,7 @@ def _old_left_out(text: str) -> LeftOut:
     return LeftOut(stage=stage, reason=reason, point=point, what="" if point else what, launch_mode=mode, detail=detail)
 
 
-class Processor(msgspec.Struct, kw_only=True, frozen=True):
+class RecordedProcessor(msgspec.Struct, kw_only=True, frozen=True):
     """What is read of `machine.cpu`."""
 
     model: Name | None = None
@@ -432,21 +432,21 @@ class Processor(msgspec.Struct, kw_only=True, frozen=True):
     features: list[Name] = []
 
 
-class Gpu(msgspec.Struct, kw_only=True, frozen=True):
+class RecordedGpu(msgspec.Struct, kw_only=True, frozen=True):
     """What is read of `machine.gpu`; every other field of it is shown as it is."""
 
     name: Name | None = None
     driver: Name | None = None
 
 
-class Machine(msgspec.Struct, kw_only=True, frozen=True):
+class RecordedMachine(msgspec.Struct, kw_only=True, frozen=True):
     """What is read of `Record.machine`, as `moegauge.machine.describe` writes it; it may hold more."""
 
     id: Name | None = None
     device: Name | None = None
     os: Name | None = None
-    cpu: Processor | Name | None = None
-    gpu: Gpu | Name | None = None
+    cpu: RecordedProcessor | Name | None = None
+    gpu: RecordedGpu | Name | None = None
     memory_bytes: Count | None = None
     last_level_cache_bytes: Count | None = None
     datasheet_gb_per_s: Positive | None = None
@@ -596,7 +596,7 @@ def from_json(text: str | bytes, where: str) -> Record:
     if isinstance(cases, list) and len(cases) > RECORD_CASES:
         raise RecordError(f"{where}: {len(cases):,} cases, more than {RECORD_CASES:,}.", advice=_FEWER)
     record = _typed(document, Record, "$", where)
-    _typed(record.machine, Machine, "$.machine", where)
+    _typed(record.machine, RecordedMachine, "$.machine", where)
     for index, case in enumerate(record.cases):
         problem = _problem(case)
         if problem:
@@ -680,7 +680,7 @@ def pool(records: list[Record], names: list[str]) -> list[tuple[Record, Case]]:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a record, as results/schema.json holds it."""
-    (record, machine), parts = msgspec.json.schema_components((Record, Machine), ref_template="#/$defs/{name}")
+    (record, machine), parts = msgspec.json.schema_components((Record, RecordedMachine), ref_template="#/$defs/{name}")
     parts["Record"]["properties"]["machine"] = machine
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
