@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from moegauge import machine, outfile
 from moegauge.commands import _run
-from moegauge.commands._output import print_json, print_table, warn
+from moegauge.commands._output import print_json, print_table, say, warn
 from moegauge.errors import UsageError
 
 
@@ -58,9 +56,7 @@ def predict_suite(as_json: bool, options: dict[str, Any]) -> None:
         return
     heads, rows = prediction.table_rows(document)
     print_table(heads, rows, 3)
-    click.echo(
-        "Predicted by a model, not measured: nominal latencies, pessimistic ones in brackets; % of the read roof."
-    )
+    say("Predicted by a model, not measured: nominal latencies, pessimistic ones in brackets; % of the read roof.")
     for one in document.left_out:
         warn(f"not predicted: {one.device}, {one.stage}: {one.point}: {one.reason}")
     if options["out"] is not None:
