@@ -1,5 +1,7 @@
-"""One gate for text: whatever records, shapes, tables, checkpoints and arguments call themselves, no command lets an
-escape, a mark that turns the direction of writing or a line of theirs through, nor a formula into a table."""
+"""One gate for text: no command lets an escape, a mark of direction, a newline or a formula of a stranger through.
+
+Records, shapes, tables, checkpoints, folders and arguments are hostile here; commands and parameters are enumerated.
+"""
 
 from __future__ import annotations
 
