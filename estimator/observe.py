@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
-from moegauge import models
 from moegauge.errors import MoegaugeError, RecordError
 from moegauge.estimator.law import Observation
 from moegauge.estimator.traffic import format_macs
+from moegauge.models.catalogue import find
 from moegauge.record import Case, load
 
 Setup = tuple[str, str, int]
@@ -23,7 +24,10 @@ def setup(case: Case) -> Setup:
 def main_setup(cases: Sequence[Case]) -> Setup:
     """The setup with the most points; of equals the one with the fastest point."""
     counts = Counter(setup(case) for case in cases)
-    return max(counts, key=lambda key: (counts[key], max(c.tokens_per_s for c in cases if setup(c) == key)))
+    fastest = dict.fromkeys(counts, 0.0)
+    for case in cases:
+        fastest[setup(case)] = max(fastest[setup(case)], case.tokens_per_s)
+    return max(counts, key=lambda key: (counts[key], fastest[key]))
 
 
 def weight_format(case: Case) -> str:
@@ -53,8 +57,14 @@ def observe(case: Case) -> Observation:
 
 def _format_macs(case: Case) -> dict[str, float]:
     """Of a record that does not state them: counted from the model's shape where it ships, else nothing."""
+    return _shipped_macs(case.model, case.format, case.batch)
+
+
+@lru_cache(maxsize=4096)
+def _shipped_macs(model: str, name: str, batch: int) -> dict[str, float]:
+    entry = find(model)
     try:
-        return format_macs(models.load(case.model).cast(case.format), batch=case.batch)
+        return format_macs(entry.shape().cast(name), batch=batch) if entry else {}
     except MoegaugeError:
         return {}
 

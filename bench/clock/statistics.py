@@ -16,6 +16,7 @@ import numpy.typing as npt
 LEVEL = 0.95
 RESAMPLES = 2000
 SEED = 20_240
+HELD = 1_000_000  # resampled numbers in memory at a time, 16 MB with their places
 MINIMUM = 5  # samples below which nothing is resampled
 
 
@@ -61,10 +62,16 @@ def bootstrap_medians(
     following the last."""
     values = np.asarray(samples, dtype=np.float64)
     n = len(values)
-    picks = np.random.default_rng(seed).integers(0, n, size=(resamples, -(-n // block)))
-    if block > 1:
-        picks = ((picks[:, :, None] + np.arange(block)) % n).reshape(resamples, -1)[:, :n]
-    return np.asarray(np.median(values[picks], axis=1), dtype=np.float64)
+    random = np.random.default_rng(seed)
+    medians = np.empty(resamples)
+    at_once = max(1, HELD // max(n, 1))  # as many as are held; which are drawn does not depend on it
+    for begin in range(0, resamples, at_once):
+        some = min(at_once, resamples - begin)
+        picks = random.integers(0, n, size=(some, -(-n // block)))
+        if block > 1:
+            picks = ((picks[:, :, None] + np.arange(block)) % n).reshape(some, -1)[:, :n]
+        medians[begin : begin + some] = np.median(values[picks], axis=1)
+    return medians
 
 
 def interval(

@@ -11,6 +11,7 @@ from moegauge.bench.report.figures import tell
 from moegauge.bench.report.svg import Chart, Scale
 from moegauge.units import human_bytes
 
+MOST_CURVES = 40  # charts of one kind; the tables have every point
 _ABOUT_BATCHES = (
     "More streams share the dense weights but touch more experts: a step reads the distinct experts really routed to, "
     "so the gain is smaller than the batch."
@@ -100,6 +101,7 @@ def _curves(
     for p in found.points:
         series.setdefault((p.case.model, p.case.format, fixed(p)), []).append(p)
     kept = {key: sorted(points, key=moving) for key, points in series.items() if len({moving(p) for p in points}) >= 3}
+    kept = dict(list(kept.items())[:MOST_CURVES])
     return {_series_name(key[0], key[1], points): points for key, points in kept.items()}
 
 

@@ -13,6 +13,9 @@ from moegauge.estimator.law import Observation
 from moegauge.record import Record
 from moegauge.units import GB, human_bytes
 
+MOST_LABELS = 60  # models named in a chart: more would cover one another, and placing each looks at all before it
+MOST_DRAWN = 4000  # samples of a line 720 units wide
+MOST_RESAMPLED = 20_000  # samples whose median gets an interval: 2,000 resamplings of each
 FORMAT_ORDER = ("native", "bf16", "fp8", "int8", "int4", "mxfp4", "nvfp4", "int4_g128")
 
 
@@ -103,7 +106,7 @@ def speed(found: Comparison) -> str:
     for p, at in sorted(zip(points, per_token, strict=True), key=lambda pair: pair[1]):
         if p.case.format == "native" or p.case.model not in named:
             named[p.case.model] = (at, p.case.tokens_per_s)
-    for model, (at, tokens) in sorted(named.items(), key=lambda kv: kv[1]):
+    for model, (at, tokens) in sorted(named.items(), key=lambda kv: kv[1])[:: -(-len(named) // MOST_LABELS)]:
         chart.label(at, tokens, model)
     entries: list[tuple[str, str, int | None]] = [(name, css, shape) for name, (css, shape) in styles.items()]
     entries += [("predicted without its own model", "", -1), ("law", "law", None), ("roof / bytes", "roofline", None)]
@@ -198,7 +201,9 @@ def roof(records: Sequence[Record]) -> str:
             samples += case.roof_samples_gb_per_s
     if len(samples) < 2:
         return ""
-    low, high = statistics.interval(samples)
+    interval = ""
+    if len(samples) <= MOST_RESAMPLED:
+        interval = " (95 % interval of the median {:.2f} to {:.2f})".format(*statistics.interval(samples))
     chart = Chart(
         "Roof samples in the order they were taken",
         "How steady this machine's memory bandwidth was during the run.",
@@ -208,15 +213,16 @@ def roof(records: Sequence[Record]) -> str:
         "GB/s read",
         260,
     )
-    chart.line(list(enumerate(samples)), "f6", "every roof sample")
+    each = -(-len(samples) // MOST_DRAWN)
+    chart.line(list(enumerate(samples))[::each], "f6", "every roof sample" if each == 1 else f"one in {each} samples")
     own = records[-1].roof
     patterns = ""
     if own and own.patterns:
         ranked = sorted(own.patterns.items(), key=lambda kv: -kv[1])
         patterns = " Access patterns tried: " + ", ".join(f"{name} {rate:.2f} GB/s" for name, rate in ranked) + "."
     text = (
-        f"{len(samples)} samples, median {statistics.median(samples):.2f} GB/s (95 % interval of the median {low:.2f} "
-        f"to {high:.2f}), from {min(samples):.2f} to {max(samples):.2f}.{patterns}"
+        f"{len(samples)} samples, median {statistics.median(samples):.2f} GB/s{interval}, from {min(samples):.2f} "
+        f"to {max(samples):.2f}.{patterns}"
     )
     return "<h2>The roof</h2>" + figure(chart, [("roof samples", "f6", None)], text)
 

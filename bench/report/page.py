@@ -20,6 +20,7 @@ from moegauge.units import human_bytes
 
 # An error larger than this is set in another colour: the law's own goal is 5 % at worst.
 LARGE_ERROR = 0.05
+MOST_LISTED = 500  # warnings, and points not measured, of one record
 _WHAT = (
     "moegauge measures decode steps that read a model’s true bytes, layer by layer in true order, from random weights "
     "held in an arena. It times memory traffic; it is not inference, and the output is no text."
@@ -301,11 +302,15 @@ def _commands(records: Sequence[Record], names: Sequence[str]) -> str:
             f"<p>{escape(name)}: {len(record.cases)} points, {escape(record.created)}{state}.</p>"
             f"<pre>{escape(' '.join(record.argv) or 'no command recorded')}</pre>"
         )
-        if record.left_out:
-            items = "".join(f"<li>{escape(str(one))}</li>" for one in record.left_out)
-            parts.append(f"<details><summary>{len(record.left_out)} not measured</summary><ul>{items}</ul></details>")
-        warnings = [f"{case.label}: {text}" for case in record.cases for text in case.warnings]
-        if warnings:
-            items = "".join(f"<li>{escape(text)}</li>" for text in warnings)
-            parts.append(f"<details><summary>{len(warnings)} warnings</summary><ul>{items}</ul></details>")
+        parts.append(_folded([str(one) for one in record.left_out], "not measured"))
+        parts.append(_folded([f"{case.label}: {text}" for case in record.cases for text in case.warnings], "warnings"))
     return "".join(parts)
+
+
+def _folded(lines: Sequence[str], what: str) -> str:
+    """A list to unfold, of its first entries where there are many."""
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines[:MOST_LISTED])
+    more = f"<li>and {len(lines) - MOST_LISTED:,} more in the record</li>" if len(lines) > MOST_LISTED else ""
+    return f"<details><summary>{len(lines)} {what}</summary><ul>{items}{more}</ul></details>"

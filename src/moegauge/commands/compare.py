@@ -9,6 +9,7 @@ import click
 
 from moegauge.commands._output import json_option, print_json, print_table, say, warn
 from moegauge.commands._tables import machine_line
+from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 from moegauge.record import Record, load, pool
 
@@ -35,6 +36,7 @@ def command(records: tuple[Path, ...], other: Path | None, fit_latencies: bool, 
     """Measured against predicted tokens/s of every point of RECORDS, leaving each point's own model out.
 
     Records of one machine are pooled; of a point measured twice the later measurement counts."""
+    one_blas_thread()
     loaded = [load(path) for path in records]
     if other is not None:
         if len(loaded) != 1:

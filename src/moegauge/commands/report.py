@@ -8,6 +8,7 @@ import click
 
 from moegauge import outfile
 from moegauge.commands._output import json_option, print_json, say, say_lines
+from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
 from moegauge.record import json_schema, load, pool
 
@@ -32,6 +33,7 @@ def command(records: tuple[Path, ...], out: Path | None, markdown: bool, schema:
         return
     if not records:
         raise UsageError("no record given.", advice="Example: moegauge report results/*.json --out report.html")
+    one_blas_thread()
     loaded, names = [load(path) for path in records], [path.name for path in records]
     if markdown:
         from moegauge.bench.judge.compare import compare

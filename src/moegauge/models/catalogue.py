@@ -102,8 +102,17 @@ def find(name: str) -> Entry | None:
     wanted, known = name.lower(), entries()
     if wanted in known:
         return known[wanted]
-    answering = [e for n, e in known.items() if re.sub(r"-a[\d.]+[bm]$", "", n) == wanted]
+    answering = _without_active().get(wanted, [])
     return answering[0] if len(answering) == 1 else None
+
+
+@cache
+def _without_active() -> dict[str, list[Entry]]:
+    """Entries by their names without `-a17b`."""
+    found: dict[str, list[Entry]] = {}
+    for name, entry in entries().items():
+        found.setdefault(re.sub(r"-a[\d.]+[bm]$", "", name), []).append(entry)
+    return found
 
 
 def repo_of(target: str) -> str | None:
