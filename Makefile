@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS ?= bench,report,parquet,dev
+EXTRAS ?= bench,report,parquet,dask,dev
 
 .PHONY: install test validate check types lint format map bench models ptx triton-versions fuzz clean help
 

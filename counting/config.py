@@ -118,6 +118,9 @@ PART_SECTIONS = ("ffn_config", "attn_config", "moe", "moe_config", "moe_args")
 # Lists of one section per layer, or sections by layer number.
 LAYER_SECTIONS = ("block_configs", "per_layer_config", "layer_configs", "layers_config", "blocks_config")
 
+# Fields of the whole decoder: no list by layer can be meant.
+_ONE = frozenset(name for ours in ("layers", "hidden", "vocabulary") for name in FIELDS[ours])
+
 # Fields that may be zero or null and then mean "none".
 OPTIONAL = frozenset(
     (
@@ -495,6 +498,8 @@ def _within(row: Any, ours: str, *, short: bool = False) -> int | None:
 def _number(field: str, value: Any, *, optional: bool) -> int | tuple[int, ...]:
     """`value` as a whole number, or a tuple of them for a per-layer list."""
     if isinstance(value, list):
+        if field in _ONE:
+            raise _bad(field, value, "a list where one number is meant")
         if not value or len(value) > MOST_LAYERS:
             raise _bad(field, value, "an empty or endless list")
         return tuple(_whole(field, 0 if v is None and optional else v, optional=optional) for v in value)

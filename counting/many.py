@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import count as count_from
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 from moegauge import outfile
 from moegauge.counting.sources import transfer
@@ -34,7 +34,10 @@ _BEGINS = b'{"target"'
 COLLECT_EVERY = 64  # targets; the collector is off while headers are read, which here is always
 # Failures of the network or the moment; --retry-failed asks for these again.
 PASSING = frozenset(
-    {"HubUnreachableError", "RateLimitedError", "HubStatusError", "TransferError", "OfflineError", "DeadlineError"}
+    {
+        *("HubUnreachableError", "RateLimitedError", "HubStatusError", "TransferError", "OfflineError"),
+        *("DeadlineError", "KilledWorker"),  # Dask's, of a target on whose account several workers seem to have died
+    }
 )
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
 Key = tuple[str, str | None]
@@ -201,7 +204,52 @@ def _opened(file: Path) -> IO[bytes]:
     return stream
 
 
+class Workers(Protocol):
+    """What counts targets side by side: threads of this process, or a cluster (`moegauge.counting.engine`).
+
+    Attributes:
+        jobs: targets counted at a time.
+    """
+
+    jobs: int
+
+    def submit(self, target: Target) -> Future[str | None]:
+        """The line of a target, as text; None when the run stopped meanwhile."""
+
+    def close(self) -> None:
+        """Stop: what has not begun is let go of."""
+
+
+class Threads:
+    """Threads of this process.
+
+    Args:
+        count: (target, revision) -> document; raises MoegaugeError.
+        jobs: how many.
+    """
+
+    def __init__(self, count: Count, jobs: int) -> None:
+        self.jobs = jobs
+        self._count = count
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(jobs)
+
+    def submit(self, target: Target) -> Future[str | None]:
+        """As `Workers` says."""
+        return self._pool.submit(line_of, target, self._count, self._stop)
+
+    def close(self) -> None:
+        """As `Workers` says; those at work are waited for."""
+        self._stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
 def run(targets: list[Target], out: Path, count: Count, *, jobs: int, retry_failed: bool = False) -> Iterator[Line]:
+    """`run_on` threads of this process, `jobs` of them, that call `count`: (target, revision) -> document."""
+    return run_on(targets, out, Threads(count, jobs), retry_failed=retry_failed)
+
+
+def run_on(targets: list[Target], out: Path, workers: Workers, *, retry_failed: bool = False) -> Iterator[Line]:
     """Count what `out` does not hold yet, write each line as it comes, and yield it; whole lines only, in order.
 
     An interrupted run is resumed by the same call. Lines of targets that are not in the list stay, so shards and lists
@@ -211,8 +259,7 @@ def run(targets: list[Target], out: Path, count: Count, *, jobs: int, retry_fail
     Args:
         targets: what to count.
         out: the JSONL file, made if absent.
-        count: (target, revision) -> document; raises MoegaugeError.
-        jobs: targets counted at a time.
+        workers: what counts them; closed at the end.
         retry_failed: count the failures of the network again.
     Raises:
         UsageError: `out` holds something else.
@@ -225,73 +272,90 @@ def run(targets: list[Target], out: Path, count: Count, *, jobs: int, retry_fail
         missing = [target for target in targets if target.key not in results.held or target.key in again]
         straight = results.continues(order) and not again.intersection(order)
         if straight:
-            yield from _appended(missing, results.out, results.part, count, jobs)
+            yield from _appended(missing, results.out, results.part, workers)
         elif missing:
-            yield from _appended(missing, results.part, results.part, count, jobs)
+            yield from _appended(missing, results.part, results.part, workers)
         if not straight or results.part.exists():
             with outfile.reporting(out):
                 _Results(out).merge(order)  # read again: the journal has grown
 
 
-def _appended(targets: list[Target], file: Path, journal: Path, count: Count, jobs: int) -> Iterator[Line]:
+def _appended(targets: list[Target], file: Path, journal: Path, workers: Workers) -> Iterator[Line]:
     """Count `targets` into `file`, one line each, in order; what was counted ahead of an interruption goes to the
     journal."""
     ahead: list[str] = []
     try:
         with outfile.reporting(file), _opened(file) as stream:
-            for text in _in_order(targets, count, jobs, ahead):
+            for text in _in_order(targets, workers, ahead):
                 stream.write(text.encode())
                 stream.flush()
                 yield json.loads(text)
             os.fsync(stream.fileno())
     finally:
-        if len(ahead) > jobs * AHEAD:  # fewer are soon counted again
+        if len(ahead) > workers.jobs * AHEAD:  # fewer are soon counted again
             with outfile.reporting(journal), _opened(journal) as stream:
                 stream.write("".join(ahead).encode())
 
 
-def _in_order(targets: list[Target], count: Count, jobs: int, ahead: list[str]) -> Iterator[str]:
+def _in_order(targets: list[Target], workers: Workers, ahead: list[str]) -> Iterator[str]:
     """The lines of `targets` as text, in order; `ahead` gets those that were done when the caller stopped early.
 
     A target that takes its whole deadline holds up nobody: the others go on, up to AHEAD_LINES past it.
     """
-    waiting: deque[Future[str | None]] = deque()
+    waiting: deque[tuple[Target, Future[str | None]]] = deque()
     rest = iter(targets)
-    stop = threading.Event()
-    pool = ThreadPoolExecutor(jobs)
-    free = threading.Semaphore(jobs * AHEAD)
+    most = workers.jobs * AHEAD
+    free = threading.Semaphore(most)
     try:
         done = 0
         while True:
-            while len(waiting) < jobs * AHEAD or (not waiting[0].done() and len(waiting) < AHEAD_LINES):
+            while len(waiting) < most or (not waiting[0][1].done() and len(waiting) < AHEAD_LINES):
                 if not free.acquire(blocking=not waiting):
                     break
                 if (target := next(rest, None)) is None:
                     free.release()
                     break
-                waiting.append(pool.submit(_line, target, count, stop))
-                waiting[-1].add_done_callback(lambda _: free.release())
+                waiting.append((target, workers.submit(target)))
+                waiting[-1][1].add_done_callback(lambda _: free.release())
             if not waiting:
                 return
-            if not wait([waiting[0]], LOOK_S).done:
+            if not wait([waiting[0][1]], LOOK_S).done:
                 continue
-            text = waiting.popleft().result()
+            text = _text_of(*waiting.popleft())
             assert text is not None  # only a run that stops has such
             yield text
             done += 1
             if done % COLLECT_EVERY == 0:
                 gc.collect()
     finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-        ahead += [text for each in waiting if not each.cancelled() and (text := each.result()) is not None]
+        workers.close()
+        whole = (f for _, f in waiting if f.done() and not f.cancelled() and f.exception() is None)
+        ahead += [text for future in whole if (text := future.result()) is not None]
 
 
-def _line(target: Target, count: Count, stop: threading.Event) -> str | None:
+def _text_of(target: Target, future: Future[str | None]) -> str | None:
+    """The line a worker made; where none came, for a worker died on every try or the cluster is gone, one that says
+    so."""
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if not isinstance(error, Exception):
+        raise error  # an interrupt
+    line = _blank(target)
+    line["error"], line["message"] = type(error).__name__, f"no worker counted it: {shown(str(error))}"
+    return _text(line)
+
+
+def _blank(target: Target) -> Line:
+    return {"target": target.name, "revision": target.revision, "error": None, "message": None, "count": None}
+
+
+def line_of(target: Target, count: Count, stop: threading.Event | None = None) -> str | None:
     """The line of one target, None when the run stopped meanwhile. Nothing a repo holds may end the run, so a fault of
     ours becomes a line too."""
-    line: Line = {"target": target.name, "revision": target.revision, "error": None, "message": None, "count": None}
-    with transfer.stoppable(stop):
+    line = _blank(target)
+    stopping = stop or threading.Event()
+    with transfer.stoppable(stopping):
         try:
             line["count"] = count(target.name, target.revision)
             return _text(line)
@@ -300,7 +364,7 @@ def _line(target: Target, count: Count, stop: threading.Event) -> str | None:
         except Exception as error:
             line["error"], line["message"] = type(error).__name__, f"unexpected: {shown(str(error))}"
     line["count"] = None
-    return None if stop.is_set() else _text(line)
+    return None if stopping.is_set() else _text(line)
 
 
 def _text(line: Line) -> str:

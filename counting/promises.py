@@ -74,7 +74,8 @@ def _head(counts: Counts) -> Iterator[str]:
     field = counts.facts.spelling("tied")
     if counts.facts.tied and stored:
         yield f"{field} is true, yet an LM head lies beside the embedding: both are stored, both are counted."
-    architectures = (counts.checkpoint.config or {}).get("architectures") or ["unnamed"]
+    named = (counts.checkpoint.config or {}).get("architectures")
+    architectures = named if isinstance(named, list) and named else ["unnamed"]
     generates = any(str(name).endswith(_WITH_HEAD) for name in architectures)  # a reward model or a bare stack has none
     if counts.facts.tied is False and not stored and generates:
         yield f"{field} is false, but no LM head is stored: the embedding is counted as the head too."

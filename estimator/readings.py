@@ -17,7 +17,9 @@ from pathlib import Path
 
 from moegauge.errors import ObservationError
 from moegauge.estimator.packaged import packaged
-from moegauge.limits import TABLE_LIMIT_BYTES
+from moegauge.limits import CELL_CHARACTERS, NUMBER_CHARACTERS, TABLE_COLUMNS, TABLE_LIMIT_BYTES, TABLE_ROWS
+from moegauge.regular import read_file
+from moegauge.text import shown
 from moegauge.units import GB, GIB
 
 COLUMNS = (
@@ -51,6 +53,7 @@ FIXED_BITS = {
     "q4_0": 4.5,  # 32 int4 and one float16
     "nvfp4": 4.5,  # 16 e2m1 and one e4m3
 }
+MOST_CONTEXT = 100_000_000  # tokens
 SHORT_CONTEXT = 128  # tokens, where a row states none
 # Mean time per output token holds other requests' prefill; this far from the median gap between tokens it says nothing.
 MOST_PREFILL = 3.0
@@ -184,42 +187,58 @@ def _read(text: str, where: str) -> tuple[list[Reading], list[Skipped]]:
 
 
 def text_of(path: Path) -> str:
-    """UTF-8 text of a file of at most 64 MiB.
+    """UTF-8 text of a file of at most 16 MB.
 
     Raises:
-        ObservationError: absent, unreadable, too large or not UTF-8.
+        ObservationError: absent, no file, unreadable, too large or not UTF-8.
     """
     try:
-        if path.stat().st_size > TABLE_LIMIT_BYTES:
-            raise ObservationError(f"{path}: larger than 64 MiB, not a table of readings.")
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise ObservationError(f"{path}: cannot be read ({error}).", advice="Give a UTF-8 CSV file.") from None
+        return read_file(path, TABLE_LIMIT_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise ObservationError(f"{path}: cannot be read ({reason}).", advice="Give a UTF-8 CSV file.") from None
 
 
 def table(text: str, columns: Iterable[str], where: str) -> list[tuple[int, dict[str, str]]]:
     """Rows of a CSV text with the line each starts on, cells stripped.
 
     Raises:
-        ObservationError: a column is missing or stands twice, or a row has more cells than the header.
+        ObservationError: a column is missing or stands twice, a row has more cells than the header, or there is more
+            of anything than `moegauge.limits` lets a table have.
     """
-    reader = csv.DictReader(io.StringIO(text))
-    names = [name.strip() for name in reader.fieldnames or []]
+    reader = csv.reader(io.StringIO(text))
+    names: list[str] = []
+    rows: list[tuple[int, dict[str, str]]] = []
+    try:
+        for cells in reader:
+            line = reader.line_num
+            if len(cells) > TABLE_COLUMNS or max(map(len, cells), default=0) > CELL_CHARACTERS:
+                limits = f"{TABLE_COLUMNS} cells, {CELL_CHARACTERS:,} characters in one"
+                raise ObservationError(f"{where}: line {line} holds more than {limits}.")
+            if not names:
+                names = [cell.strip() for cell in cells]
+                _check_header(names, list(columns), where)
+            elif len(cells) > len(names):
+                raise ObservationError(f"{where}: line {line} has more cells than the header.")
+            elif cells:
+                stripped = [cell.strip() for cell in cells] + [""] * (len(names) - len(cells))
+                rows.append((line, dict(zip(names, stripped, strict=True))))
+            if len(rows) > TABLE_ROWS:
+                advice = "Split it by system and device."
+                raise ObservationError(f"{where}: more than {TABLE_ROWS:,} rows.", advice=advice)
+    except csv.Error as error:
+        raise ObservationError(f"{where}: line {reader.line_num}: {error}.") from None
+    if not names:
+        _check_header(names, list(columns), where)
+    return rows
+
+
+def _check_header(names: list[str], columns: list[str], where: str) -> None:
     missing = [c for c in columns if c not in names]
     if missing:
         raise ObservationError(f"{where}: line 1 has no column '{missing[0]}'.", advice=f"Needs: {', '.join(columns)}.")
     if len(set(names)) != len(names):
         raise ObservationError(f"{where}: line 1 names a column twice.")
-    reader.fieldnames = names
-    rows = []
-    try:
-        for row in reader:
-            if None in row:
-                raise ObservationError(f"{where}: line {reader.line_num} has more cells than the header.")
-            rows.append((reader.line_num, {k: (v or "").strip() for k, v in row.items()}))
-    except csv.Error as error:
-        raise ObservationError(f"{where}: line {reader.line_num}: {error}.") from None
-    return rows
 
 
 def number(row: dict[str, str], column: str, *, required: bool = True) -> float | None:
@@ -229,6 +248,8 @@ def number(row: dict[str, str], column: str, *, required: bool = True) -> float 
         if required:
             raise _UnusableError(f"{column} is empty")
         return None
+    if len(text) > NUMBER_CHARACTERS:
+        raise _UnusableError(f"{column} has {len(text):,} characters, more than a number has")
     try:
         value = float(text)
     except ValueError:
@@ -271,7 +292,7 @@ def _reading(line: int, row: dict[str, str]) -> Reading:
         active,
         row["format"],
         _bits(row, total),
-        _context(row["context"]),
+        _checked_context(row["context"]),
         speed,
         row.get("source", ""),
         "unverified" in row["evidence"].lower(),
@@ -313,6 +334,13 @@ def _bits(row: dict[str, str], total: float) -> float:
 
 def _tokens(text: str) -> float:
     return float(text[:-1]) * 1024 if text.endswith(("k", "K")) else float(text)
+
+
+def _checked_context(text: str) -> float:
+    tokens = _context(text)
+    if tokens > MOST_CONTEXT:
+        raise _UnusableError(f"context is '{shown(text)}', more than {MOST_CONTEXT:,} tokens")
+    return tokens
 
 
 def _context(text: str) -> float:

@@ -151,9 +151,7 @@ def choose(names: Collection[str], *, where: str, weights: str = "") -> list[str
     if weights:
         chosen = next((files for files in models.values() if weights in files), [])
         if not chosen:
-            raise errors.TargetNotFoundError(
-                f"there is no '{shown(weights)}'.", file=where, advice=_offer(models)
-            )
+            raise errors.TargetNotFoundError(f"there is no '{shown(weights)}'.", file=where, advice=_offer(models))
     else:
         # A projector file holds vision or audio towers, an importance matrix no model at all.
         whole = [files for stem, files in models.items() if not re.match(r"mmproj|.*imatrix", stem, re.IGNORECASE)]

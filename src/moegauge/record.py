@@ -26,7 +26,7 @@ from msgspec import Meta
 from moegauge.errors import RecordError
 from moegauge.limits import NAME_LIMIT_CHARACTERS, RECORD_CASES, RECORD_LIMIT_BYTES, RECORD_SAMPLES
 from moegauge.regular import NotRegularError, read_file
-from moegauge.text import shown
+from moegauge.text import is_text, shown
 
 T = TypeVar("T")
 SCHEMA = "moegauge.record/1"
@@ -546,9 +546,9 @@ def _first_unfit(value: Any, path: str) -> str | None:
     if isinstance(value, float) and not math.isfinite(value):
         return f"{path} is not a finite number"
     if isinstance(value, str):
-        return None if _is_text(value) else f"{path} holds half a surrogate pair"
+        return None if is_text(value) else f"{path} holds half a surrogate pair"
     if isinstance(value, dict):
-        if bad := next((key for key in value if not _is_text(key)), None):
+        if bad := next((key for key in value if not is_text(key)), None):
             return f"{path} has a field '{shown(bad)}', which holds half a surrogate pair"
         children: Iterable[tuple[str, Any]] = ((f"{path}.{key}", child) for key, child in value.items())
     elif isinstance(value, list | tuple):
@@ -556,10 +556,6 @@ def _first_unfit(value: Any, path: str) -> str | None:
     else:
         return None
     return next((found for name, child in children if (found := _first_unfit(child, name))), None)
-
-
-def _is_text(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def from_json(text: str | bytes, where: str) -> Record:

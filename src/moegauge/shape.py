@@ -19,6 +19,9 @@ from typing import Any
 from moegauge import outfile
 from moegauge.errors import ShapeError
 from moegauge.formats import FORMATS, get_format
+from moegauge.limits import NAME_LIMIT_CHARACTERS, SHAPE_LAYERS, SHAPE_LIMIT_BYTES, SHAPE_NUMBER
+from moegauge.regular import read_file
+from moegauge.text import is_text, shown
 
 SCHEMA = "moegauge.shape/1"
 
@@ -318,9 +321,10 @@ class ModelShape:
             ShapeError: the file cannot be read, is not JSON, or is not a shape.
         """
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ShapeError(f"{path}: cannot be read ({error}).") from None
+            text = read_file(path, SHAPE_LIMIT_BYTES).decode("utf-8")
+        except (OSError, ValueError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise ShapeError(f"{path}: cannot be read ({reason}).", advice="Give a ModelShape JSON.") from None
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -372,12 +376,13 @@ class _Reader:
         value = holder.get(key)
         if not isinstance(value, str) or not value:
             raise self.fail(f"{path}.{key}", "must be a non-empty string")
+        if len(value) > NAME_LIMIT_CHARACTERS or not is_text(value):
+            raise self.fail(f"{path}.{key}", f"must be text of at most {NAME_LIMIT_CHARACTERS:,} characters")
         return value
 
     def integer(self, holder: dict[str, Any], key: str, path: str, low: int = 0, default: int | None = None) -> int:
         value = holder.get(key, default)
-        # 2^53: beyond it a JSON number is not the integer that was written.
-        if type(value) is not int or not low <= value <= 2**53:
+        if type(value) is not int or not low <= value <= SHAPE_NUMBER:
             raise self.fail(f"{path}.{key}", f"must be an integer of at least {low}")
         return value
 
@@ -385,7 +390,7 @@ class _Reader:
         holder = self.mapping(value, path)
         name = self.string(holder, "format", path)
         if name not in FORMATS:
-            raise self.fail(f"{path}.format", f"'{name}' is no known format ({', '.join(FORMATS)})")
+            raise self.fail(f"{path}.format", f"'{shown(name)}' is no known format ({', '.join(FORMATS)})")
         stored = self.integer(holder, "stored_bytes", path, 1) if "stored_bytes" in holder else None
         return Matrix(
             self.string(holder, "name", path),
@@ -456,12 +461,14 @@ class _Reader:
         holder = self.mapping(document, "document")
         if holder.get("schema") != SCHEMA:
             raise self.fail("schema", f"must be '{SCHEMA}'")
-        source = self.mapping(holder.get("source", {}), "source")
+        source = {str(k): str(v) for k, v in self.mapping(holder.get("source", {}), "source").items()}
+        if not all(is_text(word) for pair in source.items() for word in pair):
+            raise self.fail("source", "must be text")
         layers: list[Layer] = []
         for i, value in enumerate(self.sequence(holder.get("layers"), "layers")):
             repeat, layer = self.layer(value, f"layers[{i}]")
-            if len(layers) + repeat > 100_000:
-                raise self.fail(f"layers[{i}].repeat", "makes more than 100,000 layers")
+            if len(layers) + repeat > SHAPE_LAYERS:
+                raise self.fail(f"layers[{i}].repeat", f"makes more than {SHAPE_LAYERS:,} layers")
             layers.extend([layer] * repeat)
         head = holder.get("head")
         shape = ModelShape(
@@ -472,7 +479,7 @@ class _Reader:
             None if head is None else self.matrix(head, "head"),
             tuple(layers),
             self.vectors(holder, "document"),
-            {str(k): str(v) for k, v in source.items()},
+            source,
             self.integer(holder, "mtp_parameters", "document", default=0),
         )
         if shape.embedding.columns != shape.hidden:

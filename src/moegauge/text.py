@@ -27,6 +27,11 @@ def printable(text: str) -> str:
     )
 
 
+def is_text(text: str) -> bool:
+    """Whether `text` can be written: it holds no half of a surrogate pair, which JSON lets a string hold."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def shown(name: object) -> str:
     """`name` for a message: `printable`, cut to 200 characters."""
     text = name if isinstance(name, str) else repr(name)

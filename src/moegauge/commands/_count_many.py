@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -16,6 +16,7 @@ from moegauge import outfile
 from moegauge.commands._output import print_json, print_table, say, show_progress, warn
 from moegauge.counting import difference, many, parquet
 from moegauge.errors import UsageError
+from moegauge.limits import LIST_LIMIT_BYTES
 
 SHOWN_FAILURES = 50
 REASON_CHARACTERS = 160
@@ -32,6 +33,7 @@ def count_many(
     parquet_file: Path | None,
     retry_failed: bool,
     keep_going: bool,
+    engine: str,
     as_json: bool,
 ) -> None:
     """Count every target of the list `source` ('-' is stdin) into `out`; a summary goes to stderr, failures as a table.
@@ -50,8 +52,15 @@ def count_many(
     if not targets:
         raise UsageError(f"{source}: no targets.", advice="Write one org/name per line.")
     start, fresh = time.perf_counter(), 0
+    workers: many.Workers
+    if engine:
+        from moegauge.counting.engine import Cluster
+
+        workers = Cluster(engine, count)
+    else:
+        workers = many.Threads(count, jobs)
     try:
-        for line in many.run(targets, out, count, jobs=jobs, retry_failed=retry_failed):
+        for line in many.run_on(targets, out, workers, retry_failed=retry_failed):
             fresh += 1
             show_progress(f"{fresh:,} counted now, {_cut(line['target'], 60)}")
     except KeyboardInterrupt:
@@ -96,11 +105,19 @@ def _cut(text: str, characters: int) -> str:
 
 def _lines(source: str) -> list[str]:
     if source == "-":
-        return sys.stdin.read().splitlines()
+        return _capped(sys.stdin.buffer, source)
     try:
-        return Path(source).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with Path(source).open("rb") as file:  # a pipe too, as `<(...)` of a shell is
+            return _capped(file, source)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{source}: cannot be read: {error}.", advice="Give a text file, or - for stdin.") from None
+
+
+def _capped(stream: BinaryIO, source: str) -> list[str]:
+    text = stream.read(LIST_LIMIT_BYTES + 1)
+    if len(text) > LIST_LIMIT_BYTES:
+        raise UsageError(f"{source}: more than {LIST_LIMIT_BYTES:,} bytes, no list of targets.", advice="Use --shard.")
+    return text.decode("utf-8").splitlines()
 
 
 def print_difference(a: str, b: str, count: Count, *, as_json: bool) -> None:

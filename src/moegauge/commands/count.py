@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,44 @@ if TYPE_CHECKING:
     from moegauge.counting.families import Rule
 
 SHOWN_NAMES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counting:
+    """How targets are counted, by the options of the command; called with (target, revision) it gives the document.
+
+    It is pickled where targets are counted on a cluster.
+    """
+
+    weights: str
+    top_k: int | None
+    thorough: bool
+    deadline_s: float | None
+    strict: bool
+    allow_unclassified: bool
+    per_layer: bool
+    rules: Sequence[Rule]
+
+    def census(self, target: str, revision: str | None) -> Census:
+        """Count a target; what the options do not allow is an error."""
+        from moegauge.counting import count
+        from moegauge.models.catalogue import repo_of
+
+        repo = repo_of(target)
+        if repo is not None:
+            say(f"{target}: counting {repo}", err=True)
+        census = count(
+            repo or target, revision, weights=self.weights, top_k=self.top_k, thorough=self.thorough,
+            deadline_s=self.deadline_s, rules=self.rules,
+        )  # fmt: skip
+        if self.strict:
+            _refuse_inferred(census)
+        if not self.allow_unclassified:
+            _refuse_unclassified(census)
+        return census
+
+    def __call__(self, target: str, revision: str | None) -> dict[str, Any]:
+        return self.census(target, revision).to_json(per_layer=self.per_layer)
 
 
 @click.command("count", epilog="Example: moegauge count openai/gpt-oss-20b --json")
@@ -40,6 +79,9 @@ SHOWN_NAMES = 5
 @click.option("--from", "source", metavar="FILE|-", help="Count every target of a list, one per line.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="With --from: the JSONL file; resumed.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="With --from: at a time.")
+@click.option(
+    "--engine", metavar="ADDRESS", default="", help="With --from: count on this Dask cluster, tcp://HOST:PORT."
+)
 @click.option("--shard", metavar="I/N", default="1/1", help="With --from: the I-th of every N targets.")
 @click.option("--retry-failed", is_flag=True, help="With --from: count the failures of the network again.")
 @click.option(
@@ -73,6 +115,7 @@ def command(
     source: str | None,
     out: Path | None,
     jobs: int,
+    engine: str,
     shard: str,
     retry_failed: bool,
     parquet_file: Path | None,
@@ -97,52 +140,32 @@ def command(
 
         rules = read_rules(rules_file)
 
-    def counted(target: str, revision: str | None) -> Census:
-        from moegauge.counting import count
-        from moegauge.models.catalogue import repo_of
-
-        repo = repo_of(target)
-        if repo is not None:
-            say(f"{target}: counting {repo}", err=True)
-        census = count(
-            repo or target,
-            revision,
-            weights=weights,
-            top_k=top_k,
-            thorough=thorough,
-            deadline_s=deadline_s,
-            rules=rules,
-        )
-        if strict:
-            _refuse_inferred(census)
-        if not allow_unclassified:
-            _refuse_unclassified(census)
-        return census
-
-    def document(target: str, revision: str | None) -> dict[str, Any]:
-        return counted(target, revision).to_json(per_layer=per_layer)
-
+    how = Counting(
+        weights=weights, top_k=top_k, thorough=thorough, deadline_s=deadline_s, strict=strict,
+        allow_unclassified=allow_unclassified, per_layer=per_layer, rules=rules,
+    )  # fmt: skip
     if source is not None and out is not None:
         from moegauge.commands._count_many import count_many
 
         count_many(
             source,
             out,
-            document,
+            how,
             jobs=jobs,
             shard=shard,
             parquet_file=parquet_file,
             retry_failed=retry_failed,
             keep_going=keep_going,
+            engine=engine,
             as_json=as_json,
         )
         return
     if diff:
         from moegauge.commands._count_many import print_difference
 
-        print_difference(targets[0], targets[1], document, as_json=as_json)
+        print_difference(targets[0], targets[1], how, as_json=as_json)
         return
-    census = counted(targets[0], revision)
+    census = how.census(targets[0], revision)
     if shape_file is not None:
         census.model_shape().save(shape_file)
         warn_written(shape_file)
