@@ -35,13 +35,13 @@ def parse(target: str) -> Address | None:
     """
     if target.startswith("hf://"):
         return _hf(target)
-    url = urlsplit(target if "://" in target else f"https://{target}")
-    own = urlsplit(os.environ.get(ENDPOINT, "")).netloc
-    if url.netloc not in (*HOSTS, *filter(None, [own])):
+    host, path = _split(target if "://" in target else f"https://{target}")
+    own, _ = _split(os.environ.get(ENDPOINT, ""))
+    if host not in (*HOSTS, *filter(None, [own])):
         if "://" in target:
             raise errors.TargetNotFoundError("is not an address of the Hub.", file=target, advice=ADVICE)
         return None
-    parts = [unquote(part) for part in url.path.split("/") if part]
+    parts = [unquote(part) for part in path.split("/") if part]
     if not parts or parts[0] in _OTHERS or len(parts) == 1:
         raise errors.TargetNotFoundError("names no model on the Hub.", file=target, advice=ADVICE)
     repo, rest = "/".join(parts[:2]), parts[2:]
@@ -51,6 +51,15 @@ def parse(target: str) -> Address | None:
         return Address(repo, rest[1])
     revision, file = _revision(rest[1:])
     return Address(repo, revision, file)
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Host and path of an address; no host where it is none, as `https://[::1`."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "", ""
+    return parts.netloc, parts.path
 
 
 def _hf(target: str) -> Address:

@@ -264,8 +264,8 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
     time_ratio: Positive | None = None
     time_ratio_interval: tuple[Size, Size] | None = None
     profile: Profile | None = None
-    predicted_ms: float | None = None
-    predicted_pessimistic_ms: float | None = None
+    predicted_ms: Positive | None = None
+    predicted_pessimistic_ms: Positive | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:

@@ -56,9 +56,9 @@ def command(records: tuple[Path, ...], other: Path | None, fit_latencies: bool, 
     say(machine_line(loaded[0].machine))
     show_comparison(found)
     if judged:
-        click.echo("")
+        say()
         for line in judged.lines():
-            click.echo(line)
+            say(line)
 
 
 def show_comparison(found: Comparison) -> None:

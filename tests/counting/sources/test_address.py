@@ -60,3 +60,12 @@ def test_an_address_is_taken_apart(target: str, found: Address | None) -> None:
 def test_what_is_no_model_is_refused(target: str) -> None:
     with pytest.raises(MoegaugeError, match="Give a model's repo"):
         parse(target)
+
+
+@pytest.mark.parametrize("target", ["[::1", "a[b]c/d", "\x1b[31mred]/x", "\u2100/x"])
+def test_what_no_address_can_be_is_none(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse(target) is None
+    with pytest.raises(MoegaugeError, match="is not an address of the Hub"):
+        parse(f"https://{target}")
+    monkeypatch.setenv("HF_ENDPOINT", f"https://{target}")
+    assert parse("org/name") is None
