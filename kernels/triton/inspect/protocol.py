@@ -1,8 +1,9 @@
 """The count-in of partial sums as its machine code has it, explored over all interleavings with store buffers and L1s.
 
 `count_in` reads the operations that matter off a kernel's listing, in order: stores of parts, barriers, fences, the
-atomic addition, the way out of whoever is not last, the counter's reset, reads of parts (past the L1 or not), drops of
-the L1. `explore` runs them in several programs of two threads each, on two multiprocessors, in every order:
+atomic addition, the way out of whoever is not last, the counter's reset or exchange, reads of parts (past the L1 or
+not), drops of the L1. `explore` runs them in several programs of two threads each, on two multiprocessors, in every
+order:
 
 - a store waits in its thread's buffer and reaches the L2 cache at any later time, in any order but two to one place;
 - a fence waits until its thread's stores have, and those of threads it met at a barrier since they were made;
@@ -33,18 +34,21 @@ class Op(StrEnum):
     ADD = "add"
     LEAVE = "leave unless last"
     RESET = "reset counter"
+    EXCHANGE = "exchange counter for zero"
     READ = "read part, strong"
     READ_PLAIN = "read part"
     DROP = "drop L1"
 
 
 # What only one thread of a program does; the others go on.
-_ALONE = {Op.FENCE, Op.ADD, Op.RESET}
+_ALONE = {Op.FENCE, Op.ADD, Op.RESET, Op.EXCHANGE, Op.DROP}
+_RESET = r"\bSTG\b.*, RZ$"
 _PATTERNS = (
     (Op.BARRIER, r"\bBAR\.SYNC\b"),
     (Op.FENCE, r"\bMEMBAR\.(SC|ALL)\.(GPU|SYS)\b"),
+    (Op.EXCHANGE, r"\bATOMG?\S*\.EXCH\b"),
     (Op.ADD, ATOMIC),
-    (Op.RESET, r"\bSTG\b.*, RZ$"),
+    (Op.RESET, _RESET),
     (Op.STORE, r"\bSTG\b"),
     (Op.READ, r"\bLDG\S*\.STRONG\b"),
     (Op.READ_PLAIN, r"\bLDG\b"),
@@ -57,11 +61,11 @@ def count_in(code: Listing, which: int = 0) -> list[str]:
     addition to the last read of parts below it."""
     loops = code.weight_loops
     begin = loops[0][1] if loops else 0
-    atomics = code.find(ATOMIC, begin)
+    atomics = [i for i in code.find(ATOMIC, begin) if "EXCH" not in code.text[i]]
     atomic = atomics[which]
     since = atomics[which - 1] + 1 if which else begin
     # Stores of a whole row tile's outputs stand above the parts': the way that ends here begins behind a branch.
-    stores = [i for i in code.find(r"\bSTG\b", since, atomic) if not re.search(_PATTERNS[3][1], code.text[i])]
+    stores = [i for i in code.find(r"\bSTG\b", since, atomic) if not re.search(_RESET, code.text[i])]
     fences = code.find(r"\bBAR\.SYNC\b", since, stores[-1]) if stores else []
     first = next((i for i in stores if not fences or i > fences[-1]), atomic)
     until = atomics[which + 1] if which + 1 < len(atomics) else len(code.text)
@@ -201,6 +205,8 @@ def _steps(state: _State, ops: Sequence[Op], programs: int) -> Iterator[_State]:
         elif op is Op.ADD:
             sums = (*state.sums[:program], state.memory[counter], *state.sums[program + 1 :])
             yield state.move(i, onward, memory=(*state.memory[:counter], state.memory[counter] + 1), sums=sums)
+        elif op is Op.EXCHANGE:
+            yield state.move(i, onward, memory=(*state.memory[:counter], 0))
         elif op is Op.LEAVE:  # a sum that is not there yet is taken for some other number
             last = state.sums[program] == programs - 1
             yield state.move(i, thread._replace(pc=thread.pc + 1 if last else len(ops), last=last))
@@ -210,7 +216,9 @@ def _steps(state: _State, ops: Sequence[Op], programs: int) -> Iterator[_State]:
         else:
             old = op is Op.READ_PLAIN and state.stale[program % 2]
             read = tuple(0 if old else 100 + p if p in thread.buffer else state.memory[p] for p in range(counter))
-            yield state.move(i, onward._replace(read=read))
+            # What is old stays old: other parts are read again later, not this one.
+            seen = tuple(min(pair) for pair in zip(thread.read, read, strict=True)) if thread.read else read
+            yield state.move(i, onward._replace(read=seen))
 
 
 def _unseen(state: _State, ops: Sequence[Op], i: int) -> bool:
