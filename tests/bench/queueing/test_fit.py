@@ -124,3 +124,24 @@ def test_too_few_points_to_fit_to_are_refused(make_case):
     with pytest.raises(RecordError, match="fewest to fit to"):
         judge_model([(made, one)], fit=True)
     assert fitting.device_of(made) == "H200"
+
+
+def test_a_run_takes_predictions_for_its_own_device_only(tmp_path):
+    """`bench --predicted FILE` reads the file before anything is measured."""
+    from click.testing import CliRunner
+
+    from moegauge.cli import group
+
+    words = [
+        "bench",
+        "decode",
+        "--device",
+        "cpu",
+        "--model",
+        "gpt-oss-20b",
+        "--predicted",
+        str(document(tmp_path / "p.json")),
+    ]
+    done = CliRunner().invoke(group, words, standalone_mode=False)
+    assert isinstance(done.exception, RecordError)
+    assert "predicts nothing for" in str(done.exception)
