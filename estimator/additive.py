@@ -64,7 +64,7 @@ class TokenStep:
         dense, routed: parameters one token uses: always-active ones (embedding left out), those of routed experts.
         expansion: experts over experts per token.
         dense_bits, routed_bits: bits per parameter, scales included.
-        kv_bytes: cache bytes of all streams.
+        kv_bytes: cache bytes that all devices read for all streams, copies of what cannot be split included.
         streams: sequences decoded together, or tokens of one stream in one pass.
         devices: that share each layer (tensor parallel); bandwidth: datasheet bytes/s of one.
         moe: 1.0 where experts are chosen, else 0.0.

@@ -28,6 +28,7 @@ class KnownArchitecture:
         total: parameters of the decoder.
         dense, routed: parameters one token uses: in always-active matrices without the input embedding, in experts.
         expansion: experts over experts per token; 1 without experts.
+        kv_heads: key/value heads, 1 of a latent cache (MLA); None where no reading on several devices asks for it.
         kv_elements: cached per token of context by the layers that see all of it.
         local_kv_elements, window: by the layers that see `window` tokens, and that window.
         recurrent: share of the layers whose mixer keeps a state instead of a cache.
@@ -39,6 +40,7 @@ class KnownArchitecture:
     dense: float
     routed: float
     expansion: float
+    kv_heads: int | None
     kv_elements: float
     local_kv_elements: float
     window: float
@@ -47,6 +49,10 @@ class KnownArchitecture:
     def cache_elements(self, context: float) -> float:
         """Elements one decode step reads of one stream's cache of `context` tokens."""
         return self.kv_elements * context + self.local_kv_elements * min(context, self.window)
+
+    def cache_copies(self, devices: float) -> float:
+        """How often tensor-parallel devices hold a cache between them; see `parallel.cache_copies`."""
+        return devices / min(devices, self.kv_heads) if self.kv_heads else 1.0
 
 
 @lru_cache(maxsize=1)
@@ -61,6 +67,7 @@ def _table() -> dict[str, KnownArchitecture]:
             dense=float(row["dense"]),
             routed=float(row["routed"]),
             expansion=int(row["experts"]) / int(row["top_k"]) if row["experts"] else 1.0,
+            kv_heads=int(row["kv_heads"]) if row["kv_heads"] else None,
             kv_elements=float(row["kv_elements"]),
             local_kv_elements=float(row["local_kv_elements"]),
             window=float(row["window"] or 0),

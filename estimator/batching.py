@@ -3,7 +3,8 @@
 A step of B streams is a step of the additive law (`additive`): dense matrices once, E (1 - (1 - k/E)^B) of E experts a
 layer, B caches, floors that grow with doublings of B. Each stream gets one token of it, so a stream's speed depends on
 total as well as active parameters, and an inversion calibrated on a model of another sparsity errs by the ratio of the
-two slowdowns. The largest batch is the one whose caches fit into the memory that the weights leave.
+two slowdowns. The largest batch is the one whose caches fit into the memory that the weights leave, held as
+`KV_CACHE` says.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from moegauge.errors import UsageError
 from moegauge.estimator import additive, hierarchy
 from moegauge.estimator.additive import PARAMETERS, TokenSteps
 from moegauge.estimator.packaged import packaged
+from moegauge.estimator.parallel import cached_bytes
 from moegauge.estimator.predict import step_of
 from moegauge.estimator.traffic import step_traffic, weight_bytes
 from moegauge.hardware import Device
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MAX_DOLLARS = 1e6  # per device-hour
+# How devices that share every layer hold caches: `copied` is tensor parallelism (`parallel.cached_bytes`), `split`
+# data-parallel attention or decode context parallelism, where each device holds whole streams or some of their tokens.
+KV_CACHE = ("copied", "split")
 DOLLARS_PER_DEVICE_HOUR = 2.5  # our assumption, where none is given
 
 
@@ -42,6 +47,7 @@ class Replica:
         bandwidth: bytes/s of one device; devices: that share every layer.
         memory: bytes of all devices together; None when it is not known.
         constants: log constants of the law there; shape [parameters].
+        kv_cache: one of `KV_CACHE`.
     """
 
     name: str
@@ -49,6 +55,12 @@ class Replica:
     devices: int
     memory: float | None
     constants: npt.NDArray[np.float64]
+    kv_cache: str = KV_CACHE[0]
+
+    def held(self, shape: ModelShape, *, batch: int, context: int, kv_format: str) -> float:
+        """Bytes of the caches of `batch` streams, over all devices."""
+        parts = self.devices if self.kv_cache == KV_CACHE[0] else 1
+        return cached_bytes(shape, parts, batch=batch, context=context, kv_format=kv_format)
 
 
 def on_device(device: Device, devices: int, stack: str = "") -> Replica:
@@ -88,7 +100,7 @@ class BatchPoint:
 
     Attributes:
         batch: streams decoded together.
-        bytes: bytes of one step.
+        bytes: bytes of one step, copies of caches included.
         slowdown: time of the step over that of batch 1: how much slower each stream is for its company.
         misled: what the one-term inversion, calibrated on the other model at this batch, makes of the model's active
             bytes, over what it makes of them for one stream.
@@ -137,7 +149,7 @@ def room(shape: ModelShape, place: Replica) -> float:
 
 def largest_batch(shape: ModelShape, place: Replica, *, context: int, kv_format: str = "bf16") -> int | None:
     """Streams of `context` tokens whose caches fit beside the weights; None where nothing bounds them."""
-    each = step_traffic(shape, context=context, kv_format=kv_format).kv_bytes
+    each = place.held(shape, batch=1, context=context, kv_format=kv_format)
     left = room(shape, place)
     return int(left // each) if each and math.isfinite(left) else None
 
@@ -172,14 +184,15 @@ def curve(
     )
 
     def seconds(model: ModelShape, batch: int, seen: int) -> float:
-        traffic = step_traffic(model, batch=batch, context=seen, kv_format=kv_format)
-        step = step_of(model, traffic, batch=batch, devices=place.devices, bandwidth=place.bandwidth)
+        held = place.held(model, batch=batch, context=seen, kv_format=kv_format)
+        step = step_of(model, held, batch=batch, devices=place.devices, bandwidth=place.bandwidth)
         return float(additive.seconds(place.constants, TokenSteps.of([step]))[0])
 
     own, others = seconds(shape, 1, 0), seconds(calibrator, 1, 0)
     points = []
     for batch in wanted:
-        traffic = step_traffic(shape, batch=batch, context=context, kv_format=kv_format)
+        held = place.held(shape, batch=batch, context=context, kv_format=kv_format)
+        weights = step_traffic(shape, batch=batch, kv_format=kv_format).weight_bytes
         step = seconds(shape, batch, context)
         speed = 1 / step
         dollars = None
@@ -188,12 +201,12 @@ def curve(
         points.append(
             BatchPoint(
                 batch=batch,
-                bytes=traffic.total_bytes,
+                bytes=weights + held,
                 slowdown=step / own,
                 misled=(step / own) / (seconds(calibrator, batch, context) / others),
                 tokens_per_s=speed,
                 dollars_per_million=dollars,
-                kv_share=None if place.memory is None else traffic.kv_bytes / room(shape, place),
+                kv_share=None if place.memory is None else held / room(shape, place),
             )
         )
     return points

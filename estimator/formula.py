@@ -31,6 +31,7 @@ from moegauge.estimator.packaged import packaged
 from moegauge.estimator.readings import Reading, read_packaged
 
 FILES = ("throughput.csv", "throughput_datacentre_client.csv", "throughput_concurrency.csv", "unseen.csv")
+DRAWS = 20_000  # of constants, for the interval of a floor share
 ONE_STREAM = 1.5  # a measured concurrency below it counts as one stream
 BANDS = (0.0, 0.1, 0.25, 0.5, 1.0)  # of the floor share
 # Ratios that the post states beside its table of speeds: slower, faster, ratio, what it is a ratio of.
@@ -124,6 +125,27 @@ def floor_share(constants: Any, step: TokenStep) -> float:
     """Share of a step that does not depend on bytes, by log constants of the law; shape [parameters]."""
     terms = {name: float(value[0]) for name, value in additive.terms_s(constants, TokenSteps.of([step])).items()}
     return sum(terms[name] for name in FLOORS) / sum(terms.values())
+
+
+def floor_interval(posterior: Posterior, case: Case) -> tuple[float, float]:
+    """80 % of the floor share of a reading's step: its group's constants as far as they are known, and what the model's
+    own floor may be of them."""
+    import numpy as np
+
+    mean, covariance = posterior.of_group(case)
+    draws = np.random.default_rng(0).standard_normal((DRAWS, len(mean) + 1))
+    root = np.linalg.cholesky(covariance + 1e-12 * np.eye(len(mean)))
+    terms = additive.terms_s(mean + draws[:, :-1] @ root.T, TokenSteps.of([case.step]))
+    floors = np.sum([terms[name] for name in FLOORS], axis=0) * np.exp(posterior.spreads.model_floor * draws[:, -1])
+    rest = np.sum([terms[name] for name in additive.TERMS if name not in FLOORS], axis=0)
+    # Of draws only those count whose step takes the time that was seen.
+    off = (np.log(floors + rest) - case.log_seconds) / math.sqrt(posterior.own_variance(case))
+    weight = np.exp(-0.5 * np.square(off))
+    share = floors / (floors + rest)
+    order = np.argsort(share)
+    mass = np.cumsum(weight[order]) / weight.sum()
+    low, high = (float(share[order][np.searchsorted(mass, q)]) for q in (0.1, 0.9))
+    return low, high
 
 
 def bands(found: Sequence[MapPoint]) -> list[dict[str, Any]]:
@@ -221,6 +243,7 @@ def stacks() -> list[dict[str, Any]]:
                 "effective_bandwidth": size * speed,
                 "read_as": active * first / speed,
                 "floor_share": None if case is None else floor_share(posterior.of_group(case)[0], case.step),
+                "floor_share_80": None if case is None else list(floor_interval(posterior, case)),
             }
         )
     return rows

@@ -213,7 +213,7 @@ def case(reading: Reading) -> Case:
     else:
         dense, routed, expansion = known.dense, known.routed, known.expansion
         layers, deviation, total = float(known.layers), 0.0, known.total
-        cache = known.cache_elements(reading.context)
+        cache = known.cache_elements(reading.context) * known.cache_copies(devices)
     moe = routed > 0
     dense_bits, routed_bits = role_bits(reading.format, reading.bits, 1 - routed * expansion / total if moe else 1.0)
     if not moe:
@@ -485,6 +485,14 @@ def fit_spreads(cases: Sequence[Case], start: Spreads = GUESS, rounds: int = 3, 
         )
         spreads = Spreads.from_list([float(f"{v:.4g}") for v in np.exp(solved.x)])
     return spreads
+
+
+def likelihood(spreads: Spreads, cases: Sequence[Case]) -> float:
+    """Log posterior of spreads given readings, up to a constant, at their own tangent."""
+    import numpy as np
+
+    loss = _loss(condition(spreads, cases), np.log(GUESS.to_list()))
+    return -loss(np.log(spreads.to_list()))[0]
 
 
 def _loss(posterior: Posterior, centre: Array) -> Callable[[Array], tuple[float, Array]]:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from moegauge.errors import UsageError
-from moegauge.estimator.traffic import KV_BYTES, weight_bytes
+from moegauge.estimator.traffic import KV_BYTES, layer_traffic, weight_bytes
 from moegauge.hardware import Device
 from moegauge.shape import Attention, ModelShape
 
@@ -145,7 +145,12 @@ class Fits:
 
     def to_json(self) -> dict[str, Any]:
         """The field `fits` of `moegauge predict --json`."""
-        return {"devices": self.devices, "kv_tokens": self.kv_tokens}
+        return {"devices": self.devices, "kv_tokens": self.kv_tokens, "fit": self.fit}
+
+    @property
+    def fit(self) -> bool | None:
+        """Whether the weights fit the devices there are; None where memory is not known."""
+        return None if self.memory is None else self.weight_bytes <= self.memory
 
     def sentence(self, world: int) -> str:
         """One line."""
@@ -186,3 +191,21 @@ def fits(shape: ModelShape, device: Device | None, parallel: Parallel, kv_format
 def cache_parts(attention: Attention, tp: int) -> int:
     """Devices of a tensor-parallel group among which one layer's cache is split."""
     return max(min(tp, attention.kv_heads), 1)
+
+
+def cached_bytes(shape: ModelShape, tp: int, *, batch: int, context: int, kv_format: str = "bf16") -> float:
+    """Bytes of caches and recurrent states that `tp` tensor-parallel devices hold and read for `batch` streams.
+
+    Each rank holds at least one key/value head, so that a latent cache (MLA, one head) is held `tp` times and one of
+    four heads on eight devices twice: vLLM (`deepseek_v2.py`: fewer heads than ranks are replicated) and SGLang's
+    documentation of data-parallel attention, which is what holds them once. Recurrent states are split by their heads.
+    """
+    return sum(
+        layer_traffic(layer, batch, context, kv_format).kv_bytes * cache_copies(layer.attention, tp)
+        for layer in shape.layers
+    )
+
+
+def cache_copies(attention: Attention, tp: int) -> float:
+    """How often a tensor-parallel group holds one layer's cache between them."""
+    return tp / cache_parts(attention, tp) if attention.cache_elements else 1.0

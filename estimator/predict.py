@@ -14,10 +14,10 @@ from typing import Any
 
 from moegauge import models
 from moegauge.errors import MoegaugeError, RecordError, UsageError
-from moegauge.estimator import additive, hierarchy, law
+from moegauge.estimator import additive, hierarchy, law, speculation
 from moegauge.estimator.additive import PARAMETERS, TokenStep, TokenSteps
 from moegauge.estimator.observe import decode_cases, observe
-from moegauge.estimator.parallel import Parallel, imbalance
+from moegauge.estimator.parallel import Parallel, cached_bytes, imbalance
 from moegauge.estimator.traffic import Traffic, format_bytes, format_macs, step_traffic
 from moegauge.hardware import Device
 from moegauge.record import Case
@@ -35,8 +35,8 @@ class Draft:
     """Speculative decoding: tokens drafted one after another, then verified in one step.
 
     A drafted token costs one further layer and the head, as an MTP layer (DeepSeek-V3, arXiv 2412.19437, section 2.2)
-    or EAGLE (arXiv 2401.15077) does; the step that verifies reads the experts of all its tokens. A step yields
-    1 + tokens x acceptance tokens.
+    or EAGLE (arXiv 2401.15077) does, on a named device times the cost that `speculation` has fitted; the step that
+    verifies reads the experts of all its tokens. A step yields 1 + tokens x acceptance tokens.
 
     Attributes:
         tokens: drafted before each step; 0 is plain decoding.
@@ -144,11 +144,13 @@ def by_hand(
         hop = math.exp(float(hierarchy.load_calibration().unseen[0][PARAMETERS.index("hop")])) * MICROSECOND
     sums = work.traffic.layers * math.log2(parallel.tp) * hop
     waiting = work.traffic.routed_bytes * (work.imbalance - 1)
-    each_draft = (work.sketch.total_bytes + work.join_bytes) / rate + work.sketch.kernels * floor_us * MICROSECOND
+    each_draft = (
+        work.sketch.weight_bytes + work.sketch_kv_bytes + work.join_bytes
+    ) / rate + work.sketch.kernels * floor_us * MICROSECOND
     each_draft += math.log2(parallel.tp) * hop
     seconds = {
         "weights": (work.traffic.weight_bytes + waiting) / rate,
-        "kv": work.traffic.kv_bytes / rate,
+        "kv": work.kv_bytes / rate,
         "floor": work.traffic.kernels * floor_us * MICROSECOND,
         "draft": draft.tokens * each_draft,
         "communication": sums + (parallel.pp - 1) * hop / ALL_REDUCES,
@@ -184,7 +186,7 @@ def by_device(
     """
     work = _Work.of(shape, batch, context, kv_format, parallel, draft)
     place = {"devices": parallel.tp, "bandwidth": device.bandwidth}
-    plain = step_of(shape, work.traffic, batch=batch, **place)
+    plain = step_of(shape, work.kv_bytes, batch=batch, **place)
     step = replace(plain, streams=work.tokens)
     posterior = hierarchy.fitted()
     target = replace(posterior.place(stack, device.name), step=step, context=float(context))
@@ -199,14 +201,19 @@ def by_device(
     efficiency = math.exp(float(mean[PARAMETERS.index("efficiency")]))
     waiting = routed * (work.imbalance - 1) / (parallel.tp * device.bandwidth * efficiency)
     one = work.sketch_shape
-    sketch = step_of(one, work.sketch, batch=batch, **place)
+    sketch = step_of(one, work.sketch_kv_bytes, batch=batch, **place)
+    each_draft = 0.0
+    if draft.tokens:
+        found_cost = speculation.fitted()
+        each_draft = sum(terms(replace(sketch, dense=sketch.dense + 2 * shape.hidden**2)).values()) * found_cost.cost
+        deviation = math.hypot(deviation, found_cost.noise)
     # One all-reduce between two devices is half of what a layer pays for a doubling of them.
     handing = replace(plain, layers=(parallel.pp - 1) / ALL_REDUCES, devices=2, moe=0.0, recurrent=0.0, quantised=0.0)
     seconds = {
         "weights": found["weights"] + found["compute"] + waiting,
         "kv": found["kv"],
         "floor": found["floor"] + found["batch"],
-        "draft": draft.tokens * sum(terms(replace(sketch, dense=sketch.dense + 2 * shape.hidden**2)).values()),
+        "draft": each_draft * draft.tokens,
         "communication": found["all_reduce"] + terms(handing)["all_reduce"],
     }
     source = f"{device.name}, {device.bandwidth / GB:g} GB/s ({device.kind}); law of {len(posterior.cases)} readings"
@@ -215,11 +222,12 @@ def by_device(
     return work.forecast(seconds, found["all_reduce"], deviation, source)
 
 
-def step_of(shape: ModelShape, traffic: Traffic, *, batch: float, devices: float, bandwidth: float) -> TokenStep:
-    """What a step of `traffic` is to the additive law.
+def step_of(shape: ModelShape, kv_bytes: float, *, batch: float, devices: float, bandwidth: float) -> TokenStep:
+    """What a decode step is to the additive law.
 
     Args:
         shape: the model in the formats it is read in.
+        kv_bytes: of all streams, copies included; see `parallel.cached_bytes`.
         batch, devices: streams; devices that share every layer.
         bandwidth: datasheet bytes/s of one device.
     """
@@ -235,7 +243,7 @@ def step_of(shape: ModelShape, traffic: Traffic, *, batch: float, devices: float
         expansion=sum(p.count / p.top_k for p in pools) / len(pools) if pools else 1.0,
         dense_bits=8 * shape.dense_bytes / dense,
         routed_bits=8 * shape.routed_bytes / routed if routed else 8.0,
-        kv_bytes=traffic.kv_bytes,
+        kv_bytes=kv_bytes,
         streams=batch,
         devices=devices,
         bandwidth=bandwidth,
@@ -339,6 +347,7 @@ class _Work:
     Attributes:
         traffic: of the step, of `tokens` tokens over the caches of `batch` streams.
         sketch: of one drafted token of every stream: the last layer and the head.
+        kv_bytes, sketch_kv_bytes: caches that the tensor-parallel devices read for them, copies included.
         join_bytes: of the projection that joins a token and its predecessor's state, 2 hidden x hidden.
         imbalance: see `parallel.imbalance`.
     """
@@ -347,6 +356,8 @@ class _Work:
     tokens: int
     sketch_shape: ModelShape
     sketch: Traffic
+    kv_bytes: float
+    sketch_kv_bytes: float
     join_bytes: float
     imbalance: float
     batch: int
@@ -366,6 +377,8 @@ class _Work:
             tokens=tokens,
             sketch_shape=one,
             sketch=step_traffic(one, batch=batch, context=context, kv_format=kv_format),
+            kv_bytes=cached_bytes(shape, parallel.tp, batch=batch, context=context, kv_format=kv_format),
+            sketch_kv_bytes=cached_bytes(one, parallel.tp, batch=batch, context=context, kv_format=kv_format),
             join_bytes=2 * shape.hidden**2 * each,
             imbalance=imbalance(shape, tokens, parallel.ep),
             batch=batch,

@@ -10,6 +10,7 @@ from moegauge import hardware, models
 from moegauge.bench.report import elements
 from moegauge.bench.report.svg import Chart, Scale
 from moegauge.estimator.batching import BATCHES, curve, on_device
+from moegauge.estimator.closed.assumptions import held
 from moegauge.estimator.closed.backtest import Backtest
 
 BILLION = 1e9
@@ -31,13 +32,43 @@ def page(document: dict[str, Any], tested: Backtest) -> str:
         f"<h1>{escape(title)}</h1>",
         f"<p>{escape(document['backtest']['sentence'])} {escape(tested.sentence)}</p>",
         f'<p class="bad">{escape(document["why"])}</p>' if document["why"] else "",
+        _assumed(document),
         _folds(tested),
         _intervals(document),
         _table(document),
         _variance(document),
         _batches(),
+        _observations(document),
     ]
     return elements.document(title, body)
+
+
+def _assumed(document: dict[str, Any]) -> str:
+    """What is held, what is left open and why, the seed and the command."""
+    measured = document["measured"]
+    rows = [(words, "held") for words in held(measured["fixed"])]
+    rows += [(name, why) for name, why in measured["assumptions"].items()]
+    return f"<p>Seed {measured['seed']}; <code>{escape(document.get('command', ''))}</code></p>" + elements.table(
+        "Assumptions", ("assumption", "held, or what it is drawn from"), rows
+    )
+
+
+def _observations(document: dict[str, Any]) -> str:
+    """Every speed with its date and source."""
+    rows = [
+        (
+            row["model"],
+            f"calibrates, as {row['shape']}" if row["shape"] else "estimated",
+            f"{row['tokens_per_s']:g}",
+            row["provider"],
+            row["date"],
+            f"{row['metric']}, {row['tier']}",
+            row["source"] or "no source given",
+        )
+        for row in document["observations"]
+    ]
+    headings = ("model", "use", "tokens/s", "provider", "date", "speed", "source")
+    return "<h2>Observations</h2>" + elements.table("Speeds of one stream", headings, rows)
 
 
 def _providers(document: dict[str, Any]) -> list[str]:

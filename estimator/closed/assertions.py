@@ -23,7 +23,6 @@ from moegauge.estimator.closed.published import counted
 from moegauge.estimator.packaged import packaged
 from moegauge.estimator.parallel import Parallel
 from moegauge.estimator.predict import Draft, by_device, step_of
-from moegauge.estimator.traffic import step_traffic
 
 PLACE = ("NVIDIA B200 SXM", "SGLang", 8)  # device, stack, devices
 MODEL = "deepseek-v3"
@@ -120,7 +119,7 @@ def scaled(claim: Mapping[str, Any]) -> Finding:
     name, stack, devices = PLACE
     shape, device, posterior = models.load(MODEL), hardware.device(name), hierarchy.fitted()
     mean, _ = posterior.of_group(posterior.place(stack, name))
-    step = step_of(shape, step_traffic(shape), batch=1, devices=devices, bandwidth=device.bandwidth)
+    step = step_of(shape, 0.0, batch=1, devices=devices, bandwidth=device.bandwidth)
     larger = replace(step, dense=step.dense * claim["times"], routed=step.routed * claim["times"])
     one, many = (float(t) for t in additive.seconds(mean, TokenSteps.of([step, larger])))
     return Finding("speed", _beyond(claim["times"] / (many / one)), {"claimed": claim["times"], "slower": many / one})

@@ -202,6 +202,17 @@ CALIBRATION = "calibration"  # precision and speculation of the open models
 calibration_speculation = {True: _speculation(0.4, 1.3, 2.2), False: _speculation(0.1, 1.3, 2.2)}
 
 
+def held(fixed: Mapping[str, float]) -> list[str]:
+    """Assumptions held at a value, in words."""
+    words = []
+    for name, value in fixed.items():
+        if name == "precision":
+            words.append(f"precision {TARGET_PRECISIONS[int(value)][0]}")
+        else:
+            words.append(f"{name} {value:g} {ASSUMPTIONS[name].unit}".rstrip())
+    return words
+
+
 def check(fixed: Mapping[str, float]) -> None:
     """Refuse unknown assumptions and values they cannot take.
 

@@ -5,6 +5,9 @@ context, streams and device count, and everything about the other models of the 
 parameters. Ours is also told whether the target is an MoE, as the inversion of a closed model assumes. Forward, the
 target's architecture is known and its speed is not; a group is a system, a device and a number of them.
 
+An oracle may stand beside the inverse: it is the same method with the group's constants told as well as all readings,
+the target's among them, tell them. Depth, dense share, sparsity and cache of the target it knows no better.
+
 Priors of ours come from `hierarchy.training` with the target model left out everywhere, the spreads and the widths of
 intervals too.
 """
@@ -15,7 +18,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from moegauge.errors import ObservationError
 from moegauge.estimator.architectures import kept_apart
@@ -91,6 +94,7 @@ class Trial:
         density: of active parameters, ours.
         widths: what half-widths are multiplied by, by per cent.
         forward: its speed predicted; None where no other model was measured on as many devices.
+        oracle: active parameters by the oracle's median; None where it was not asked.
     """
 
     reading: Reading
@@ -100,6 +104,7 @@ class Trial:
     density: Density
     widths: dict[int, float]
     forward: Forward | None
+    oracle: float | None = None
 
     @property
     def measured(self) -> float:
@@ -138,7 +143,25 @@ class Trial:
         return covers(self, percent)
 
 
-def covers(trial: Trial | Forward, percent: int) -> bool:
+class Judged(Protocol):
+    """An answer with intervals, and the truth."""
+
+    @property
+    def fold(self) -> float:
+        """How many times too large or too small, at least 1."""
+        ...
+
+    @property
+    def truth(self) -> float:
+        """What is true."""
+        ...
+
+    def interval(self, percent: int) -> tuple[float, float]:
+        """Central interval."""
+        ...
+
+
+def covers(trial: Judged, percent: int) -> bool:
     """True when its interval holds the truth."""
     low, high = trial.interval(percent)
     return low <= trial.truth <= high
@@ -168,7 +191,7 @@ class Folds:
         }
 
 
-def judged(trials: Sequence[Trial | Forward], models: Sequence[str]) -> dict[str, Any]:
+def judged(trials: Sequence[Judged], models: Sequence[str]) -> dict[str, Any]:
     """Folds, coverage, width and score of intervals.
 
     Args:
@@ -255,13 +278,13 @@ class Backtest:
     def by_regime(self) -> list[dict[str, Any]]:
         """The inverse by place, by kind of model and by streams; `moe` and `batch` are null where either."""
         found = []
-        for place in ("one device", "data centre"):
+        for place in PLACES:
             for moe in (None, True, False):
                 for batch in (None, "1", "above 1"):
                     part = [
                         t
                         for t in self.trials
-                        if (t.reading.devices > 1) == (place == "data centre")
+                        if place_of(t.reading) == place
                         and moe in (None, t.reading.moe)
                         and batch in (None, "1" if t.reading.batch == 1 else "above 1")
                     ]
@@ -282,6 +305,27 @@ def forward(result: Backtest) -> dict[str, Any]:
     return judged([f for f, _ in known], [m for _, m in known]) if known else {"n": 0}
 
 
+def oracle(result: Backtest) -> list[dict[str, Any]]:
+    """Folds of the oracle by place, and ours over them; empty where it was not asked."""
+    found = []
+    for place in PLACES:
+        part = [t for t in result.trials if t.oracle is not None and place_of(t.reading) == place]
+        if part:
+            own = Folds.of([t.fold for t in part])
+            best = Folds.of([_fold(t.oracle or 1.0, t.truth) for t in part])
+            over = {"median": own.median / best.median, "p80": own.p80 / best.p80}
+            found.append({"regime": place, "n": len(part), **best.to_json(), "ours_over_oracle": over})
+    return found
+
+
+PLACES = ("one device", "data centre")
+
+
+def place_of(reading: Reading) -> str:
+    """The regime of a reading: one of `PLACES`."""
+    return PLACES[reading.devices > 1]
+
+
 def quantile(values: Sequence[float], q: float) -> float:
     """The q-quantile, linear between order statistics."""
     ordered = sorted(values)
@@ -295,7 +339,9 @@ def _fold(estimate: float, truth: float) -> float:
     return max(estimate / truth, truth / estimate)
 
 
-def run(path: Path | None = None, *, unseen: str = "model", moe_told: bool = True) -> Backtest:
+def run(
+    path: Path | None = None, *, unseen: str = "model", moe_told: bool = True, with_oracle: bool = False
+) -> Backtest:
     """Back-test on a file of readings; on the packaged ones without a path.
 
     Args:
@@ -304,12 +350,13 @@ def run(path: Path | None = None, *, unseen: str = "model", moe_told: bool = Tru
             of the target's system fitted to) or `family` (of its whole family of systems).
         moe_told: whether the method may know that the target is an MoE or that it is not; otherwise it goes by how many
             of the group's other models are.
+        with_oracle: whether the oracle is asked too.
 
     Raises:
         ObservationError: the file cannot be used, or no group has two models.
     """
     readings, skipped = read(path)
-    return run_on(readings, skipped, training(), load_calibration(), unseen, moe_told)
+    return run_on(readings, skipped, training(), load_calibration(), unseen, moe_told, with_oracle)
 
 
 def run_on(
@@ -319,6 +366,7 @@ def run_on(
     calibration: Calibration,
     unseen: str = "model",
     moe_told: bool = True,
+    with_oracle: bool = False,
 ) -> Backtest:
     """Back-test `readings` with priors from the readings `known`."""
     by_group: dict[tuple[str, str], list[tuple[Reading, Case]]] = defaultdict(list)
@@ -368,10 +416,14 @@ def run_on(
             if c.model != model and key not in own and not (hidden and hidden in (r.system, c.family))
         ]
         posterior = condition(spreads or calibration.all, [*others, *own.values()], start)
+        omniscient = None
+        if with_oracle:
+            targets = [c for group in groups for _, c in by_group[group] if c.model == model]
+            omniscient = condition(posterior.spreads, [*posterior.cases, *targets], posterior)
         for group in groups:
             members = by_group[group]
             trials += [
-                _trial(posterior, r, c, [m for m in members if m[1].model != model], calibration, moe_told)
+                _trial(posterior, r, c, [m for m in members if m[1].model != model], calibration, moe_told, omniscient)
                 for r, c in members
                 if c.model == model
             ]
@@ -386,6 +438,7 @@ def _trial(
     others: Sequence[tuple[Reading, Case]],
     calibration: Calibration,
     moe_told: bool,
+    omniscient: Posterior | None,
 ) -> Trial:
     """Estimate one reading from the other models of its group."""
     # Effective bandwidth of n devices is not that of one: the formula is calibrated on as many where it can be.
@@ -400,11 +453,14 @@ def _trial(
         likely = (0.5 + sum(models.values())) / (1.0 + len(models))
         sparse, dense = (density(posterior, target, seen, moe, cases) for moe in (True, False))
         found = sparse.mixed(dense, likely)
+    told = None
+    if omniscient is not None:
+        told = density(posterior, target, seen, target.moe, cases, omniscient.of_group(seen)).at(0.5)
     regime = widths.regime(target.moe, target.devices, target.batch)
     forward = None
     if any(o.devices == target.devices for o, _ in others):
         log_seconds, deviation = posterior.predict(seen)
-        wider = widths.factors(calibration.residuals["forward"], regime, seen.model)
+        wider = widths.factors(calibration.residuals["forward"], regime, seen.model, pooled=True)
         forward = Forward(math.exp(-log_seconds), target.tokens_per_s, deviation, wider)
     return Trial(
         target,
@@ -414,16 +470,17 @@ def _trial(
         found,
         widths.factors(calibration.residuals["inverse"], regime, seen.model),
         forward,
+        told,
     )
 
 
-def kept_apart_trials(moe_told: bool = True) -> list[Trial]:
-    """Trials of the models that no packaged file of `hierarchy.SWEEPS` was fitted to; `moe_told` as in `run`."""
-    found: list[Trial] = []
+def kept_apart_trials(moe_told: bool = True, with_oracle: bool = False) -> dict[str, tuple[Trial, ...]]:
+    """Trials of the models that no packaged file of `SWEEPS` was fitted to, by file; arguments as of `run`."""
+    found: dict[str, tuple[Trial, ...]] = {}
     for name, wanted in SWEEPS.items():
         rows = [r for r in read_packaged(name) if wanted(r)]
         if len({case(r).model for r in rows}) < MOST_ALIKE:
             continue
-        result = run_on(rows, [], training(), load_calibration(), moe_told=moe_told)
-        found += [t for t in result.trials if kept_apart(t.reading.key, t.reading.total)]
+        result = run_on(rows, [], training(), load_calibration(), moe_told=moe_told, with_oracle=with_oracle)
+        found[name] = tuple(t for t in result.trials if kept_apart(t.reading.key, t.reading.total))
     return found

@@ -41,6 +41,7 @@ def estimate(
         "identifiable": bool(good),
         "why": "; ".join(reasons),
         "backtest": {"sentence": sentence(), **load_calibration().accuracy, "served": _served(good, seed)},
+        "observations": [row.to_json() for fleet in found for row in fleet.rows],
         "published": _published(preset, good),
         "measured": {
             "seed": seed,

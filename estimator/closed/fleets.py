@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from moegauge import models
 from moegauge.errors import MoegaugeError, ObservationError
@@ -56,6 +57,7 @@ class Served:
         metric: what was measured: `per token`, `whole request` or `router`.
         tier: `standard` or `fast`.
         shape: the model, when it is open.
+        source: where it was read; empty where the file does not say.
     """
 
     line: int
@@ -66,6 +68,20 @@ class Served:
     metric: str
     tier: str
     shape: ModelShape | None
+    source: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of the `observations` of `moegauge estimate --json`."""
+        return {
+            "model": self.model,
+            "provider": self.provider,
+            "tokens_per_s": self.tokens_per_s,
+            "date": self.day.isoformat(),
+            "metric": self.metric,
+            "tier": self.tier,
+            "shape": self.shape.name if self.shape else None,
+            "source": self.source,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +174,7 @@ def _served(where: str, line: int, row: dict[str, str], day: date) -> Served:
         shape = _shape(name) if name else None
     except MoegaugeError as error:
         raise ObservationError(f"{where}: line {line}, column shape: {error}") from None
-    return Served(line, row["model"], row["provider"], speed, day, kind, tier, shape)
+    return Served(line, row["model"], row["provider"], speed, day, kind, tier, shape, row.get("source", ""))
 
 
 def _shape(name: str) -> ModelShape:

@@ -83,7 +83,7 @@ class Structure:
         layers: (mean, deviation) of log(layers); shapes [grid].
         dense_share: of log(dense over routed active parameters).
         expansion: of log(experts over experts per token - 1).
-        cache: of log(cached elements per layer and token of context).
+        cache: of log(cached elements per layer and token of context, copies included).
         recurrent: probability of recurrent layers; shape [grid]; recurrent_share: of the layers, where there are some.
     """
 
@@ -95,7 +95,9 @@ class Structure:
     recurrent_share: float
 
 
-def structure(log_active: Array, moe: bool, peers: frozenset[str], without: str = "") -> Structure:
+def structure(
+    log_active: Array, moe: bool, peers: frozenset[str], without: str = "", devices: float = 1.0
+) -> Structure:
     """Of models of these sizes.
 
     A straight line through the known architectures, drawn towards those near in size, most to the group's own: models
@@ -106,6 +108,7 @@ def structure(log_active: Array, moe: bool, peers: frozenset[str], without: str 
         moe: whether they have experts.
         peers: architectures of the group's other models.
         without: an architecture to leave out.
+        devices: that share every layer, for the copies of caches.
     """
     import numpy as np
 
@@ -124,7 +127,9 @@ def structure(log_active: Array, moe: bool, peers: frozenset[str], without: str 
         return np.polyval(line, log_active) + mean, np.sqrt(variance + LEAST_DEVIATION**2)
 
     layers = local([math.log(a.layers) for a in rows])
-    cache = local([math.log((a.kv_elements + 0.1 * a.local_kv_elements) / a.layers) for a in rows])
+    cache = local(
+        [math.log((a.kv_elements + 0.1 * a.local_kv_elements) * a.cache_copies(devices) / a.layers) for a in rows]
+    )
     shares = np.array([a.recurrent for a in rows])
     recurrent = (near @ (shares > 0) + LINE_WEIGHT * np.mean(shares > 0)) / (near.sum(axis=1) + LINE_WEIGHT)
     usual = float(shares[shares > 0].mean())
@@ -166,7 +171,7 @@ def density(
     centre = float(np.mean(np.log([c.step.dense + c.step.routed for c in others])))
     peers = frozenset(c.model for c in others)
     grid = np.linspace(centre - REACH, centre + REACH, GRID)
-    built = structure(grid, moe, peers, target.model)
+    built = structure(grid, moe, peers, target.model, target.step.devices)
 
     def drawn(name: str, prior: tuple[Array, Array]) -> Array:
         return np.asarray(prior[0] + prior[1] * free[name][:, None])

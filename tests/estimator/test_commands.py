@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def test_predict_document(run: Run) -> None:
     assert set(document["terms_ms"]) == {"weights", "kv", "floor", "draft", "communication", "all_reduce"}
     assert document["terms_ms"].pop("all_reduce") == 0  # one device; `communication` includes it
     assert sum(document["terms_ms"].values()) == pytest.approx(1e3 / document["tokens_per_s"])
-    assert document["fits"] == {"devices": None, "kv_tokens": None}  # a bandwidth says nothing of memory
+    assert document["fits"] == {"devices": None, "kv_tokens": None, "fit": None}  # a bandwidth says nothing of memory
     assert document["interval"][0] < document["tokens_per_s"] < document["interval"][1]
     assert document["bytes_per_step"] > 60e9
 
@@ -235,3 +236,63 @@ def test_formula_document_and_chart(run: Run, tmp_path: Path) -> None:
     assert re.sub(r"[-+\d.]+", "", chart) == re.sub(r"[-+\d.]+", "", page)
     assert [float(x) for x in here] == pytest.approx([float(x) for x in there], abs=1.0)
     assert run("formula", "--svg", str(tmp_path / "map.svg"))[0] == 2
+
+
+def test_an_estimate_says_what_it_assumes_and_what_it_saw(run: Run, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    argv = ("estimate", "--preset", "opus-2026-03", "--assume", "speculation=1", "--assume", "precision=fp8")
+    _, out, _ = run(*argv, "--seed", "7", "--html", str(page))
+    left_open = next(line for line in out.splitlines() if line.startswith("Ours, left open: "))
+    assert "speculation" not in left_open
+    assert "precision" not in left_open
+    assert "floor" in left_open
+    assert "held: speculation 1 tokens/step, precision fp8" in out
+    command = "moegauge estimate --preset opus-2026-03 --seed 7 --assume speculation=1 --assume precision=fp8"
+    assert out.splitlines()[-1] == f"seed 7; {command}"
+    for text in (out, page.read_text(encoding="utf-8")):
+        assert text.count("2026-03-12") >= 9  # a date beside each of nine speeds
+        assert "unexcitedneurons" in text
+        assert command in text
+    assert "<td>speculation 1 tokens/step</td>" in page.read_text(encoding="utf-8")
+    document = json.loads(run(*argv, "--json")[1])
+    assert {row["model"] for row in document["observations"]} >= {"Opus 4.6", "GLM-4.7"}
+    assert all(row["date"] and row["source"] and row["metric"] for row in document["observations"])
+
+
+def test_predict_says_that_it_does_not_fit_before_how_fast_it_is(run: Run) -> None:
+    argv = ("predict", "deepseek-v3", "--device", "RTX 4090")
+    _, out, _ = run(*argv)
+    assert "a stream, if it fitted" in out.splitlines()[0]
+    assert "do not fit: 1 device has 24 GB, 29 would do" in out
+    assert json.loads(run(*argv, "--json")[1])["fits"] == {"devices": 29, "kv_tokens": 0, "fit": False}
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def shown() -> list[tuple[str, tuple[str, ...]]]:
+    """Every command of docs/estimating.md and the lines under it."""
+    found: list[tuple[str, list[str]]] = []
+    inside = False
+    for line in (ROOT / "docs" / "estimating.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("    $ moegauge "):
+            found.append((line.removeprefix("    $ moegauge "), []))
+            inside = True
+        elif inside and line.startswith("    "):
+            found[-1][1].append(line.removeprefix("    ").rstrip())
+        else:
+            inside = False
+    return [(command, tuple(lines)) for command, lines in found]
+
+
+@pytest.mark.parametrize(("command", "lines"), shown(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_of_the_document_prints_what_is_shown(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str, lines: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    code, out, _ = run(*shlex.split(command))
+    assert code == 0
+    printed = iter(out.splitlines())
+    assert lines
+    for line in lines:
+        assert line in printed, f"not printed, or not in this order: {line}"

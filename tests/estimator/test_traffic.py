@@ -9,8 +9,10 @@ import pytest
 
 from moegauge import models
 from moegauge.errors import UnknownNameError, UsageError
+from moegauge.estimator import predict
 from moegauge.estimator.additive import PARAMETERS
-from moegauge.estimator.batching import Replica, curve, dollars_per_million, weight_bytes
+from moegauge.estimator.batching import Replica, curve, dollars_per_million, largest_batch, weight_bytes
+from moegauge.estimator.parallel import Parallel, cached_bytes
 from moegauge.estimator.traffic import coverage_factor, kernel_boundaries, step_traffic
 from moegauge.shape import ModelShape
 
@@ -141,3 +143,20 @@ def test_cost_by_hand() -> None:
         dollars_per_million(0.0, 8, 1000.0)
     with pytest.raises(UsageError, match="speed"):
         dollars_per_million(1.0, 8, float("nan"))
+
+
+def test_a_latent_cache_is_held_by_every_tensor_parallel_device() -> None:
+    shape = models.load("deepseek-v3").cast("fp8")
+    box = Replica("box", 8e12, 8, weight_bytes(shape) + 1e11, nothing_but_bytes().constants)
+    one = step_traffic(shape, context=8000).kv_bytes
+    copied = largest_batch(shape, box, context=8000)
+    split = largest_batch(shape, replace(box, kv_cache="split"), context=8000)
+    assert (copied, split) == (int(1e11 // (8 * one)), int(1e11 // one))
+    assert box.held(shape, batch=3, context=8000, kv_format="bf16") == pytest.approx(3 * 8 * one)
+    # Eight key/value heads are split by eight devices and held twice by sixteen.
+    glm = models.load("glm-4.7")
+    each = step_traffic(glm, context=100).kv_bytes
+    assert [cached_bytes(glm, tp, batch=1, context=100) / each for tp in (1, 8, 16)] == pytest.approx([1, 1, 2])
+    # A step reads the copies: eight times the cache in the same time of eight devices.
+    short, long = (predict.by_hand(shape, bandwidth_gb_per_s=1000, context=8000, parallel=Parallel(n)) for n in (1, 8))
+    assert long.seconds["kv"] == pytest.approx(short.seconds["kv"])

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     "--kept-apart", is_flag=True, help="Instead: the models of the packaged sweeps that the law was not fitted to."
 )
 @click.option(
+    "--oracle", is_flag=True, help="Also the method with the group's constants told as well as all readings tell them."
+)
+@click.option(
     "--record",
     "records",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -40,18 +43,28 @@ if TYPE_CHECKING:
     help="Also on the decode cases of this record of moegauge bench; may be repeated.",
 )
 @json_option
-def command(observations: Path | None, unseen: str, kept_apart: bool, records: tuple[Path, ...], as_json: bool) -> None:
+def command(
+    observations: Path | None, unseen: str, kept_apart: bool, oracle: bool, records: tuple[Path, ...], as_json: bool
+) -> None:
     """Estimate open models as if they were closed, each from the other models of its system and device, with the
     published one-term formula and with ours, and say how far off they are."""
     one_blas_thread()
-    from moegauge.estimator.closed.backtest import Backtest, kept_apart_trials, run
+    from moegauge.estimator.closed import backtest
 
+    by_file: list[dict[str, Any]] = []
     if kept_apart:
         if observations is not None or unseen != "model":
             raise UsageError("--kept-apart judges packaged readings as they are: no --observations and no --unseen.")
-        result, untold = (Backtest(tuple(kept_apart_trials(told)), ()) for told in (True, False))
+        parts = backtest.kept_apart_trials(with_oracle=oracle)
+        by_file = [
+            {"file": name, "inverse": backtest.inverse(part), "forward": backtest.forward(part)}
+            for name, part in ((name, backtest.Backtest(trials, ())) for name, trials in parts.items())
+        ]
+        whole = (parts, backtest.kept_apart_trials(False))
+        result, untold = (backtest.Backtest(tuple(t for part in p.values() for t in part), ()) for p in whole)
     else:
-        result, untold = (run(observations, unseen=unseen, moe_told=told) for told in (True, False))
+        result = backtest.run(observations, unseen=unseen, with_oracle=oracle)
+        untold = backtest.run(observations, unseen=unseen, moe_told=False)
     emulated = {str(path): _emulated(path) for path in records}
     if as_json:
         print_json(
@@ -61,13 +74,21 @@ def command(observations: Path | None, unseen: str, kept_apart: bool, records: t
                 "sentence": result.sentence,
                 "measured_moe_untold": untold.summary()["measured"],
                 "priors_without": unseen,
+                **({"by_file": by_file} if kept_apart else {}),
+                **({"oracle": backtest.oracle(result)} if oracle else {}),
                 **({"records": emulated} if emulated else {}),
                 "cases": [_case(t) for t in result.trials],
                 "skipped_rows": [{"line": s.line, "model": s.model, "reason": s.reason} for s in result.skipped],
             }
         )
         return
-    _print(result, untold)
+    _print(result, untold, by_file)
+    for row in backtest.oracle(result):
+        over = row["ours_over_oracle"]
+        say(
+            f"oracle, {row['regime']}: {row['n']} readings within x{row['median_fold']:.3f} in half and "
+            f"x{row['p80_fold']:.3f} in 80 % of cases; ours is x{over['median']:.3f} and x{over['p80']:.3f} of that"
+        )
     for path, part in emulated.items():
         say()
         say(f"{path}: {part['n']} emulated decode cases, bytes per step estimated from the other models")
@@ -141,13 +162,15 @@ def _forward(trial: Trial) -> dict[str, Any] | None:
     return {"tokens_per_s": trial.forward.tokens_per_s, "interval_80": list(trial.forward.interval(80))}
 
 
-def _print(result: Backtest, untold: Backtest) -> None:
+def _print(result: Backtest, untold: Backtest, by_file: list[dict[str, Any]]) -> None:
     from moegauge.estimator.closed.backtest import Backtest, forward, inverse
     from moegauge.estimator.closed.widths import PERCENTS
 
     say(result.sentence)
     rows = [("published formula", str(len(result.trials)), *[""] * 5, *_folds(result.published))]
     judged = [("ours", inverse(result)), ("ours, not told MoE", inverse(untold)), ("forward", forward(result))]
+    for part in by_file:
+        judged += [(f"  {part['file']}", part["inverse"]), ("    forward", part["forward"])]
     for name, row in judged + [(_regime(row), row) for row in result.by_regime()]:
         if row["n"]:
             rows.append(

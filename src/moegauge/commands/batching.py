@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from moegauge import models
@@ -11,6 +13,10 @@ from moegauge.errors import UsageError
 from moegauge.units import GB
 
 DEVICE, DEVICES = "NVIDIA H200 SXM", 8  # where neither a device nor a bandwidth is given
+KV_CACHE = {
+    "copied": "each device with its copy of what key/value heads cannot split (--kv-cache copied)",
+    "split": "each cached token on one device (--kv-cache split)",
+}
 
 
 @click.command(
@@ -25,6 +31,13 @@ DEVICE, DEVICES = "NVIDIA H200 SXM", 8  # where neither a device nor a bandwidth
 @click.option("--stack", default="", help="The program that serves, as readings name it: SGLang, vLLM, ...")
 @click.option("--bandwidth", type=float, metavar="GBPS", help="Instead: delivered GB/s of one device.")
 @click.option("--devices", type=int, help="Devices of one replica.  [default: 1, with nothing else given 8]")
+@click.option(
+    "--kv-cache",
+    type=click.Choice(list(KV_CACHE)),
+    default="copied",
+    show_default=True,
+    help="Caches beyond what heads can split: copied (tensor parallel) or split (data-parallel attention).",
+)
 @click.option("--dollars-per-device-hour", type=float, help="Price of one device.")
 @json_option
 def command(
@@ -37,6 +50,7 @@ def command(
     stack: str,
     bandwidth: float | None,
     devices: int | None,
+    kv_cache: str,
     dollars_per_device_hour: float | None,
     as_json: bool,
 ) -> None:
@@ -55,6 +69,7 @@ def command(
         place = batching.at_bandwidth(bandwidth * GB, devices or 1)
     else:
         place = batching.on_device(device_by_name(device or DEVICE), devices or (1 if device else DEVICES), stack)
+    place = replace(place, kv_cache=kv_cache)
     shape = models.resolve(model).cast(weight_format)
     points = batching.curve(
         shape,
@@ -72,6 +87,7 @@ def command(
                 "model": model,
                 "calibrator": calibrator,
                 "place": place.name,
+                "kv_cache": kv_cache,
                 "largest_batch": most,
                 "points": [p.to_json() for p in points],
                 "api_prices": {name: {"input": i, "output": o} for name, (i, o) in batching.prices().items()},
@@ -88,7 +104,7 @@ def command(
             f"{cost:>12}{cache:>7}"
         )
     if most is not None:
-        say(f"{most} caches of {context} tokens fit beside the weights")
+        say(f"{most} caches of {context} tokens fit beside the weights, {KV_CACHE[kv_cache]}")
     if dollars_per_device_hour is not None:
         listed = ", ".join(f"{name} {out:g}" for name, (_, out) in batching.prices().items())
         say(f"API prices, $ per million output tokens: {listed}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,12 @@ def command(
 
     if (preset is None) == (observations is None):
         raise UsageError("give exactly one of --preset and --observations.")
-    document = estimate(preset=preset, path=observations, seed=seed, fixed=parse(assume))
+    source = ["--preset", preset] if preset is not None else ["--observations", str(observations)]
+    again = [*source, "--seed", str(seed), *(word for text in assume for word in ("--assume", text))]
+    document = {
+        **estimate(preset=preset, path=observations, seed=seed, fixed=parse(assume)),
+        "command": shlex.join(["moegauge", "estimate", *again]),
+    }
     if html is not None:
         _write_page(document, html)
     if as_json:
@@ -71,9 +77,11 @@ def _print(document: dict[str, Any]) -> None:
         say(f"not identifiable: {document['why']}")
     for row in document["skipped_rows"]:
         say(f"line {row['line']} not used: {row['reason']}")
+    _print_observations(document["observations"])
     if document["published"]:
         _print_published(document["published"])
-    _print_measured(document["measured"]["models"])
+    _print_measured(document["measured"])
+    say(f"seed {document['measured']['seed']}; {document['command']}")
 
 
 def _print_published(published: dict[str, Any]) -> None:
@@ -114,11 +122,38 @@ def _print_published(published: dict[str, Any]) -> None:
         say(f"assumed: {item}")
 
 
-def _print_measured(models: list[dict[str, Any]]) -> None:
+def _print_observations(rows: list[dict[str, Any]]) -> None:
+    say()
+    say("observations, of one stream")
+    sources = list(dict.fromkeys(row["source"] or "no source given" for row in rows))
+    print_table(
+        ("model", "provider", "date", "speed", "tokens/s", "source"),
+        [
+            (
+                row["model"] + (f" ({row['shape']}, calibrates)" if row["shape"] else ""),
+                row["provider"],
+                row["date"],
+                f"{row['metric']}, {row['tier']}",
+                f"{row['tokens_per_s']:g}",
+                f"[{sources.index(row['source'] or 'no source given') + 1}]",
+            )
+            for row in rows
+        ],
+        4,
+    )
+    for i, source in enumerate(sources, 1):
+        say(f"[{i}] {source}")
+
+
+def _print_measured(measured: dict[str, Any]) -> None:
+    from moegauge.estimator.closed.assumptions import held
+
+    models = measured["models"]
     if not models:
         return
     say()
-    say("Ours: floors, depth, hardware, stack, batch, precision, speculation and replica left open")
+    say(f"Ours, left open: {', '.join(measured['assumptions'])}")
+    say(f"held: {', '.join(held(measured['fixed'])) or 'nothing'}")
     print_table(
         ("model", "active", "50 %", "80 %", "95 %", "total", "80 %"),
         [

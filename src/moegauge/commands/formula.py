@@ -106,14 +106,14 @@ def _print(document: dict[str, Any]) -> None:
     say()
     say("one model (37.6 GB a token in FP8), by place; read as: the formula with the first row's constant")
     print_table(
-        ("stack", "tokens/s", "drafted", "TB/s effective", "floors", "read as, B active", "evidence"),
+        ("stack", "tokens/s", "drafted", "TB/s effective", "floors", "80 %", "read as, B active", "evidence"),
         [
             (
                 f"{row['system']}, {row['devices']} x {row['device']}",
                 f"{row['tokens_per_s']:g}",
                 str(row["draft_tokens"]),
                 f"{row['effective_bandwidth'] / 1e12:.1f}",
-                "not known" if row["floor_share"] is None else f"{row['floor_share']:.0%}",
+                *_floors(row),
                 f"{row['read_as'] / 1e9:.1f}",
                 row["evidence"],
             )
@@ -133,3 +133,10 @@ def _print(document: dict[str, Any]) -> None:
 
 def _number(value: float | None, unit: float) -> str:
     return "" if value is None else f"{value / unit:.0f}"
+
+
+def _floors(row: dict[str, Any]) -> tuple[str, str]:
+    if row["floor_share"] is None:
+        return "not known", ""
+    low, high = row["floor_share_80"]
+    return f"{row['floor_share']:.0%}", f"{low:.0%} - {high:.0%}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,9 @@ from moegauge import models
 from moegauge.commands._output import json_option, print_json, say
 from moegauge.commands._threads import one_blas_thread
 from moegauge.errors import UsageError
+
+if TYPE_CHECKING:
+    from moegauge.estimator.speculation import Drafted, Speculation
 
 
 @click.command(
@@ -100,7 +104,8 @@ def command(
         print_json({"model": shape.name, **forecast.to_json(), "fits": room.to_json()})
         return
     low, high = forecast.interval
-    say(f"{shape.name}: {forecast.tokens_per_s:.1f} tokens/s a stream (80 %: {low:.1f} to {high:.1f})")
+    unless = ", if it fitted" if room.fit is False else ""
+    say(f"{shape.name}: {forecast.tokens_per_s:.1f} tokens/s a stream{unless} (80 %: {low:.1f} to {high:.1f})")
     if forecast.streams > 1:
         say(f"all {forecast.streams} streams: {forecast.tokens_per_s * forecast.streams:.1f} tokens/s")
     if draft:
@@ -117,9 +122,10 @@ def command(
 
 def _judge(as_json: bool) -> None:
     """Errors of the law on models it was not fitted to, predicted from the other models of their group, by system."""
+    from moegauge.estimator import speculation
     from moegauge.estimator.closed.backtest import kept_apart_trials, quantile
 
-    trials = [t for t in kept_apart_trials() if t.forward]
+    trials = [t for part in kept_apart_trials().values() for t in part if t.forward]
     by_system: dict[str, list[float]] = {}
     for trial in trials:
         assert trial.forward is not None
@@ -136,6 +142,7 @@ def _judge(as_json: bool) -> None:
     ]
     everything = [abs(e) for errors in by_system.values() for e in errors]
     folds = [t.forward.fold for t in trials if t.forward]
+    drafted = [_speed_up(row, known) for row, known in speculation.judge()]
     document = {
         "schema": "moegauge.predict-judge/1",
         "n": len(everything),
@@ -144,6 +151,7 @@ def _judge(as_json: bool) -> None:
         "median_fold": quantile(folds, 0.5),
         "p80_fold": quantile(folds, 0.8),
         "systems": rows,
+        "drafted": drafted,
     }
     if as_json:
         print_json(document)
@@ -158,3 +166,29 @@ def _judge(as_json: bool) -> None:
             f"  {row['system']:<44}{row['n']:>3}  median {row['median_abs_error']:6.1%}"
             f"  worst {row['worst_error']:+7.1%}"
         )
+    say("speed-up of drafted tokens, the cost of a draft fitted without the model")
+    for one in drafted:
+        low, high = one["interval_80"]
+        say(
+            f"  {one['model']:<28}{one['system']:<28}{one['tokens']:>2} drafted  measured x{one['measured']:.2f}"
+            f"  predicted x{one['predicted']:.2f} (80 %: {low:.2f} to {high:.2f})"
+            f"{'  kept apart' if one['kept_apart'] else ''}"
+        )
+
+
+def _speed_up(row: Drafted, known: Speculation) -> dict[str, Any]:
+    from moegauge.estimator.predict import Z80
+
+    predicted, deviation = known.predict(row)
+    spread = math.exp(Z80 * deviation)
+    return {
+        "model": row.model,
+        "system": row.system,
+        "tokens": row.tokens,
+        "tokens_per_step": row.yields,
+        "measured": row.speed_up,
+        "predicted": predicted,
+        "interval_80": [predicted / spread, predicted * spread],
+        "kept_apart": row.kept,
+        "source": row.source,
+    }

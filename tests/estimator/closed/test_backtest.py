@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from moegauge.errors import ObservationError
-from moegauge.estimator.closed import backtest
+from moegauge.estimator.closed import backtest, widths
 from moegauge.estimator.closed.backtest import covers, rejected
 from moegauge.estimator.hierarchy import case, load_calibration, training
 
@@ -212,3 +212,32 @@ def test_the_document_is_in_step(default: backtest.Backtest) -> None:
         printed = [f"x{v:.3f}" for v in (folds.median, folds.p80, folds.p95, folds.worst)]
         row = next(line for line in text.splitlines() if line.startswith(f"    {name}  "))
         assert row.split()[-4:] == printed
+
+
+def test_the_oracle_knows_the_groups_constants(readings_csv: Writer) -> None:
+    """A system three times as slow as any other of its family, of two models: only the target itself tells how slow."""
+    rows = [r for r in world(3, groups=2) if r["system"] == "engine0"][:2]
+    path = readings_csv(*({**r, "tokens_per_s": r["tokens_per_s"] / (1 + 2 * i)} for i, r in enumerate(rows)))
+    result = backtest.run(path, with_oracle=True)
+    slow = result.trials[1]
+    assert slow.oracle is not None
+    assert backtest._fold(slow.oracle, slow.truth) < slow.fold
+    (row,) = backtest.oracle(result)
+    assert (row["regime"], row["n"]) == ("one device", 2)
+    assert row["ours_over_oracle"]["p80"] > 1
+    assert backtest.oracle(backtest.run(path)) == []
+
+
+def test_factors_of_few_models_borrow_forward_and_are_not_narrowed_backward() -> None:
+    few = "data centre, MoE, one stream"
+    rows = [[few, f"m{i}", 0.1, 0.1, 0.1] for i in range(3)]
+    rows += [["data centre, dense, one stream", f"d{i}", 2.0, 2.0, 2.0] for i in range(4)]
+    assert set(widths.factors(rows, few, "").values()) == {1.0}
+    # Everything: a quantile of 2.0 trusted 7 / 11; the place likewise; MoE and one stream: 0.5 (the least), 3 / 7 each.
+    expected = 0.0
+    for miss, models in ((2.0, 7), (2.0, 7), (0.5, 3), (0.5, 3)):
+        trust = models / (models + widths.FEW)
+        expected = trust * math.log(miss) + (1 - trust) * expected
+    assert widths.factors(rows, few, "", pooled=True)[80] == pytest.approx(math.exp(expected))
+    assert widths.factors(rows, few, "m0", pooled=True)[80] > widths.factors(rows, few, "", pooled=True)[80]
+    assert set(widths.factors([], few, "", pooled=True).values()) == {1.0}
