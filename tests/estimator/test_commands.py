@@ -253,7 +253,7 @@ def test_an_estimate_says_what_it_assumes_and_what_it_saw(run: Run, tmp_path: Pa
         assert text.count("2026-03-12") >= 9  # a date beside each of nine speeds
         assert "unexcitedneurons" in text
         assert command in text
-    assert "<td>speculation 1 tokens/step</td>" in page.read_text(encoding="utf-8")
+    assert ">speculation 1 tokens/step</th>" in page.read_text(encoding="utf-8")
     document = json.loads(run(*argv, "--json")[1])
     assert {row["model"] for row in document["observations"]} >= {"Opus 4.6", "GLM-4.7"}
     assert all(row["date"] and row["source"] and row["metric"] for row in document["observations"])

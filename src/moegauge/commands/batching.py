@@ -99,10 +99,8 @@ def command(
     for p in points:
         cost = "" if p.dollars_per_million is None else f"{p.dollars_per_million:.3f}"
         cache = "" if not p.kv_share else f"{p.kv_share:.0%}"
-        say(
-            f"{p.batch:>6}{p.bytes / GB:>10.2f}{p.tokens_per_s:>10.1f}{p.slowdown:>9.2f}{p.misled:>9.2f}"
-            f"{cost:>12}{cache:>7}"
-        )
+        line = f"{p.batch:>6}{p.bytes / GB:>10.2f}{p.tokens_per_s:>10.1f}{p.slowdown:>9.2f}{p.misled:>9.2f}"
+        say(f"{line}{cost:>12}{cache:>7}".rstrip())
     if most is not None:
         say(f"{most} caches of {context} tokens fit beside the weights, {KV_CACHE[kv_cache]}")
     if dollars_per_device_hour is not None:

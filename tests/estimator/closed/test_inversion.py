@@ -146,7 +146,7 @@ def test_calibrators_of_known_bandwidth_give_that_bandwidth() -> None:
 
 
 def test_variance_shares() -> None:
-    shares = one().variance
+    shares = one(points=POINTS).variance
     assert all(0 <= share <= 1 for share in shares.values())
     assert sum(shares.values()) == pytest.approx(1, abs=0.05)
     assert shares["precision"] > shares["kv"]
