@@ -21,6 +21,7 @@ from moegauge.bench.plan.gpu_suite import Stage
 from moegauge.bench.plan.points import NATIVE, Point, Row, rows_of, unique
 from moegauge.bench.queueing import prediction_file
 from moegauge.bench.run.case import Settings
+from moegauge.bench.run.in_cache import measure_in_cache
 from moegauge.bench.run.sweep import Bench, Failure, guarded, key_of, run_sweep
 from moegauge.bench.step.routing import Routing
 from moegauge.errors import UsageError
@@ -216,11 +217,23 @@ class Session:
         if self.record.roof is None:
             self.record.roof = roof
             self.save()
+        self._in_cache()
         self._sweep(meter)
         self.record.complete = not self.failures and not self.unmeasured
         self.save()
         self.tell.progress("")
         return self.record
+
+    def _in_cache(self) -> None:
+        """What the plan's products cost in the caches, unless the record says so."""
+        if self.record.in_cache or not self.points:
+            return
+        self.tell.progress("products in cache")
+        shapes = [(point.cast(self.shapes), point.context) for point in self.points]
+        with guarded():
+            found = measure_in_cache(self.backend, shapes, self.options.kv_format)
+        self.record.in_cache, self.record.attention_in_cache = found
+        self.save()
 
     def throttle(self) -> _GpuThrottle | None:
         """What tells whether the device is holding back."""

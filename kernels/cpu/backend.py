@@ -159,9 +159,9 @@ class CpuBackend(Backend):
             raise DeviceError("the compiled core is absent.", advice="Install with a C++ compiler at hand.")
         self._core = Core(threads, isa)
         self._spare: NDArray[np.uint8] | None = None
-        self.threads = self._core.threads
+        self.threads, self.isa = self._core.threads, self._core.isa
         self.last_level_cache = last_level_cache()
-        self.description = f"{processor()}, {self._core.isa}, {self.threads} of {len(cores())} cores"
+        self.description = f"{processor()}, {self.isa}, {self.threads} of {len(cores())} cores"
 
     @property
     def memory(self) -> int:

@@ -166,6 +166,49 @@ class Roof(msgspec.Struct, kw_only=True, frozen=True):
     sweep: list[Pattern] = []
 
 
+class InCache(msgspec.Struct, kw_only=True, frozen=True):
+    """How fast cores multiply with weights of a format that lie in their own caches: what memory leaves of a product.
+
+    Attributes:
+        format: a row of `moegauge.formats.FORMATS`.
+        isa: instruction set of the kernels.
+        threads: cores at work at once.
+        gb_per_s_per_core: GB/s (10^9) of weights and scales by one of them, one token; the median.
+        interval_gb_per_s_per_core: its 95 % bootstrap interval.
+        tile: tokens for which a weight is decoded once.
+        tile_gb_per_s_per_core: as `gb_per_s_per_core`, of so many tokens at once.
+    """
+
+    format: str
+    isa: str
+    gb_per_s_per_core: float
+    threads: int = 1
+    interval_gb_per_s_per_core: tuple[float, float] | None = None
+    tile: int = 1
+    tile_gb_per_s_per_core: float | None = None
+
+
+class AttentionInCache(msgspec.Struct, kw_only=True, frozen=True):
+    """What attention costs over a KV cache that lies in the last-level cache.
+
+    Attributes:
+        kind, heads, kv_heads, head_dim, value_dim: as `moegauge.shape.Attention`.
+        kv_format: of the cache.
+        isa, threads: as `InCache`.
+        ps_per_mac: picoseconds of one core per multiply-accumulate, softmax included; the median.
+    """
+
+    kind: str
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    kv_format: str
+    isa: str
+    threads: int
+    ps_per_mac: float
+
+
 class Caution(StrEnum):
     """What a reader should know before trusting a point; `Case.warnings` says it in words."""
 
@@ -457,7 +500,8 @@ class Record(msgspec.Struct, kw_only=True):
 
     `complete` is False until the last planned point is in; `load_average` is the system's when the run began (of the
     last minute). `floors` are the costs of an empty kernel boundary; `verdicts` say which kernels were right;
-    `left_out` is what a suite plans and this run has not measured, with the reasons.
+    `left_out` is what a suite plans and this run has not measured, with the reasons. `in_cache` and `attention_in_cache`
+    are what products and attention cost where memory costs nothing; empty in records up to 0.1.0.
     """
 
     schema: Name
@@ -476,6 +520,8 @@ class Record(msgspec.Struct, kw_only=True):
     verdicts: list[KernelVerdict] = []
     left_out: list[LeftOut] = []
     skipped: list[SkippedPeer] = []
+    in_cache: list[InCache] = []
+    attention_in_cache: list[AttentionInCache] = []
 
     @property
     def own_cases(self) -> list[Case]:

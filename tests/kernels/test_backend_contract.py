@@ -38,7 +38,7 @@ MUST = {
     contract.Stream: {"run", "bytes", "pattern", "shape"},
 }
 MAY = {
-    contract.Backend: {"launch_mode", "launch_modes", "on", "chains", "chain", "sweep", "usual_arena"},
+    contract.Backend: {"launch_mode", "launch_modes", "on", "chains", "chain", "sweep", "usual_arena", "isa"},
     contract.Arena: set(),
     contract.Runnable: {"run", "warm", "launches"},
     contract.Stream: set(),
