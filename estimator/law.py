@@ -1,31 +1,32 @@
-"""The law `time = floors + bytes / bandwidth`: its robust fit, and its error with a whole model left out.
+"""The law of measured steps, `time = floors + bytes / bandwidth`: its robust fit, and its error with models left out.
 
 One decode step is a chain of kernels. Each boundary costs a fixed time (launch or barrier, tail of the slowest
-thread), each layer may cost a little more, and the bytes stream at a fraction of the read roof measured beside them:
+thread), and the bytes stream at a fraction of the read roof measured beside them while the cores are at work:
 
-    seconds = floor_per_kernel * kernels + floor_per_layer * layers
-            + (stream^p + compute^p)^(1/p) + seconds_per_attention_mac * attention_macs
+    seconds = fixed + (stream^p + compute^p)^(1/p)
     stream  = bytes / (bandwidth_fraction * roof)
-    compute = sum over formats of macs * seconds_per_mac(format)
+    fixed, compute = sums of the rows of `moegauge.estimator.terms`, each what it counts times what one costs
 
-p = 1 is one after the other, p = infinity perfect overlap: a core that multiplies while the next bytes arrive hides
-part of the shorter of the two. What a multiply-accumulate costs depends on the format of the weight, whose codes have
-to be taken apart; formats are shrunk towards each other with a relative standard deviation of `COST_SPREAD`.
+p = 1 is one after the other, p = infinity perfect overlap: the shorter of the two is hidden behind the longer one. What
+products and attention cost is taken from the record that the step is in (`in_cache`), where it was measured; the
+bandwidth is then at most the roof, and what is left to fit is floors, overlap and what a core takes to fetch a byte.
 
-Observations that do not state `format_macs` are fitted with p = 1, one cost of a multiply-accumulate if they state
-`macs`, and an efficiency per format: stream = sum of bytes / (bandwidth_fraction * efficiency(format) * roof), its
-logarithm shrunk towards 0 with a standard deviation of `FORMAT_SPREAD`. Residuals are relative, because a 1 ms step and
-a 100 ms step are measured equally well in per cent.
+Observations without that measurement have the cost of a multiply-accumulate by format fitted. Those that do not state
+`format_macs` are fitted with p = 1, one cost of a multiply-accumulate if they state `macs`, and an efficiency per
+format: stream = sum of bytes / (bandwidth_fraction * efficiency(format) * roof), its logarithm shrunk towards 0 with a
+standard deviation of `FORMAT_SPREAD`. Residuals are relative, because a 1 ms step and a 100 ms step are measured
+equally well in per cent.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from moegauge.errors import ObservationError
+from moegauge.estimator.terms import TERMS, Part, Term
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,18 +39,13 @@ if TYPE_CHECKING:
 RESIDUAL_SCALE = 0.02
 # Prior standard deviation of log efficiency of one format: decoding FP4 or INT4 costs tens of per cent at most.
 FORMAT_SPREAD = 0.15
-# Prior standard deviation of what one format's multiply-accumulate costs, relative to the mean of all formats: in cache
-# a bf16 weight takes the CPU core half as long as an fp8 one (docs/kernels.md).
-COST_SPREAD = 0.7
-# Where the overlap of streaming and multiplying starts from, how far the prior lets it go (standard deviation), and the
-# most it can be: beyond 8 it looks like perfect overlap.
+# Where the overlap of streaming and computing starts from, how far the prior lets it go (standard deviation), and the
+# most it can be: beyond 8 it looks like perfect overlap. Costs that are fitted absorb some of it.
 OVERLAP, OVERLAP_SPREAD, MOST_OVERLAP = 1.5, 1.0, 8.0
-# log of the most bandwidth, as a share of the roof, where multiplying has costs of its own to keep the two apart. Above
-# 1 since steps of a second come out up to 1.03 of the roof samples beside them on a shared host, and since with an
-# overlap near 1 the sum of the two powers is always more than the stream.
-MOST_FRACTION = math.log(1.1)
+MEASURED_OVERLAP, MEASURED_OVERLAP_SPREAD = 3.0, 3.0
 # Residual spread is never believed to be below this: roof samples themselves repeat only this well.
 MIN_SPREAD = 0.003
+STEP = 1e-4  # relative move of a parameter from which a prediction's derivative is taken
 
 MAX_SECONDS = 1e5  # of one step: more than a day is a unit slip
 MAX_BYTES = 1e16  # 10 PB a step: likewise
@@ -75,6 +71,8 @@ class Observation:
         format_macs: those of `macs` with weights, by the weight's format; empty when not stated.
         parts: bytes by format, e.g. (("mxfp4", 2.0e9), ("bf16", 1.2e9)); what `bytes` has beyond them, and what is
             called `kv:...`, streams at efficiency 1. Empty means all of `bytes` in `format`.
+        measured: seconds of this step by term of `moegauge.estimator.terms`, where what the term counts was measured
+            apart from any step.
     """
 
     model: str
@@ -90,6 +88,7 @@ class Observation:
     parts: tuple[tuple[str, float], ...] = ()
     attention_macs: float = 0.0
     format_macs: tuple[tuple[str, float], ...] = ()
+    measured: tuple[tuple[str, float], ...] = ()
 
     @property
     def by_format(self) -> dict[str, float]:
@@ -127,7 +126,8 @@ class Prediction:
     Attributes:
         seconds: the point.
         log_standard_error: standard error of log(seconds): of the fit and of one new observation together.
-        terms_s: seconds by term: `kernels`, `layers`, `compute`, `bytes`.
+        terms_s: seconds by term: `bytes`, and what the rows of `moegauge.estimator.terms` are shown as; of what is
+            computed, only what does not hide behind the bytes.
     """
 
     seconds: float
@@ -146,33 +146,60 @@ class Law:
 
     Attributes:
         bandwidth_fraction: share of the read roof the bytes stream at.
-        floor_per_kernel_s, floor_per_layer_s: fixed seconds.
-        seconds_per_mac: seconds per multiply-accumulate; 0 when no observation stated `macs`. Of observations that
-            state them by format, the mean over formats.
-        format_seconds_per_mac: by the format of the weight; a format that is not there costs `seconds_per_mac`.
+        values: parameter of `moegauge.estimator.terms` -> what one unit costs, in seconds.
         overlap: p of the module's formula; 1 adds up.
-        seconds_per_attention_mac: further seconds per multiply-accumulate of attention.
         format_efficiency: factor on the bandwidth by format; absent formats are 1.
         spread: standard deviation of log(measured / fitted), robust.
-        observations, models: how many it was fitted to.
-        parameters: names of the rows and columns of `covariance`: `log_bandwidth_fraction`, the floors in their units,
-            `mac:NAME` (seconds), then `format:NAME` (log efficiency) or `overlap`.
+        observations, models: how many it was fitted to; measured: for how many of them products' costs were measured.
+        parameters: names of the rows and columns of `covariance`: `log_bandwidth_fraction`, those of `values`, then
+            `format:NAME` (log efficiency) or `overlap`.
         covariance: of `parameters`.
     """
 
     bandwidth_fraction: float
-    floor_per_kernel_s: float = 0.0
-    floor_per_layer_s: float = 0.0
-    seconds_per_mac: float = 0.0
-    seconds_per_attention_mac: float = 0.0
-    format_efficiency: dict[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+    overlap: float = 1.0
+    format_efficiency: Mapping[str, float] = field(default_factory=dict)
     spread: float = 0.0
     observations: int = 0
     models: int = 0
-    format_seconds_per_mac: dict[str, float] = field(default_factory=dict)
-    overlap: float = 1.0
+    measured: int = 0
     parameters: tuple[str, ...] = ()
     covariance: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def floor_per_kernel_s(self) -> float:
+        """Fixed seconds of a kernel boundary."""
+        return self.values.get("floor_per_kernel_s", 0.0)
+
+    @property
+    def floor_per_layer_s(self) -> float:
+        """Fixed seconds of a layer beside those of its kernels."""
+        return self.values.get("floor_per_layer_s", 0.0)
+
+    @property
+    def seconds_per_attention_mac(self) -> float:
+        """Seconds per multiply-accumulate of attention; 0 where that was measured or never seen."""
+        return self.values.get("seconds_per_attention_mac", 0.0)
+
+    @property
+    def format_seconds_per_mac(self) -> dict[str, float]:
+        """By the format of the weight, where it was fitted."""
+        return self._by_format("mac:")
+
+    @property
+    def format_seconds_per_byte(self) -> dict[str, float]:
+        """Seconds that all cores together take to fetch a byte while they decode a format."""
+        return self._by_format("fetch:")
+
+    @property
+    def seconds_per_mac(self) -> float:
+        """Mean of `format_seconds_per_mac`; where observations state no formats, the one cost fitted."""
+        found = self.format_seconds_per_mac.values()
+        return sum(found) / len(found) if found else self.values.get("seconds_per_mac", 0.0)
+
+    def _by_format(self, prefix: str) -> dict[str, float]:
+        return {name.removeprefix(prefix): v for name, v in self.values.items() if name.startswith(prefix)}
 
     def standard_error(self, parameter: str) -> float:
         """Standard error of one of `parameters`; NaN when it was not fitted."""
@@ -187,53 +214,83 @@ class Law:
         Returns:
             point, standard error and terms, in seconds.
         """
-        floors = {
-            "kernels": self.floor_per_kernel_s * o.kernels,
-            "layers": self.floor_per_layer_s * o.layers,
-        }
-        rate = self.bandwidth_fraction * o.roof_bytes_per_s
-        streams = {name: size / (rate * self.format_efficiency.get(name, 1.0)) for name, size in o.by_format.items()}
-        stream = sum(streams.values()) + max(0.0, o.bytes - sum(o.by_format.values())) / rate
-        macs = dict(o.format_macs) if self.format_seconds_per_mac else {"": o.macs}
-        costs = {name: self.format_seconds_per_mac.get(name, self.seconds_per_mac) for name in macs}
-        compute = sum(costs[name] * count for name, count in macs.items())
-        both = float(_overlapped(stream, compute, self.overlap))
-        attention = self.seconds_per_attention_mac * o.attention_macs
-        terms = {**floors, "compute": both - stream + attention, "bytes": stream}
+        import numpy as np
+
+        terms, unsure = self._terms(o)
         seconds = sum(terms.values())
-        # d both / d stream and d both / d compute
-        by_stream = (stream / both) ** (self.overlap - 1) if both else 0.0
-        by_compute = (compute / both) ** (self.overlap - 1) if compute else 1.0 if self.overlap == 1 else 0.0
-        step = 1e-4
-        gradient = {
-            "log_bandwidth_fraction": -stream * by_stream / seconds,
-            "floor_per_kernel_s": o.kernels / seconds,
-            "floor_per_layer_s": o.layers / seconds,
-            "seconds_per_mac": o.macs * by_compute / seconds,
-            "seconds_per_attention_mac": o.attention_macs / seconds,
-            "overlap": (_overlapped(stream, compute, self.overlap + step) - both) / step / seconds,
-            **{f"format:{name}": -part * by_stream / seconds for name, part in streams.items()},
-            **{f"mac:{name}": count * by_compute / seconds for name, count in macs.items()},
-        }
-        slope = [gradient.get(name, 0.0) for name in self.parameters]
-        variance = sum(
-            slope[i] * slope[j] * self.covariance[i][j] for i in range(len(slope)) for j in range(len(slope))
-        )
-        if self.format_efficiency:
-            unseen = (part for name, part in streams.items() if name not in self.format_efficiency)
-            variance += sum((FORMAT_SPREAD * part / seconds) ** 2 for part in unseen)
-        if self.format_seconds_per_mac:
-            new = (costs[name] * count for name, count in macs.items() if name not in self.format_seconds_per_mac)
-            variance += sum((COST_SPREAD * part * by_compute / seconds) ** 2 for part in new)
+        slope = np.array([(math.log(self._moved(name, o)) - math.log(seconds)) / STEP for name in self.parameters])
+        covariance = np.array(self.covariance).reshape(len(slope), len(slope))
+        scale = np.array([self._unit(name) for name in self.parameters])
+        slope = slope / scale
+        variance = float(slope @ covariance @ slope) + sum((part / seconds) ** 2 for part in unsure)
         return Prediction(seconds, math.sqrt(max(variance, 0.0) + self.spread**2), terms)
 
     def predict_seconds(self, o: Observation) -> float:
         """The point of `predict`, in seconds."""
-        return self.predict(o).seconds
+        return sum(self._terms(o)[0].values())
+
+    def _terms(self, o: Observation) -> tuple[dict[str, float], list[float]]:
+        """(seconds by term as shown, standard deviations in seconds of costs that no observation showed)."""
+        shown: dict[str, float] = {}
+        computed: dict[str, float] = {}
+        unsure: list[float] = []
+        measured = dict(o.measured)
+        for term in TERMS:
+            parts = [measured[term.name]] if term.name in measured else []
+            for name, count in ({} if parts else term.columns(o)).items():
+                cost = self.values.get(name)
+                if cost is None and count:
+                    cost = self._guess(term, name, o, computed)
+                    unsure.append(term.spread * cost * count)
+                parts.append((cost or 0.0) * count)
+            where = computed if term.part is Part.COMPUTE else shown
+            where[term.shown] = where.get(term.shown, 0.0) + sum(parts)
+        rate = self.bandwidth_fraction * o.roof_bytes_per_s
+        streams = {name: size / (rate * self.format_efficiency.get(name, 1.0)) for name, size in o.by_format.items()}
+        stream = sum(streams.values()) + max(0.0, o.bytes - sum(o.by_format.values())) / rate
+        if self.format_efficiency:
+            unsure += [FORMAT_SPREAD * s for name, s in streams.items() if name not in self.format_efficiency]
+        compute = sum(computed.values())
+        both = float(_overlapped(stream, compute, self.overlap))
+        unhidden = (both - stream) / compute if compute else 0.0
+        for name, part in computed.items():
+            shown[name] = shown.get(name, 0.0) + part * unhidden
+        by_compute = (compute / both) ** (self.overlap - 1) if compute else 0.0
+        return {**shown, "bytes": stream}, [part * (by_compute or 1.0) for part in unsure]
+
+    def _guess(self, term: Term, name: str, o: Observation, computed: Mapping[str, float]) -> float:
+        """What one costs that no observation showed: as the others of its group (without a format, as their mean), as
+        the parameter that stands in for it, or as the term it is likened to."""
+        kind, _, known = name.partition(":")
+        group = {n: v for n, v in self.values.items() if n.partition(":")[0] == kind}
+        if term.relative is not None and group:
+            factors = [v / term.relative(n) if known else v for n, v in group.items()]
+            return sum(factors) / len(factors) * (term.relative(name) if known else 1.0)
+        if others := [v for n, v in self.values.items() if n.partition(":")[0] == term.instead]:
+            return sum(others) / len(others)
+        products = sum(count for _, count in o.format_macs)
+        return computed.get(term.like, 0.0) / products if term.like and products else 0.0
+
+    def _unit(self, parameter: str) -> float:
+        """By how much `_moved` moves a parameter, for 1 / STEP."""
+        return max(self.values.get(parameter, 1.0), 1e-15)
+
+    def _moved(self, parameter: str, o: Observation) -> float:
+        """Seconds of a step with one parameter moved by STEP of its `_unit`."""
+        if parameter == "log_bandwidth_fraction":
+            return replace(self, bandwidth_fraction=self.bandwidth_fraction * math.exp(STEP)).predict_seconds(o)
+        if parameter == "overlap":
+            return replace(self, overlap=self.overlap + STEP).predict_seconds(o)
+        kind, _, name = parameter.partition(":")
+        if kind == "format":
+            factor = self.format_efficiency[name] * math.exp(STEP)
+            return replace(self, format_efficiency={**self.format_efficiency, name: factor}).predict_seconds(o)
+        value = self.values[parameter] + STEP * self._unit(parameter)
+        return replace(self, values={**self.values, parameter: value}).predict_seconds(o)
 
 
 def fit(observations: Iterable[Observation]) -> Law:
-    """Fit the law by robust (soft-L1) least squares on log(seconds), floors not negative.
+    """Fit the law by robust (soft-L1) least squares on log(seconds), costs not negative.
 
     One model alone says nothing about floors: they are then 0 within a standard error as large as the step itself.
 
@@ -250,87 +307,108 @@ def fit(observations: Iterable[Observation]) -> Law:
         row.check(f"observation {i} ({row.model})")
 
     seconds = np.array([o.seconds for o in rows])
-    stated = all(o.format_macs for o in rows)
+    stated = all(o.format_macs for o in rows)  # costs of their own keep bytes and arithmetic apart
+    measured = sum("products" in dict(o.measured) for o in rows)
     names = sorted({name for o in rows for name in o.by_format})
     formats = names if len(names) > 1 and not stated else []  # those with an efficiency
-    columns = [_stream_column(rows, name) for name in formats]
-    stream = np.array([o.bytes / o.roof_bytes_per_s for o in rows])
-    if columns:
-        stream = np.maximum(stream - np.sum(columns, axis=0), 0.0)
-    picks = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0))
-    counts = {
-        "floor_per_kernel_s": np.array([float(o.kernels) for o in rows]),
-        "floor_per_layer_s": np.array([float(o.layers) for o in rows]),
-        "seconds_per_attention_mac": np.array([o.attention_macs for o in rows]),
-    }
-    costs = sorted({name for o in rows for name, _ in o.format_macs}) if stated else []
-    products = {f"mac:{name}": np.array([dict(o.format_macs).get(name, 0.0) for o in rows]) for name in costs}
-    if not stated:
-        products = {"seconds_per_mac": np.array([o.macs for o in rows])}
-    # A floor's unit, and a cost's, is the longest it can be: the whole of the step that leaves it least room.
-    floors, floor_units, design = _scaled(counts, seconds)
-    macs, mac_units, work = _scaled(products, seconds)
-    ends = np.cumsum([1, len(floors), len(macs), len(formats), int(stated)])
-
-    def split(x: Array) -> tuple[Array, Array, Array, float]:
-        """Floors, costs, log efficiencies, overlap."""
-        overlap = float(x[ends[3]]) if stated else 1.0
-        return x[1 : ends[1]], x[ends[1] : ends[2]], x[ends[2] : ends[3]], overlap
+    picks = np.array([[o.by_format.get(name, 0.0) / o.roof_bytes_per_s for name in formats] for o in rows])
+    stream = np.maximum(np.array([o.bytes / o.roof_bytes_per_s for o in rows]) - picks.sum(axis=1), 0.0)
+    # A cost's unit is the longest it can be: the whole of the step that leaves it least room.
+    design = {part: _Design.of(part, rows, seconds) for part in Part}
+    fixed, compute = design[Part.FIXED], design[Part.COMPUTE]
+    costs = [*fixed.names, *compute.names]
+    units = np.array([*fixed.units, *compute.units])
+    ends = np.cumsum([1, len(fixed.names), len(compute.names), len(formats), int(stated)])
+    overlap, overlap_spread = (MEASURED_OVERLAP, MEASURED_OVERLAP_SPREAD) if measured else (OVERLAP, OVERLAP_SPREAD)
 
     def times(x: Array) -> Array:
-        floor, cost, efficiency, overlap = split(x)
-        streamed = (stream + picks @ np.exp(-efficiency)) / np.exp(x[0])
-        return np.asarray(design @ floor + _overlapped(streamed, work @ cost, overlap))
+        streamed = (stream + picks @ np.exp(-x[ends[2] : ends[3]])) / np.exp(x[0])
+        p = float(x[ends[3]]) if stated else 1.0
+        return np.asarray(fixed.times(x[1 : ends[1]]) + _overlapped(streamed, compute.times(x[ends[1] : ends[2]]), p))
+
+    groups = [
+        (term, [i for i, name in enumerate(costs) if name in term_names], term.relative)
+        for term, term_names in ((t, {n for o in rows for n in t.columns(o)}) for t in TERMS)
+        if term.relative is not None
+    ]
 
     def residuals(x: Array) -> Array:
-        data = np.log(times(x) / seconds) / RESIDUAL_SCALE
-        floor, cost, efficiency, overlap = split(x)
-        prior = [x[0] / 2.0, *floor, *cost]
-        if stated:  # costs in seconds, each against their mean
-            each = cost * mac_units
-            prior += [*((each / max(each.mean(), 1e-30) - 1) / COST_SPREAD), (overlap - OVERLAP) / OVERLAP_SPREAD]
+        cost, efficiency = x[1 : ends[2]], x[ends[2] : ends[3]]
+        prior = [x[0] / 2.0, *cost]
+        for term, where, relative in groups:  # costs in seconds over what was thought of them, against their mean
+            if where:
+                each = np.array([cost[i] * units[i] / relative(costs[i]) for i in where])
+                prior += [*((each / max(each.mean(), 1e-30) - 1) / term.spread)]
+        if stated:
+            prior += [(x[ends[3]] - overlap) / overlap_spread]
         if formats:  # efficiencies are centred (their mean is the bandwidth's affair) and shrunk
             prior += [*(efficiency / FORMAT_SPREAD), efficiency.sum() / 0.01]
-        return np.concatenate([data, np.asarray(prior)])
+        return np.concatenate([np.log(times(x) / seconds) / RESIDUAL_SCALE, np.asarray(prior)])
 
-    several = ends[2] - 1  # floors and costs
-    start = np.concatenate([[math.log(0.9)], np.full(several, 0.02), np.zeros(len(formats)), [OVERLAP] * stated])
-    low = np.concatenate([[-12.0], np.zeros(several), np.full(len(formats), -3.0), [1.0] * stated])
-    # No step streams faster than the roof: without that bound, bytes and multiply-accumulates of one format, which
-    # rise together at batch 1, share the time between them as they please.
-    most = [MOST_FRACTION] if stated else [0.0]
-    high = np.concatenate([most, np.ones(several), np.full(len(formats), 3.0), [MOST_OVERLAP] * stated])
+    start = np.concatenate([[math.log(0.9)], np.full(len(costs), 0.02), np.zeros(len(formats)), [overlap] * stated])
+    low = np.concatenate([[-12.0], np.zeros(len(costs)), np.full(len(formats), -3.0), [1.0] * stated])
+    # No step streams faster than the roof.
+    high = np.concatenate([[0.0], np.ones(len(costs)), np.full(len(formats), 3.0), [MOST_OVERLAP] * stated])
     solved = least_squares(
         residuals, start, bounds=(low, high), loss="soft_l1", x_scale="jac", xtol=1e-12, ftol=1e-12, max_nfev=500
     )
     x = solved.x
     error = np.log(times(x) / seconds)
-    freedom = max(len(rows) - 1 - len(floors) - len(macs), 1)
+    freedom = max(len(rows) - 1 - len(costs), 1)
     # 1.4826 x MAD estimates a standard deviation; small samples are scaled up by the degrees of freedom used.
     spread = max(1.4826 * float(np.median(np.abs(error))) * math.sqrt(len(rows) / freedom), MIN_SPREAD)
     covariance = _covariance(solved.jac, len(rows), spread)
-    scale = np.concatenate([[1.0], floor_units, mac_units, np.ones(len(formats) + int(stated))])
-    _, _, efficiency, overlap = split(x)
-    values = dict(zip([*floors, *macs], (x * scale)[1 : ends[2]], strict=True))
-    by_format = {name.removeprefix("mac:"): float(values[name]) for name in macs} if stated else {}
-    mean = sum(by_format.values()) / len(by_format) if by_format else float(values.get("seconds_per_mac", 0.0))
+    scale = np.concatenate([[1.0], units, np.ones(len(formats) + int(stated))])
     return Law(
         bandwidth_fraction=math.exp(x[0]),
-        floor_per_kernel_s=float(values.get("floor_per_kernel_s", 0.0)),
-        floor_per_layer_s=float(values.get("floor_per_layer_s", 0.0)),
-        seconds_per_mac=mean,
-        seconds_per_attention_mac=float(values.get("seconds_per_attention_mac", 0.0)),
-        format_efficiency={name: math.exp(v) for name, v in zip(formats, efficiency, strict=True)},
+        values={name: float(v) for name, v in zip(costs, (x * scale)[1 : ends[2]], strict=True)},
+        overlap=float(x[ends[3]]) if stated else 1.0,
+        format_efficiency={name: math.exp(v) for name, v in zip(formats, x[ends[2] : ends[3]], strict=True)},
         spread=spread,
         observations=len(rows),
         models=len({o.model for o in rows}),
-        format_seconds_per_mac=by_format,
-        overlap=overlap,
-        parameters=(
-            "log_bandwidth_fraction", *floors, *macs, *(f"format:{n}" for n in formats), *(["overlap"] * stated)
-        ),
+        measured=measured,
+        parameters=("log_bandwidth_fraction", *costs, *(f"format:{n}" for n in formats), *(["overlap"] * stated)),
         covariance=tuple(tuple(float(v) for v in row) for row in covariance * np.outer(scale, scale)),
-    )  # fmt: skip
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Design:
+    """One part of all steps: seconds known, and columns of what is fitted, in units of seconds.
+
+    Attributes:
+        names, units: of the parameters; columns: [observations, parameters]; known: [observations].
+    """
+
+    names: list[str]
+    units: list[float]
+    columns: Array
+    known: Array
+
+    @classmethod
+    def of(cls, part: Part, rows: Sequence[Observation], seconds: Array) -> _Design:
+        import numpy as np
+
+        counts: dict[str, Array] = {}
+        known = np.zeros(len(rows))
+        for term in (t for t in TERMS if t.part is part):
+            for i, o in enumerate(rows):
+                if (told := dict(o.measured).get(term.name)) is not None:
+                    known[i] += told
+                    continue
+                for name, count in term.columns(o).items():
+                    counts.setdefault(name, np.zeros(len(rows)))[i] = count
+        units = {name: _unit(count, seconds) for name, count in counts.items()}
+        names = [name for name, unit in units.items() if unit > 0]
+        columns = np.array([counts[name] * units[name] for name in names]).reshape(len(names), len(rows)).T
+        return cls(names, [units[name] for name in names], columns, known)
+
+    def times(self, x: Array) -> Array:
+        """Seconds of every observation."""
+        import numpy as np
+
+        return np.asarray(self.known + self.columns @ x)
 
 
 def _overlapped(stream: Any, compute: Any, p: float) -> Any:
@@ -342,23 +420,6 @@ def _overlapped(stream: Any, compute: Any, p: float) -> Any:
     most = np.maximum(stream, compute)
     safe = np.where(most > 0, most, 1.0)
     return most * ((stream / safe) ** p + (compute / safe) ** p) ** (1 / p)
-
-
-def _scaled(counts: dict[str, Array], seconds: Array) -> tuple[list[str], Array, Array]:
-    """(names, unit of each in seconds, columns times their units) of those counts that occur."""
-    import numpy as np
-
-    units = {name: _unit(count, seconds) for name, count in counts.items()}
-    names = [name for name, unit in units.items() if unit > 0]
-    design = np.stack([counts[n] * units[n] for n in names], axis=1) if names else np.zeros((len(seconds), 0))
-    return names, np.array([units[n] for n in names]), design
-
-
-def _stream_column(rows: Sequence[Observation], name: str) -> Array:
-    """Seconds the bytes of format `name` take at the roof; shape [observations]."""
-    import numpy as np
-
-    return np.array([o.by_format.get(name, 0.0) / o.roof_bytes_per_s for o in rows])
 
 
 def _unit(count: Array, seconds: Array) -> float:

@@ -8,10 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from moegauge.errors import MoegaugeError, RecordError
+from moegauge.estimator.cache_costs import CacheCosts
 from moegauge.estimator.law import Observation
 from moegauge.estimator.traffic import format_macs
 from moegauge.models.catalogue import find
-from moegauge.record import Case, load
+from moegauge.record import Case, Record, load
+from moegauge.shape import ModelShape
 
 Setup = tuple[str, str, int]
 
@@ -35,9 +37,11 @@ def weight_format(case: Case) -> str:
     return next(iter(case.formats), case.format) if case.format == "native" else case.format
 
 
-def observe(case: Case) -> Observation:
-    """A point as the law sees it: median time, and the roof that makes its share of it the median paired ratio."""
+def observe(case: Case, record: Record | None = None) -> Observation:
+    """A point as the law sees it: median time, the roof that makes its share of it the median paired ratio, and what
+    its `record` measured in cache."""
     seconds = case.median_ms / 1e3
+    shape = _shape(case.model, case.format)
     return Observation(
         model=case.model,
         bytes=case.bytes.total,
@@ -51,32 +55,37 @@ def observe(case: Case) -> Observation:
         context=case.context,
         parts=tuple(case.formats.items()),
         attention_macs=case.attention_macs or 0,
-        format_macs=tuple((case.format_macs or _format_macs(case)).items()),
+        format_macs=tuple((case.format_macs or (format_macs(shape, batch=case.batch) if shape else {})).items()),
+        measured=CacheCosts(record, case.threads).measured(
+            shape,
+            batch=case.batch,
+            context=case.context,
+            distinct=case.distinct_experts or None,
+        )
+        if shape and record
+        else (),
     )
 
 
-def _format_macs(case: Case) -> dict[str, float]:
-    """Of a record that does not state them: counted from the model's shape where it ships, else nothing."""
-    return _shipped_macs(case.model, case.format, case.batch)
-
-
-@lru_cache(maxsize=4096)
-def _shipped_macs(model: str, name: str, batch: int) -> dict[str, float]:
+@lru_cache(maxsize=256)
+def _shape(model: str, name: str) -> ModelShape | None:
+    """A model in a format, where it ships."""
     entry = find(model)
     try:
-        return format_macs(entry.shape().cast(name), batch=batch) if entry else {}
+        return entry.shape().cast(name) if entry else None
     except MoegaugeError:
-        return {}
+        return None
 
 
-def decode_cases(path: Path) -> list[Case]:
-    """The decode points of a record, of the setup (backend, launch_mode, threads) with the most of them.
+def decode_cases(path: Path) -> tuple[Record, list[Case]]:
+    """A record and its decode points, of the setup (backend, launch_mode, threads) with the most of them.
 
     Raises:
         RecordError: the file is no record, or has no decode point.
     """
-    cases = [case for case in load(path).own_cases if case.kind == "decode"]
+    record = load(path)
+    cases = [case for case in record.own_cases if case.kind == "decode"]
     if not cases:
         raise RecordError(f"{path}: has no decode case.", advice="Run moegauge bench decode.")
     chosen = main_setup(cases)
-    return [case for case in cases if setup(case) == chosen]
+    return record, [case for case in cases if setup(case) == chosen]

@@ -16,11 +16,12 @@ from moegauge import models
 from moegauge.errors import MoegaugeError, RecordError, UsageError
 from moegauge.estimator import additive, hierarchy, law, speculation
 from moegauge.estimator.additive import PARAMETERS, TokenStep, TokenSteps
+from moegauge.estimator.cache_costs import CacheCosts
 from moegauge.estimator.observe import decode_cases, observe
 from moegauge.estimator.parallel import Parallel, cached_bytes, imbalance
 from moegauge.estimator.traffic import Traffic, format_bytes, format_macs, step_traffic
 from moegauge.hardware import Device
-from moegauge.record import Case
+from moegauge.record import Case, Record
 from moegauge.shape import ModelShape
 from moegauge.units import GB, MICROSECOND
 
@@ -268,7 +269,7 @@ def by_record(
         RecordError: the file is no record, or has no decode case.
         UsageError: draft out of range.
     """
-    observations = read_record(record)
+    costs, observations = _observations(record)
     fitted = law.fit(observations)
     work = _Work.of(shape, batch, context, kv_format, ALONE, draft)
     traffic = work.traffic
@@ -291,14 +292,14 @@ def by_record(
             parts=tuple(parts.items()),
             attention_macs=seen.attention_macs,
             format_macs=tuple(format_macs(model, batch=tokens).items()),
+            measured=costs.measured(model, batch=tokens, context=context),
         )
 
     guess = fitted.predict(told(shape, traffic, work.tokens))
     weights = guess.terms_s["bytes"] * traffic.weight_bytes / traffic.total_bytes
-    attention = fitted.seconds_per_attention_mac * traffic.attention_macs
     seconds = {
-        "weights": weights + guess.terms_s["compute"] - attention,
-        "kv": guess.terms_s["bytes"] - weights + attention,
+        "weights": weights + guess.terms_s["compute"],
+        "kv": guess.terms_s["bytes"] - weights + guess.terms_s["attention"],
         "floor": guess.terms_s["kernels"] + guess.terms_s["layers"],
         "draft": draft.tokens * fitted.predict(told(work.sketch_shape, work.sketch, batch)).seconds,
         "communication": 0.0,
@@ -320,13 +321,19 @@ def read_record(path: Path) -> list[law.Observation]:
         RecordError: unreadable, not a record, or without decode cases.
         ObservationError: a point no step could have.
     """
-    return [_observation(f"{path}: {case.label}", case) for case in decode_cases(path)]
+    return _observations(path)[1]
 
 
-def _observation(where: str, case: Case) -> law.Observation:
+def _observations(path: Path) -> tuple[CacheCosts, list[law.Observation]]:
+    record, cases = decode_cases(path)
+    found = [_observation(f"{path}: {case.label}", case, record) for case in cases]
+    return CacheCosts(record, cases[0].threads), found
+
+
+def _observation(where: str, case: Case, record: Record) -> law.Observation:
     if case.roof_fraction <= 0:
         raise RecordError(f"{where}: roof_fraction is {case.roof_fraction:g}, not above 0.")
-    row = observe(case)
+    row = observe(case, record)
     try:
         shape = models.load(case.model).cast(case.format)
         known = step_traffic(shape, batch=case.batch, context=case.context)

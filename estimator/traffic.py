@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from moegauge.errors import UnknownNameError, UsageError
-from moegauge.shape import Layer, Matrix, ModelShape
+from moegauge.shape import Attention, Layer, Matrix, ModelShape
 
 KV_BYTES = {"f32": 4, "bf16": 2, "fp8": 1}  # per cached element
 STATE_BYTES = 2 * 4  # a recurrent state is read and written in float32
@@ -160,6 +160,43 @@ def format_macs(shape: ModelShape, *, batch: int = 1) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
+def format_passes(
+    shape: ModelShape, *, batch: int = 1, tile: int = 1, distinct: float | None = None
+) -> dict[str, float]:
+    """Times one step takes a weight's code apart, by the weight's format, where that is done once for every `tile`
+    tokens it meets: of a dense matrix ceil(batch / tile), of an expert as uniform routing gives it tokens.
+
+    Args:
+        distinct: distinct experts read per routed pool, where that was counted.
+        shape, batch: as `format_macs`.
+    """
+    found: dict[str, float] = {}
+
+    def add(matrices: Iterable[Matrix], times: float) -> None:
+        for matrix in matrices:
+            found[matrix.format] = found.get(matrix.format, 0.0) + times * matrix.parameters
+
+    dense = math.ceil(batch / tile)
+    add([shape.head_matrix], dense)
+    for layer in shape.layers:
+        add(layer.dense_matrices, dense)
+        for pool in layer.experts:
+            chance = pool.top_k / pool.count
+            # Sum over tiles of the chance that an expert has so many tokens: binomial.
+            over = [_more_than(tile * i, batch, chance) for i in range(dense)]
+            counted = 1.0 if distinct is None else distinct / pool.coverage(batch)
+            add(pool.matrices, pool.count * sum(over) * counted)
+    return found
+
+
+def _more_than(least: int, trials: int, chance: float) -> float:
+    """Probability of more than `least` successes in independent trials."""
+    if chance >= 1:
+        return float(trials > least)
+    below = (math.comb(trials, n) * chance**n * (1 - chance) ** (trials - n) for n in range(least + 1))
+    return max(0.0, 1.0 - sum(below))
+
+
 def check_counts(batch: int, context: int) -> None:
     """Refuse a batch or context no step can have.
 
@@ -200,12 +237,13 @@ def kernel_boundaries(layer: Layer) -> int:
 
 def attention_macs(shape: ModelShape, batch: int, context: int) -> float:
     """Multiply-accumulates of attention over the cache, and with recurrent state."""
-    each = 0.0
-    for layer in shape.layers:
-        a = layer.attention
-        seen = context if a.window is None else min(context, a.window)
-        each += a.heads * (a.head_dim + a.value_dim) * seen + a.state_elements
-    return batch * each
+    return batch * sum(layer_attention_macs(layer.attention, context) for layer in shape.layers)
+
+
+def layer_attention_macs(attention: Attention, context: int) -> float:
+    """Those of one layer and sequence."""
+    seen = context if attention.window is None else min(context, attention.window)
+    return float(attention.heads * (attention.head_dim + attention.value_dim) * seen + attention.state_elements)
 
 
 def slowdown(shape: ModelShape, batch: int, *, context: int = 0, kv_format: str = "bf16") -> float:

@@ -237,7 +237,7 @@ class Backend(LaunchModes, EmptyChains, RoofSweep, Protocol):
         last_level_cache: bytes; nothing of the arena is read twice within five times this.
         threads: threads used; 0 where the notion does not apply.
         matrix_formats: formats its kernels decode.
-        isa: instruction set of its products; "" where a step's arithmetic says nothing of its time, or nothing is known:
+        isa: instruction set of its products; "" where their arithmetic hides behind memory or there is no such name:
             what products cost in the caches is then not measured.
         usual_arena: bytes that a step's weights are spread over when nobody asks for another size; 0 is as few as keep
             them out of the caches.

@@ -107,7 +107,7 @@ class Comparison:
         points: every decode point.
         law: fitted to all points (for the device's figures, never for `points`).
         roof_gb_per_s: median roof beside the points.
-        by_format: errors when a whole format is left out.
+        by_format: errors when a whole format is left out; by_format_batch_one: of single streams without context alone.
         small_to_large: errors on the larger half of the models, predicted from the smaller half.
         ladder: points measured in several setups (threads, launch modes).
         notes: what could not be done, and what to do about it.
@@ -117,6 +117,7 @@ class Comparison:
     law: Law
     roof_gb_per_s: float
     by_format: Summary
+    by_format_batch_one: Summary
     small_to_large: Summary
     ladder: list[LaunchComparison] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -160,6 +161,7 @@ class Comparison:
             "leave_one_model_out": self.by_model.to_json(),
             "leave_one_model_out_batch_1": self.batch_one.to_json(),
             "leave_one_format_out": self.by_format.to_json(),
+            "leave_one_format_out_batch_1": self.by_format_batch_one.to_json(),
             "small_to_large": self.small_to_large.to_json(),
             "simple_formula": self.simple.to_json(),
             "by_question": {
@@ -179,7 +181,9 @@ class Comparison:
                 "seconds_per_mac": law.seconds_per_mac,
                 "seconds_per_attention_mac": law.seconds_per_attention_mac,
                 "format_efficiency": dict(law.format_efficiency),
-                "format_seconds_per_mac": dict(law.format_seconds_per_mac),
+                "format_seconds_per_mac": law.format_seconds_per_mac,
+                "format_seconds_per_byte": law.format_seconds_per_byte,
+                "costs_measured": law.measured,
                 "overlap": law.overlap,
                 "spread": law.spread,
             },
@@ -202,12 +206,13 @@ def compare(pooled: Sequence[tuple[Record, Case]]) -> Comparison:
         RecordError: there is no decode point.
         ObservationError: a point no step could have.
     """
+    records = {id(case): record for record, case in pooled}
     everything = [case for _, case in pooled if case.kind == "decode"]
     if not everything:
         raise RecordError("no decode point to compare.", advice="Run `moegauge bench decode --out FILE`.")
     chosen = main_setup(everything)
     cases = [case for case in everything if setup(case) == chosen]
-    observations = [observe(case) for case in cases]
+    observations = [observe(case, records[id(case)]) for case in cases]
     notes: list[str] = []
     if len(cases) < len(everything):
         others = len(everything) - len(cases)
@@ -223,6 +228,12 @@ def compare(pooled: Sequence[tuple[Record, Case]]) -> Comparison:
         held = list(_leave_models_out(observations, models, notes))
     if len(models) == 2:
         notes.append("two models only: each is predicted from the other alone, so floors are hardly known")
+    if not all("products" in dict(o.measured) for o in observations):
+        fitted = sum("products" not in dict(o.measured) for o in observations)
+        notes.append(
+            f"what products cost is fitted, not measured in cache, for {fitted} of {len(cases)} points (older records)"
+        )
+    formats = _left_out(observations, "format")
     roofs = [o.roof_bytes_per_s / GB for o in observations]
     return Comparison(
         points=[
@@ -230,7 +241,10 @@ def compare(pooled: Sequence[tuple[Record, Case]]) -> Comparison:
         ],
         law=fit(observations),
         roof_gb_per_s=statistics.median(roofs),
-        by_format=_left_out(observations, "format"),
+        by_format=Summary.of(h.error for h in formats),
+        by_format_batch_one=Summary.of(
+            h.error for h in formats if h.observation.batch == 1 and h.observation.context == 0
+        ),
         small_to_large=_small_to_large(observations),
         ladder=launch_modes(everything),
         notes=notes,
@@ -278,10 +292,8 @@ def _leave_models_out(observations: Sequence[Observation], models: set[str], not
     return [HeldOut(o, h.prediction) for o, h in zip(observations, held, strict=True)]
 
 
-def _left_out(observations: list[Observation], key: str) -> Summary:
-    if len({getattr(o, key) for o in observations}) < 2:
-        return Summary.of([])
-    return Summary.of(h.error for h in leave_one_model_out(observations, key))
+def _left_out(observations: list[Observation], key: str) -> list[HeldOut]:
+    return leave_one_model_out(observations, key) if len({getattr(o, key) for o in observations}) > 1 else []
 
 
 def _small_to_large(observations: list[Observation]) -> Summary:

@@ -48,6 +48,8 @@ def _middle(points: Sequence[Compared]) -> Observation:
     def median(values: Iterable[float]) -> float:
         return statistics.median(list(values))
 
+    seen = [(dict(p.observation.measured).get("products"), p.observation.bytes) for p in points]
+    rates = [seconds / size for seconds, size in seen if seconds is not None]
     return replace(
         points[0].observation,
         bytes=1.0,
@@ -57,6 +59,7 @@ def _middle(points: Sequence[Compared]) -> Observation:
         attention_macs=0.0,
         format="",
         parts=(),
+        measured=(("products", median(rates)),) if len(rates) == len(points) else (),
     )
 
 
@@ -65,7 +68,14 @@ def _law_seconds(found: Comparison, middle: Observation, size: float) -> float:
     macs = middle.macs * size
     roof = found.roof_gb_per_s * GB
     # In no format: what a multiply-accumulate costs on average.
-    step = replace(middle, bytes=size, macs=macs, format_macs=(("", macs),), roof_bytes_per_s=roof)
+    step = replace(
+        middle,
+        bytes=size,
+        macs=macs,
+        format_macs=(("", macs),),
+        roof_bytes_per_s=roof,
+        measured=tuple((name, seconds * size) for name, seconds in middle.measured),
+    )
     return found.law.predict_seconds(step)
 
 

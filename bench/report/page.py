@@ -14,7 +14,7 @@ from moegauge.bench.judge.compare import Compared, Comparison, Summary, compare
 from moegauge.bench.judge.launch_modes import HEADINGS, table_rows
 from moegauge.bench.report import curves, figures
 from moegauge.bench.report.elements import document, table
-from moegauge.bench.report.tables import profile_cells
+from moegauge.bench.report.tables import IN_CACHE, in_cache_cells, profile_cells
 from moegauge.record import Case, Record, pool
 from moegauge.units import human_bytes
 
@@ -50,6 +50,7 @@ def page(records: Sequence[Record], names: Sequence[str]) -> str:
         figures.roof(records),
         _sweep(records[-1]),
         _floors(records[-1]),
+        _in_cache(records[-1]),
         _machine(records),
         _commands(records, names),
     ]
@@ -249,6 +250,13 @@ def _floors(record: Record) -> str:
     return "<h2>An empty kernel</h2>" + table(
         "Cost of one boundary by how it is crossed", ("boundary", "µs", "95 % interval"), rows, 1
     )
+
+
+def _in_cache(record: Record) -> str:
+    rows = in_cache_cells(record)
+    if not rows:
+        return ""
+    return "<h2>Products in cache</h2>" + table("What arithmetic costs where memory costs nothing", IN_CACHE, rows, 2)
 
 
 def _machine(records: Sequence[Record]) -> str:

@@ -71,7 +71,13 @@ def markdown(record: Record) -> str:
     lines.append("| model | format | batch | context | GB per step | ms | tokens/s | GB/s | of roof |")
     lines.append("|---|---|--:|--:|--:|--:|--:|--:|--:|")
     lines += [_row(case) for case in record.cases]
-    parts = (floors_markdown(record), sweep_markdown(record), profile_markdown(record), left_out_markdown(record))
+    parts = (
+        in_cache_markdown(record),
+        floors_markdown(record),
+        sweep_markdown(record),
+        profile_markdown(record),
+        left_out_markdown(record),
+    )
     return "\n".join([*lines, *(f"\n{part}" for part in parts if part)]).rstrip("\n") + "\n"
 
 
@@ -88,6 +94,30 @@ def sweep_markdown(record: Record, most: int = 12) -> str:
     ranked = sorted(best.values(), key=lambda p: -p.gb_per_s)[:most]
     lines += [f"| {p.width} | {p.unroll} | {p.programs} | {p.warps} | {p.gb_per_s:.1f} |" for p in ranked]
     return "\n".join(lines) + "\n"
+
+
+IN_CACHE = ("in cache", "instruction set", "cores", "GB/s per core", "95 % interval", "several tokens")
+
+
+def in_cache_cells(record: Record) -> list[tuple[str, ...]]:
+    """Products and attention in cache, a row each, under the headings `IN_CACHE`."""
+    rows: list[tuple[str, ...]] = []
+    for row in record.in_cache:
+        low, high = row.interval_gb_per_s_per_core or (row.gb_per_s_per_core, row.gb_per_s_per_core)
+        tile = f"{row.tile_gb_per_s_per_core:.1f} ({row.tile} tokens)" if row.tile_gb_per_s_per_core else ""
+        speed, interval = f"{row.gb_per_s_per_core:.1f}", f"{low:.1f} to {high:.1f}"
+        rows.append((row.format, row.isa, str(row.threads), speed, interval, tile))
+    for one in record.attention_in_cache:
+        name = f"{one.kind} attention, {one.heads} heads of {one.head_dim} on {one.kv_heads}, {one.kv_format}"
+        rows.append((name, one.isa, str(one.threads), f"{one.ps_per_mac:.1f} ps per MAC", "", ""))
+    return rows
+
+
+def in_cache_markdown(record: Record) -> str:
+    """What products and attention cost where memory costs nothing; "" where that was not measured."""
+    rows = ["| " + " | ".join(map(escape, cells)) + " |" for cells in in_cache_cells(record)]
+    head = [f"| {' | '.join(IN_CACHE)} |", "|---|---|--:|--:|--:|--:|"]
+    return "\n".join([*head, *rows]) + "\n" if rows else ""
 
 
 def floors_markdown(record: Record) -> str:

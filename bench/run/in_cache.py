@@ -1,8 +1,8 @@
 """In-cache speed: what a product with each weight format, and attention, costs where memory costs nothing.
 
 The law's cost of a multiply-accumulate is this measurement, made in the run that the steps are timed in. One operation
-multiplies with the same weights again and again; they are few enough for a core's second-level cache, and all cores
-work at once, as in a step. Formats take turns, so that a slow moment falls on all alike. Whatever disturbs a sample
+multiplies with the same weights again and again; they are few enough for the last-level cache, and all cores work at
+once, as in a step. Formats take turns, so that a slow moment falls on all alike. Whatever disturbs a sample
 makes it slower, so the median of the faster half is kept.
 """
 
@@ -27,15 +27,16 @@ from moegauge.units import GB
 Key = TypeVar("Key")
 Geometry = tuple[str, int, int, int, int]  # kind, heads, KV heads, widths of a key head and of a value head
 
-# Bytes of the weights: half of the second-level cache of Zen 2 and Zen 3, the smallest of today's server cores.
-WEIGHTS = 256 << 10
+# Weights, and the cache that attention reads, as a share of the last-level cache: more than cores have of their own,
+# since a core that decodes hides the way from the last-level cache as badly as that from memory, in some formats more
+# than in others. At most MOST bytes, where a cloud's machine is told of a cache that it shares.
+CACHED = 1 / 4
+MOST = 8 << 20
 COLUMNS = 4096
-# Bytes one sample multiplies with: 0.3 to 1 ms on two cores, so that barriers (some 10 us an operation) are 2 %.
+# Bytes one sample multiplies with: 0.5 to 1 ms on two cores, so that barriers (some 10 us an operation) are 2 %.
 SAMPLE = 32 << 20
 TILE = 4  # inputs that the core decodes a weight for once (kernels/cpu/native/products.h)
 ROUNDS = 14
-# The cache that attention reads, as a share of the last-level cache; with less, barriers would be a tenth of the time.
-CACHED = 1 / 4
 
 
 def measure_in_cache(
@@ -144,10 +145,14 @@ def _fast(seconds: list[float]) -> list[float]:
     return sorted(seconds)[: (len(seconds) + 1) // 2]
 
 
+def _cached(backend: Backend) -> int:
+    return min(MOST, int(backend.last_level_cache * CACHED))
+
+
 def _product(backend: Backend, name: str, tokens: int) -> _Run:
     """One product with as many copies of one matrix as make SAMPLE bytes."""
     row = Matrix("in cache", "dense_mlp", 16, COLUMNS, name)
-    matrix = Matrix("in cache", "dense_mlp", max(1, WEIGHTS // row.bytes) * 16, COLUMNS, name)
+    matrix = Matrix("in cache", "dense_mlp", max(1, _cached(backend) // row.bytes) * 16, COLUMNS, name)
     times = max(1, SAMPLE // matrix.bytes)
     layout = Layout()
     weight = layout.weight(matrix)
@@ -161,7 +166,7 @@ def _attention(backend: Backend, geometry: Geometry, kv_format: str) -> _Run:
     kind, heads, kv_heads, head_dim, value_dim = geometry
     latent = kind == "mla"
     width = kv_heads * (head_dim if latent else head_dim + value_dim)  # elements cached per token
-    length = max(1, int(backend.last_level_cache * CACHED) // (width * KV_BYTES[kv_format]))
+    length = max(1, _cached(backend) // (width * KV_BYTES[kv_format]))
     layout = Layout()
     pool = f"kv.{kv_format}"
 

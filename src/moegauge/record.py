@@ -500,8 +500,8 @@ class Record(msgspec.Struct, kw_only=True):
 
     `complete` is False until the last planned point is in; `load_average` is the system's when the run began (of the
     last minute). `floors` are the costs of an empty kernel boundary; `verdicts` say which kernels were right;
-    `left_out` is what a suite plans and this run has not measured, with the reasons. `in_cache` and `attention_in_cache`
-    are what products and attention cost where memory costs nothing; empty in records up to 0.1.0.
+    `left_out` is what a suite plans and this run has not measured, with the reasons. `in_cache` and
+    `attention_in_cache` are what products and attention cost where memory costs nothing; empty up to 0.1.0.
     """
 
     schema: Name

@@ -214,3 +214,52 @@ def test_no_step_streams_faster_than_the_roof() -> None:
         for share in (0.1, 0.3, 1.0, 2.0)
     ]
     assert fit(rows).bandwidth_fraction <= 1.0
+
+
+def timed_apart(costs: dict[str, float], fetch: dict[str, float], noise: float = 0.0) -> list[Observation]:
+    """Steps whose products were measured in cache, at a roof that changes from point to point, some of it unhidden."""
+    rng = random.Random(5)
+    rows = []
+    for i, (name, layers, size) in enumerate(MODELS):
+        for j, form in enumerate(costs):
+            share = {"bf16": 1.0, "fp8": 0.5, "int4": 0.28}[form]
+            roof = ROOF * (1.0 if (i + j) % 2 else 0.55)
+            read, products = size * share, size / 2 * costs[form]
+            computed = products + read * fetch[form]
+            seconds = 8 * layers * 5e-6 + ((read / roof / 0.97) ** 4 + computed**4) ** 0.25
+            whole = Observation(name, read, seconds * math.exp(rng.gauss(0, noise)), roof, 8 * layers, layers, size / 2)
+            rows.append(
+                replace(whole, format=form, format_macs=((form, size / 2),), measured=(("products", products),))
+            )
+    return rows
+
+
+COSTS = {"bf16": 2.0e-13, "fp8": 5.0e-13, "int4": 2.5e-13}
+FETCH = {"bf16": 1.6e-13, "fp8": 1.8e-13, "int4": 1.5e-13}
+
+
+def test_with_products_measured_only_overlap_floors_and_fetching_are_fitted() -> None:
+    law = fit(timed_apart(COSTS, FETCH, noise=0.002))
+    assert law.measured == 18
+    assert not law.format_seconds_per_mac
+    assert law.overlap == pytest.approx(4.0, rel=0.15)
+    assert 0.95 < law.bandwidth_fraction < 0.99  # at most the roof, and not held there
+    for name, cost in FETCH.items():
+        assert law.format_seconds_per_byte[name] == pytest.approx(cost, rel=0.2)
+
+
+def test_a_format_never_seen_is_predicted_from_its_products_in_cache() -> None:
+    rows = timed_apart(COSTS, FETCH, noise=0.002)
+    assert max(abs(held.error) for held in leave_one_model_out(rows, "format")) < 0.05
+    unknown = [replace(o, measured=()) for o in rows]
+    assert max(abs(held.error) for held in leave_one_model_out(unknown, "format")) > 0.1
+
+
+def test_attention_never_seen_is_likened_to_products() -> None:
+    """Contexts measured in one format only: left out, what attention costs is guessed, not forgotten."""
+    costs = {"bf16": 1.0e-14, "int4": 1.6e-14}
+    law = fit(multiplied(1.4, costs))
+    seen = multiplied(1.4, costs)[5]
+    longer = replace(seen, attention_macs=seen.macs)
+    assert law.predict(longer).terms_s["attention"] > 0.3 * law.predict(seen).terms_s["compute"] > 0
+    assert law.predict(longer).log_standard_error > 3 * law.predict(seen).log_standard_error

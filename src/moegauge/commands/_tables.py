@@ -59,6 +59,11 @@ def show_record(record: Record, *, head: bool = True) -> None:
     print_table(
         [*names, "batch", "context", "bytes/step", "ms", *speed, "GB/s", "of roof", "max error"], rows, len(names)
     )
+    if record.in_cache:
+        from moegauge.bench.report.tables import IN_CACHE, in_cache_cells
+
+        click.echo("")
+        print_table(list(IN_CACHE), [list(row) for row in in_cache_cells(record)], 2)
     if not kernels and any(case.context == 0 for case in record.cases):
         say("Tokens/s at context 0 read no cache; --context gives one.")
     show_warnings(record)

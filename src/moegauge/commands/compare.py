@@ -88,6 +88,7 @@ def show_comparison(found: Comparison) -> None:
             _summary("the law, leaving the model out", found.by_model),
             *(_summary(f"  {name}", law) for name, (law, _) in parts.items()),
             _summary("the law, leaving the format out", found.by_format),
+            *([_summary("  one stream, no context", found.by_format_batch_one)] if parts else []),
             _summary("the law, small models to large", found.small_to_large),
             _summary("the one-term formula, leaving the model out", found.simple),
             *(_summary(f"  {name}", simple) for name, (_, simple) in parts.items()),
@@ -103,7 +104,12 @@ def show_comparison(found: Comparison) -> None:
     )
     if any((costs := device["format_seconds_per_mac"]).values()):
         told = ", ".join(f"{name} {1e12 * cost:.2f}" for name, cost in costs.items())
-        say(f"multiply-accumulates, ps: {told}; overlap {device['overlap']:.2f}")
+        say(f"multiply-accumulates, fitted, ps: {told}; overlap {device['overlap']:.2f}")
+    if costs := device["format_seconds_per_byte"]:
+        told = ", ".join(f"{name} {1e12 * cost:.1f}" for name, cost in costs.items())
+        say(
+            f"products as measured in cache; fetching while decoding, ps per byte: {told}; overlap {device['overlap']:.2f}"
+        )
     for note in found.notes:
         warn(note)
 
