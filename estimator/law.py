@@ -26,7 +26,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from moegauge.errors import ObservationError
-from moegauge.estimator.terms import TERMS, Part, Term
+from moegauge.estimator.observation import Observation
+from moegauge.estimator.terms import TERMS, Summand, Term
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,77 +47,6 @@ MEASURED_OVERLAP, MEASURED_OVERLAP_SPREAD = 3.0, 3.0
 # Residual spread is never believed to be below this: roof samples themselves repeat only this well.
 MIN_SPREAD = 0.003
 STEP = 1e-4  # relative move of a parameter from which a prediction's derivative is taken
-
-MAX_SECONDS = 1e5  # of one step: more than a day is a unit slip
-MAX_BYTES = 1e16  # 10 PB a step: likewise
-MAX_ROOF = 1e16  # bytes/s
-MAX_COUNT = 1e18  # of kernels, layers or multiply-accumulates of one step
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """One timed decode step.
-
-    Attributes:
-        model: the model's name; leaving a model out leaves all its observations out.
-        bytes: bytes the step read, scales and KV included.
-        seconds: time of the step.
-        roof_bytes_per_s: read roof measured beside it.
-        kernels: kernel boundaries of the step.
-        layers: decoder layers of the step.
-        macs: multiply-accumulates of the step; 0 when not stated.
-        attention_macs: those of `macs` that are attention over the cache: softmax makes them dearer, and an absorbed
-            MLA does 30 times as many per cached byte as GQA.
-        format, batch, context: labels.
-        format_macs: those of `macs` with weights, by the weight's format; empty when not stated.
-        parts: bytes by format, e.g. (("mxfp4", 2.0e9), ("bf16", 1.2e9)); what `bytes` has beyond them, and what is
-            called `kv:...`, streams at efficiency 1. Empty means all of `bytes` in `format`.
-        measured: seconds of this step by term of `moegauge.estimator.terms`, where what the term counts was measured
-            apart from any step.
-    """
-
-    model: str
-    bytes: float
-    seconds: float
-    roof_bytes_per_s: float
-    kernels: int = 0
-    layers: int = 0
-    macs: float = 0.0
-    format: str = ""
-    batch: int = 1
-    context: int = 0
-    parts: tuple[tuple[str, float], ...] = ()
-    attention_macs: float = 0.0
-    format_macs: tuple[tuple[str, float], ...] = ()
-    measured: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def by_format(self) -> dict[str, float]:
-        """Bytes of weights by format."""
-        if not self.parts:
-            return {self.format: self.bytes}
-        return {name: size for name, size in self.parts if not name.startswith("kv:")}
-
-    def check(self, where: str) -> None:
-        """Refuse zero, negative, NaN and absurd values.
-
-        Raises:
-            ObservationError: naming `where` and the field.
-        """
-        limits = (("bytes", MAX_BYTES), ("seconds", MAX_SECONDS), ("roof_bytes_per_s", MAX_ROOF))
-        for name, limit in limits:
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and 0 < value <= limit):
-                raise ObservationError(f"{where}: {name} is {value!r}, not above 0 and at most {limit:.0e}.")
-        for name in ("kernels", "layers", "macs", "attention_macs"):
-            value = getattr(self, name)
-            if not 0 <= value <= MAX_COUNT:
-                raise ObservationError(f"{where}: {name} is {value!r}, not a count.")
-        sizes = self.by_format.values()
-        if not (all(0 <= v <= MAX_BYTES for v in sizes) and sum(sizes) <= 1.01 * self.bytes):
-            raise ObservationError(
-                f"{where}: bytes by format {self.by_format} are more than its {self.bytes:.6g} bytes."
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +173,7 @@ class Law:
                     cost = self._guess(term, name, o, computed)
                     unsure.append(term.spread * cost * count)
                 parts.append((cost or 0.0) * count)
-            where = computed if term.part is Part.COMPUTE else shown
+            where = computed if term.part is Summand.COMPUTE else shown
             where[term.shown] = where.get(term.shown, 0.0) + sum(parts)
         rate = self.bandwidth_fraction * o.roof_bytes_per_s
         streams = {name: size / (rate * self.format_efficiency.get(name, 1.0)) for name, size in o.by_format.items()}
@@ -314,8 +244,8 @@ def fit(observations: Iterable[Observation]) -> Law:
     picks = np.array([[o.by_format.get(name, 0.0) / o.roof_bytes_per_s for name in formats] for o in rows])
     stream = np.maximum(np.array([o.bytes / o.roof_bytes_per_s for o in rows]) - picks.sum(axis=1), 0.0)
     # A cost's unit is the longest it can be: the whole of the step that leaves it least room.
-    design = {part: _Design.of(part, rows, seconds) for part in Part}
-    fixed, compute = design[Part.FIXED], design[Part.COMPUTE]
+    design = {part: _Design.of(part, rows, seconds) for part in Summand}
+    fixed, compute = design[Summand.FIXED], design[Summand.COMPUTE]
     costs = [*fixed.names, *compute.names]
     units = np.array([*fixed.units, *compute.units])
     ends = np.cumsum([1, len(fixed.names), len(compute.names), len(formats), int(stated)])
@@ -387,7 +317,7 @@ class _Design:
     known: Array
 
     @classmethod
-    def of(cls, part: Part, rows: Sequence[Observation], seconds: Array) -> _Design:
+    def of(cls, part: Summand, rows: Sequence[Observation], seconds: Array) -> _Design:
         import numpy as np
 
         counts: dict[str, Array] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moegauge.errors import MoegaugeError, RecordError
 from moegauge.estimator.cache_costs import CacheCosts
-from moegauge.estimator.law import Observation
+from moegauge.estimator.observation import Observation
 from moegauge.estimator.traffic import format_macs
 from moegauge.models.catalogue import find
 from moegauge.record import Case, Record, load

@@ -17,6 +17,7 @@ from moegauge.errors import MoegaugeError, RecordError, UsageError
 from moegauge.estimator import additive, hierarchy, law, speculation
 from moegauge.estimator.additive import PARAMETERS, TokenStep, TokenSteps
 from moegauge.estimator.cache_costs import CacheCosts
+from moegauge.estimator.observation import Observation
 from moegauge.estimator.observe import decode_cases, observe
 from moegauge.estimator.parallel import Parallel, cached_bytes, imbalance
 from moegauge.estimator.traffic import Traffic, format_bytes, format_macs, step_traffic
@@ -275,10 +276,10 @@ def by_record(
     traffic = work.traffic
     roof = median(o.roof_bytes_per_s for o in observations)
 
-    def told(model: ModelShape, seen: Traffic, tokens: int) -> law.Observation:
+    def told(model: ModelShape, seen: Traffic, tokens: int) -> Observation:
         parts = format_bytes(model, batch=tokens, context=context, kv_format=kv_format)
         parts = {name: seen.kv_bytes if name.startswith("kv:") else size for name, size in parts.items()}
-        return law.Observation(
+        return Observation(
             model=model.name,
             bytes=seen.total_bytes,
             seconds=1.0,
@@ -311,7 +312,7 @@ def by_record(
     return work.forecast(seconds, 0.0, guess.log_standard_error, source)
 
 
-def read_record(path: Path) -> list[law.Observation]:
+def read_record(path: Path) -> list[Observation]:
     """Decode cases of a record as observations of the law.
 
     Kernel boundaries and multiply-accumulates are counted from the model's shape where it ships, so that the record
@@ -324,13 +325,13 @@ def read_record(path: Path) -> list[law.Observation]:
     return _observations(path)[1]
 
 
-def _observations(path: Path) -> tuple[CacheCosts, list[law.Observation]]:
+def _observations(path: Path) -> tuple[CacheCosts, list[Observation]]:
     record, cases = decode_cases(path)
     found = [_observation(f"{path}: {case.label}", case, record) for case in cases]
     return CacheCosts(record, cases[0].threads), found
 
 
-def _observation(where: str, case: Case, record: Record) -> law.Observation:
+def _observation(where: str, case: Case, record: Record) -> Observation:
     if case.roof_fraction <= 0:
         raise RecordError(f"{where}: roof_fraction is {case.roof_fraction:g}, not above 0.")
     row = observe(case, record)

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from moegauge.estimator.law import Observation
+from moegauge.estimator.observation import Observation
 
 # Picoseconds one core takes per weight that lies in its cache, one token: measured on Zen 4 (docs/measuring.md). Of
 # records without such a table only the proportions are used, which Zen 5 shares within a fifth (docs/kernels.md).
@@ -30,7 +28,7 @@ COSTS = {
 }
 
 
-class Part(StrEnum):
+class Summand(StrEnum):
     """Where a term stands in `fixed + (stream^p + compute^p)^(1/p)`."""
 
     FIXED = "fixed"
@@ -56,7 +54,7 @@ class Term:
 
     name: str
     shown: str
-    part: Part
+    part: Summand
     unit: str
     columns: Callable[[Observation], Mapping[str, float]]
     relative: Callable[[str], float] | None = None
@@ -74,21 +72,21 @@ TERMS: tuple[Term, ...] = (
     Term(
         name="floor_per_kernel_s",
         shown="kernels",
-        part=Part.FIXED,
+        part=Summand.FIXED,
         unit="s per kernel boundary",
         columns=lambda o: {"floor_per_kernel_s": o.kernels},
     ),
     Term(
         name="floor_per_layer_s",
         shown="layers",
-        part=Part.FIXED,
+        part=Summand.FIXED,
         unit="s per layer",
         columns=lambda o: {"floor_per_layer_s": o.layers},
     ),
     Term(
         name="products",
         shown="compute",
-        part=Part.COMPUTE,
+        part=Summand.COMPUTE,
         unit="s per multiply-accumulate",
         columns=lambda o: {f"mac:{name}": count for name, count in o.format_macs},
         relative=cost_of,
@@ -100,7 +98,7 @@ TERMS: tuple[Term, ...] = (
         # longer than the longer of streaming and of the same products in cache.
         name="fetch",
         shown="compute",
-        part=Part.COMPUTE,
+        part=Summand.COMPUTE,
         unit="s per byte",
         columns=lambda o: {
             f"fetch:{name}": size for name, size in o.by_format.items() if "products" in dict(o.measured)
@@ -111,7 +109,7 @@ TERMS: tuple[Term, ...] = (
     Term(
         name="seconds_per_mac",
         shown="compute",
-        part=Part.COMPUTE,
+        part=Summand.COMPUTE,
         unit="s per multiply-accumulate",
         columns=lambda o: {} if o.format_macs else {"seconds_per_mac": o.macs},
         instead="mac",
@@ -119,7 +117,7 @@ TERMS: tuple[Term, ...] = (
     Term(
         name="attention",
         shown="attention",
-        part=Part.FIXED,
+        part=Summand.FIXED,
         unit="s per multiply-accumulate",
         columns=lambda o: {"seconds_per_attention_mac": o.attention_macs},
         like="compute",

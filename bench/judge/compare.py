@@ -14,7 +14,8 @@ from typing import Any
 from moegauge.bench.clock import statistics
 from moegauge.bench.judge.launch_modes import LaunchComparison, launch_modes, setup_name
 from moegauge.errors import RecordError
-from moegauge.estimator.law import HeldOut, Law, Observation, fit, leave_one_model_out, one_term
+from moegauge.estimator.law import HeldOut, Law, fit, leave_one_model_out, one_term
+from moegauge.estimator.observation import Observation
 from moegauge.estimator.observe import main_setup, observe, setup
 from moegauge.record import Case, Record
 from moegauge.units import GB, MICROSECOND

@@ -9,7 +9,7 @@ from moegauge.bench.clock import statistics
 from moegauge.bench.judge.compare import Compared, Comparison
 from moegauge.bench.report.elements import figure
 from moegauge.bench.report.svg import Chart, Scale
-from moegauge.estimator.law import Observation
+from moegauge.estimator.observation import Observation
 from moegauge.record import Record
 from moegauge.units import GB, human_bytes
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from moegauge.errors import ObservationError
 from moegauge.estimator import law, one_term
+from moegauge.estimator.observation import Observation
 from moegauge.estimator.predict import read_record
 
 Z80 = 1.28155  # half-width of the 80 % interval in standard deviations
@@ -31,7 +32,7 @@ class EmulatedTrial:
         deviation: standard deviation of log(measured).
     """
 
-    observation: law.Observation
+    observation: Observation
     published: float
     measured: float
     deviation: float
@@ -74,7 +75,7 @@ def trials(record: Path) -> list[EmulatedTrial]:
     return found
 
 
-def _trial(target: law.Observation, others: Sequence[law.Observation], fitted: law.Law) -> EmulatedTrial:
+def _trial(target: Observation, others: Sequence[Observation], fitted: law.Law) -> EmulatedTrial:
     alike = [o for o in others if o.format == target.format] or others
     # Relative to the roof beside each, so that a device whose bandwidth drifts is held against neither method.
     constant = one_term.effective_bandwidth([(o.bytes / o.roof_bytes_per_s, 1 / o.seconds) for o in alike])

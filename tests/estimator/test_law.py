@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from moegauge.errors import ObservationError
-from moegauge.estimator.law import Observation, fit, leave_one_model_out, one_term_leave_one_model_out
+from moegauge.estimator.law import fit, leave_one_model_out, one_term_leave_one_model_out
+from moegauge.estimator.observation import Observation
 
 ROOF = 3.0e12
 MODELS = (("a", 24, 2e9), ("b", 36, 3.5e9), ("c", 92, 33e9), ("d", 61, 37e9), ("e", 48, 1.8e9), ("f", 94, 22e9))

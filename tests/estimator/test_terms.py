@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from moegauge.estimator import law
-from moegauge.estimator.law import Observation, fit, leave_one_model_out
-from moegauge.estimator.terms import COSTS, TERMS, Part, Term, cost_of
+from moegauge.estimator.law import fit, leave_one_model_out
+from moegauge.estimator.observation import Observation
+from moegauge.estimator.terms import COSTS, TERMS, Summand, Term, cost_of
 from moegauge.formats import FORMATS
 
 ROOF = 5e10
@@ -70,7 +71,7 @@ def test_another_term_is_another_row(monkeypatch: pytest.MonkeyPatch) -> None:
     row = Term(
         name="per_sequence",
         shown="batch",
-        part=Part.FIXED,
+        part=Summand.FIXED,
         unit="s per sequence",
         columns=lambda o: {"per_sequence": o.batch},
     )
