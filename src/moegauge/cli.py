@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "claims": ("claims", "What claims about closed models would need."),
     "compare": ("compare", "Measured against predicted tokens/s, leaving each model out."),
     "count": ("count", "Count dense and routed parameters from safetensors headers."),
+    "doctor": ("doctor", "Is this machine fit to measure: other load, clocks, memory, the roof's noise."),
     "env": ("env", "What machine and software this is, as records name it."),
     "estimate": ("estimate", "Estimate closed models from published tokens/s."),
     "formula": ("formula", "Where tokens/s = bandwidth / active bytes holds."),

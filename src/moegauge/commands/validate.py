@@ -13,6 +13,7 @@ from moegauge import machine, models, outfile
 from moegauge.commands import _run
 from moegauge.commands._output import json_option, print_json, say, warn
 from moegauge.commands._tables import machine_line, roof_line, show_record
+from moegauge.commands.doctor import diagnose
 from moegauge.errors import DeviceError, NumericsError
 from moegauge.record import pool
 from moegauge.units import human_bytes
@@ -57,6 +58,10 @@ def command(quick: bool, device: str, threads: int | None, out: Path | None, as_
         say(line)
     say.head("measure", machine_line(here))
     session = _session(quick, device, threads, folder / "record.json")
+    health = diagnose(session.backend, device, short=True)
+    for one in health.findings:
+        if one.level != "ok":
+            say(f"{one.level}: {one.name} {'' if one.value is None else one.value}: {one.advice}")
     again = [*_run.argv(), *([] if "--out" in _run.argv() else ["--out", str(folder)])]
     with _run.resumable(session, again):
         record = session.measure()
@@ -89,6 +94,7 @@ def command(quick: bool, device: str, threads: int | None, out: Path | None, as_
             {
                 "schema": "moegauge.validate/1",
                 "count": counted.to_json(),
+                "doctor": health.to_json(),
                 "roof": {"gb_per_s": record.roof.gb_per_s if record.roof else None},
                 "predict": {name: forecast.to_json() for name, forecast in forecasts.items()},
                 "compare": found.to_json(),
