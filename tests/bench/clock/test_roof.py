@@ -19,6 +19,24 @@ def test_the_fastest_pattern_is_the_roof(device: Any) -> None:
     assert roof.datasheet_gb_per_s == 2.0
 
 
+def test_a_host_that_changes_its_state_does_not_choose_the_pattern(fakes: Any) -> None:
+    """Most passes of the fast pattern fall in the host's slow state, most of the slow one's in its fast state."""
+
+    class ChangingBackend(fakes.FakeBackend):  # type: ignore[name-defined, misc]
+        calls = 0
+
+        def time(self, function: Any) -> float:
+            # Two warm-up rounds, then nine of (slow, fast): the state changes within the fifth of them.
+            self.calls += 1
+            self.drift = lambda: 2.0 if self.calls <= 2 * 6 + 1 else 1.0
+            return float(super().time(function))
+
+    meter = find_roof(ChangingBackend(), rounds=9)
+    medians = meter.measure(samples=5).patterns
+    assert medians["slow"] > medians["fast"]
+    assert meter.measure(samples=5).pattern == "fast"
+
+
 def test_a_pass_reads_more_than_the_cache_holds(device: Any) -> None:
     assert pass_bytes(device) >= 8 * device.last_level_cache
     device.last_level_cache = 10**7
