@@ -104,7 +104,10 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
 def usable_cores(root: Path = _ROOT) -> int:
     """Threads that can run at once here: processors by affinity, no more whole ones than a cgroup's quota grants, one
     at least. With more threads than quota all are stopped at once when it is spent."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        allowed = os.cpu_count() or 1
     quota = cpu_quota(root)
     return allowed if quota is None else max(1, min(allowed, int(quota + 1e-9)))
 
