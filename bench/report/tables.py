@@ -115,7 +115,7 @@ def in_cache_cells(record: Record) -> list[tuple[str, ...]]:
 
 def in_cache_markdown(record: Record) -> str:
     """What products and attention cost where memory costs nothing; "" where that was not measured."""
-    rows = ["| " + " | ".join(map(escape, cells)) + " |" for cells in in_cache_cells(record)]
+    rows = ["| " + " | ".join(map(cell, cells)) + " |" for cells in in_cache_cells(record)]
     head = [f"| {' | '.join(IN_CACHE)} |", "|---|---|--:|--:|--:|--:|"]
     return "\n".join([*head, *rows]) + "\n" if rows else ""
 

@@ -62,7 +62,7 @@ def show_record(record: Record, *, head: bool = True) -> None:
     if record.in_cache:
         from moegauge.bench.report.tables import IN_CACHE, in_cache_cells
 
-        click.echo("")
+        say()
         print_table(list(IN_CACHE), [list(row) for row in in_cache_cells(record)], 2)
     if not kernels and any(case.context == 0 for case in record.cases):
         say("Tokens/s at context 0 read no cache; --context gives one.")

@@ -107,9 +107,7 @@ def show_comparison(found: Comparison) -> None:
         say(f"multiply-accumulates, fitted, ps: {told}; overlap {device['overlap']:.2f}")
     if costs := device["format_seconds_per_byte"]:
         told = ", ".join(f"{name} {1e12 * cost:.1f}" for name, cost in costs.items())
-        say(
-            f"products as measured in cache; fetching while decoding, ps per byte: {told}; overlap {device['overlap']:.2f}"
-        )
+        say(f"products as measured in cache; fetching, ps per byte: {told}; overlap {device['overlap']:.2f}")
     for note in found.notes:
         warn(note)
 

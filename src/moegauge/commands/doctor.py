@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moegauge import machine, nvml
-from moegauge.commands._output import json_option, print_json, print_table
+from moegauge.commands._output import json_option, print_json, print_table, say
 from moegauge.commands._tables import machine_line
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ def command(device: str, threads: int | None, as_json: bool) -> None:
     if as_json:
         print_json(found.to_json())
         return
-    click.echo(machine_line(machine.describe(device)))
+    say(machine_line(machine.describe(device)))
     values = ["-" if one.value is None else str(one.value) for one in found.findings]
     rows = [[str(one.level), one.name, value, one.advice] for one, value in zip(found.findings, values, strict=True)]
     print_table(["", "what", "found", "advice"], rows, 4)
     warnings = sum(one.level == "warning" for one in found.findings)
-    click.echo("fit to measure" if found.fit else f"not fit to measure: {warnings} of these warn")
+    say("fit to measure" if found.fit else f"not fit to measure: {warnings} of these warn")
 
 
 def diagnose(backend: Backend, device: str, *, short: bool = False) -> Diagnosis:
