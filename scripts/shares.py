@@ -3,7 +3,7 @@
     python scripts/shares.py                                    four models, batch 1, 132 multiprocessors (H100, H200)
     python scripts/shares.py --model kimi-k2 --batch 8 --processors 148 --configuration even
 
-A line for each distinct launch that streams weights: how many there are in a step, its programs, the chunks (2 KB of
+A line for each distinct launch that streams weights: how many there are in a step, its programs, the turns (8 KB of
 weights each) they share (the fewest there can be, where that depends on the routing), the longest share, and what of
 all programs' time is idle beside it, 1 - mean / longest.
 """
@@ -43,7 +43,7 @@ def main() -> int:
     options = parser.parse_args()
     for model in options.model or LEADING:
         launches, found = rows(model, options.batch, options.processors, options.configuration)
-        print(f"{model}, {launches} launches a step\n  launches programs   chunks longest   idle  kernel")
+        print(f"{model}, {launches} launches a step\n  launches programs    turns longest   idle  kernel")
         for (kernel, programs, chunks), count in found.items():
             longest, idle = -(-chunks // programs), 100 * uneven(chunks, programs)
             print(f"  {count:8d} {programs:8d} {chunks:8d} {longest:7d} {idle:4.1f} %  {kernel}")

@@ -191,6 +191,7 @@ def work_of(op: ir.Operation, launch: Launch, code: Code, size: float, capabilit
         "cold_loads": cold,
         "waits_first": bool(way["waits_first"]),
         "arrives": way["arrives"],
+        "exchanges": way["exchanges"],
     }
     if not launch.chunks:
         return Workload(**common, chunk_bytes=size, chunk=PieceCost(alone=code.loop), turns=_turns(launch))
@@ -199,13 +200,12 @@ def work_of(op: ir.Operation, launch: Launch, code: Code, size: float, capabilit
     piece = matrix.bytes / (matrix.rows // 16 * length)
     chunks = max(1, round(size / piece))
     down = isinstance(op, ir.ExpertsDown)
-    sides = 2 if constants.get("GATED") else 1
     return Workload(
         **common,
         chunks=chunks,
-        run=max(1, round(chunks / (matrix.rows // 16))) if down else length,
+        run=max(1, round(chunks / (matrix.rows // 16))) if down else length * launch.warps // constants["ACROSS"],
         stream=length,
-        whole=not down and sides == 1 and not constants.get("TOPK"),
+        whole=constants["BATCH1"] if down else isinstance(op, ir.ExpertsUp) or not constants["TOPK"],
         chunk_bytes=piece,
         chunk=PieceCost(alone=code.loop, pipes=tuple(code.pipes.items())),
     )

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from moegauge import models
 from moegauge.bench.run.launches import uneven
 from moegauge.bench.step.lowered import lowered
-from moegauge.kernels.triton.launching.launch import WARPS
+from moegauge.kernels.triton.launching.launch import PROGRAMS, REGISTERS
 from moegauge.kernels.triton.lowering.configuration import CONFIGURATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,10 +27,10 @@ def test_no_program_that_streams_weights_waits_for_a_place(model: str, batch: in
         sharing = [launch for launch in lowered(model, True, batch=batch, name=name) if launch.chunks]
         assert sharing
         for launch in sharing:
-            most = WARPS * 128 // max(128, launch.maxnreg)
+            most = PROGRAMS * REGISTERS // max(REGISTERS, launch.maxnreg)
             assert launch.grid[0] <= 132 * most
             assert uneven(launch.chunks, launch.grid[0]) < 0.26
-            assert launch.chunks >= launch.grid[0] * CONFIGURATIONS[name].chunks or launch.grid[0] == 1
+            assert launch.chunks >= launch.grid[0] * CONFIGURATIONS[name].turns or launch.grid[0] == 1
 
 
 @pytest.mark.parametrize(("model", "each", "others"), [("gpt-oss-120b", 6, 3), ("deepseek-v3", 9, 3)])

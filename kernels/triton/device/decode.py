@@ -123,15 +123,16 @@ def pairs_int8(w, ASM: tl.constexpr):
 
 @triton.jit
 def rows_scale(first, second, NT: tl.constexpr):
-    """Scales [8, 4] of rows r and of rows r + 8, the same in every c, as [16, NT]."""
-    s = tl.permute(tl.join(first, second), (2, 0, 1))  # h r c
-    s = tl.reshape(s, (16, 1, 4, 1))
-    return tl.reshape(tl.broadcast_to(s, (16, NT // 8, 4, 2)), (16, NT))
+    """Scales [W, 8, 4] of rows r and of rows r + 8, the same in every c, as [W, 16, NT]."""
+    W: tl.constexpr = first.shape[0]
+    s = tl.permute(tl.join(first, second), (0, 3, 1, 2))  # w h r c
+    s = tl.reshape(s, (W, 16, 1, 4, 1))
+    return tl.reshape(tl.broadcast_to(s, (W, 16, NT // 8, 4, 2)), (W, 16, NT))
 
 
 @triton.jit
 def e8m0_rows(s, GROUP: tl.constexpr, NT: tl.constexpr):
-    """Scales 2^(e - 127) of group GROUP (0, 1) of a tile from word [8, 4], bytes (h, group); e = 0 is subnormal."""
+    """Scales 2^(e - 127) of group GROUP (0, 1) of a tile from word [W, 8, 4], bytes (h, group); e = 0 is subnormal."""
     first = (s << (23 - 8 * GROUP)) & 0x7F800000
     second = ((s << 7) if GROUP == 0 else (s >> 1)) & 0x7F800000
     first = tl.maximum(first, 0x00400000)
@@ -141,7 +142,7 @@ def e8m0_rows(s, GROUP: tl.constexpr, NT: tl.constexpr):
 
 @triton.jit
 def bf16_rows(s, NT: tl.constexpr):
-    """Scales of a group from word [8, 4]: bfloat16 of row r in the low half, of row r + 8 in the high one."""
+    """Scales of a group from word [W, 8, 4]: bfloat16 of row r in the low half, of row r + 8 in the high one."""
     first = (s << 16).to(tl.float32, bitcast=True)
     second = (s & 0xFFFF0000).to(tl.float32, bitcast=True)
     return rows_scale(first, second, NT)
@@ -149,7 +150,7 @@ def bf16_rows(s, NT: tl.constexpr):
 
 @triton.jit
 def e4m3_rows(s, ODD: tl.constexpr, NT: tl.constexpr, ASM: tl.constexpr):
-    """Scales of a group from word [8, 4]: bytes 0, 2 (even group) or 1, 3 (odd) are e4m3 of rows r, r + 8."""
+    """Scales of a group from word [W, 8, 4]: bytes 0, 2 (even group) or 1, 3 (odd) are e4m3 of rows r, r + 8."""
     if ODD:
         pair = ((s >> 4) & 0x07F007F0) | (s & 0x80008000)
     else:

@@ -18,6 +18,7 @@ from moegauge.kernels.triton.device.decode import (
     pairs_fp8,
     pairs_int4,
     pairs_int8,
+    rows_scale,
 )
 
 
@@ -147,15 +148,17 @@ def pairs(w, FORMAT: tl.constexpr, ASM: tl.constexpr):
 
 @triton.jit
 def row_scales(s, FORMAT: tl.constexpr, GROUP: tl.constexpr, NT: tl.constexpr, ASM: tl.constexpr):
-    """Scales of group GROUP of those loaded at once, `s`, for the sums [16, NT]; a block's is one number."""
+    """Scales of group GROUP of those loaded at once, `s` [32 W] or [32 W, 2], for the sums [W, 16, NT]."""
+    W: tl.constexpr = s.shape[0] // 32
     if scale(FORMAT) == "f32":
-        out = s.to(tl.float32, bitcast=True)
+        block = tl.reshape(s, (W, 8, 4)).to(tl.float32, bitcast=True)
+        out = rows_scale(block, block, NT)
     elif scale(FORMAT) == "e8m0":
-        out = e8m0_rows(tl.reshape(s, (8, 4)), GROUP, NT)
+        out = e8m0_rows(tl.reshape(s, (W, 8, 4)), GROUP, NT)
     elif scale_words(FORMAT) == 8:
-        out = bf16_rows(tl.reshape(s, (8, 4)), NT)
+        out = bf16_rows(tl.reshape(s, (W, 8, 4)), NT)
     else:
-        s0, s1 = tl.split(tl.reshape(s, (8, 4, 2)))
+        s0, s1 = tl.split(tl.reshape(s, (W, 8, 4, 2)))
         if scale(FORMAT) == "bf16":
             out = bf16_rows(s0 if GROUP == 0 else s1, NT)
         else:

@@ -31,10 +31,12 @@ def inverse_root(squares, width):
 
 
 @triton.jit
-def write_normalised(acc, gain, normalised, squares, row, NT: tl.constexpr):
-    """Beside outputs acc [16, NT] of rows `row` [16], of which the first column is the token."""
-    lane = tl.arange(0, NT)[None, :]
-    value = acc * tl.load(gain + row).to(tl.float32)[:, None]
+def write_normalised(acc, gain, normalised, squares, row):
+    """Beside outputs acc [rows, NT] of rows `row`, whole row tiles, of which the first column is the token."""
+    TILES: tl.constexpr = acc.shape[0] // 16
+    lane = tl.arange(0, acc.shape[1])[None, :]
+    value = acc * gain.to(tl.float32)[:, None]
     tl.store(normalised + row[:, None] + lane * 0, value.to(tl.bfloat16), mask=(lane < 1) & (row >= 0)[:, None])
-    lane = tl.arange(0, NT)
-    tl.store(squares + tl.min(row, 0) // 16 + lane * 0, tl.sum(acc * acc, 0), mask=lane < 1)
+    sums = tl.sum(tl.reshape(acc * acc, (TILES, 16, acc.shape[1])), 1)
+    tile = tl.min(row, 0) // 16 + tl.arange(0, TILES)[:, None]
+    tl.store(squares + tile + lane * 0, sums, mask=(lane < 1) & (tile >= 0))

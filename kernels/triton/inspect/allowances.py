@@ -4,8 +4,8 @@ from __future__ import annotations
 
 ALLOWED: dict[tuple[str, str], float] = {
     # Shares of the work are worked out behind the wait, several divisions each.
-    ("wait to load", "product"): 266,
-    ("wait to load", "experts_up"): 343,
+    ("wait to load", "product"): 165,
+    ("wait to load", "experts_up"): 265,
     ("wait to load", "experts_down"): 156,
     # Of several blocks, and small kernels that read nothing but what the launch before wrote.
     ("wait to load", "attention"): 128,

@@ -21,6 +21,7 @@ from moegauge.kernels.triton.launching.launch import (
     OPTIONS,
     REGISTERS,
     ROUTER_EXPERTS,
+    WARPS,
 )
 from moegauge.kernels.triton.launching.signature import POINTERS
 from moegauge.kernels.triton.lowering import layout
@@ -49,7 +50,6 @@ class KernelCase:
         maxnreg: most registers per thread; 0 leaves it to the assembler.
         access: bytes every load of a lane must bring; 0 is not checked.
         stack: bytes it may spill outside its weight loops.
-        drops: times it may drop the multiprocessor's L1.
     """
 
     name: str
@@ -64,7 +64,6 @@ class KernelCase:
     maxnreg: int = 0
     access: int = 0
     stack: int = 0
-    drops: int = 0
 
     @property
     def single(self) -> bool:
@@ -92,7 +91,7 @@ class Report:
         allowed: bytes of stack it may have, outside its loops.
         spilled: instructions of its weight loops that spill.
         weight_loops: how many weight loops it has.
-        drops: times it drops the L1, beyond those it may.
+        drops: times it drops the multiprocessor's L1 but as the last to arrive, which takes the counter back to zero.
         broken: rules it breaks (`moegauge.kernels.triton.inspect.rules`), each as its fields.
     """
 
@@ -160,8 +159,8 @@ def product_case(
     """The dense product of one format, in one of `ROLES`."""
     plan = cut(format, columns)
     constants = {
-        "FORMAT": format, "NT": tokens, "FEW": {8: 1, 64: 16}.get(tokens, tokens), "UNROLL": 32 if tokens == 8 else 1,
-        "TILES": plan.chunk, "EVEN": plan.even,
+        "FORMAT": format, "NT": tokens, "FEW": {8: 1}.get(tokens, tokens), "UNROLL": 32 if tokens == 8 else 1,
+        **plan.constants,
         "PDL": dependent, "GATED": False, "SILU": False, "ACCUMULATE": False, "SHADOW": True, "TILES2": 0,
         "NORMALISED": False, "TOPK": 0, "E2": 1, **_common(quad), **ROLES[role],
     }  # fmt: skip
@@ -170,8 +169,8 @@ def product_case(
     many = tokens == 64 or constants["E2"] > ROUTER_EXPERTS
     most, stack = BATCH_REGISTERS if many else REGISTERS, BATCH_STACK if tokens > 8 else 0
     return KernelCase(
-        name, "product.product", constants, {"slope": "fp32"}, loops=loops, chunk=plan.chunk, maxnreg=most, stack=stack,
-        drops=int(constants["TOPK"] > 0),
+        name, "product.product", constants, {"slope": "fp32"}, WARPS, loops=loops, chunk=plan.chunk, maxnreg=most,
+        stack=stack,
     )  # fmt: skip
 
 
@@ -179,20 +178,27 @@ def expert_cases(
     format: str, shared: str, columns: int, top_k: int, quad: bool, dependent: bool, alone: bool = True, tokens: int = 8
 ) -> Iterator[KernelCase]:
     """The two expert kernels of a model, for a single token or several (`tokens` of one expert at a time)."""
-    plan = cut(format, columns)
     constants = {
-        "FORMAT": format, "SHARED": shared, "TOPK": top_k, "NT": tokens, "TILES": plan.chunk, "EVEN": plan.even,
-        "SHARED_TILES": 4, "SHARED_EVEN": True, "PDL": dependent, "SHADOW": True, **_common(quad),
+        "FORMAT": format, "SHARED": shared, "TOPK": top_k, "NT": tokens, "SHARED_TILES": 4, "SHARED_RAGGED": 0,
+        "PDL": dependent, "SHADOW": True, **_common(quad),
     }  # fmt: skip
+    sides, whole = cut(format, columns, WARPS // 2), cut(format, columns, WARPS)
     loops = ((format, shared) if shared else (format,)) if tokens == 8 else ()
     tail = f" {format}" + (f" + {shared}" if shared else "") + f", {columns} columns"
     tail += ("" if alone else f", {tokens} tokens") + (", pdl" if dependent else "")
     few = {"FEW": 1, "UNROLL": 8} if alone else {"FEW": tokens, "UNROLL": 1}
-    up = {**constants, "GATED": True, **few, "TILES2": 512 if alone else 0}
-    down = {**constants, "BATCH1": alone, "NORMALISED": alone, "TOPK2": 1 << (top_k - 1).bit_length(), "UNROLL": 32}
+    up = {**constants, **sides.constants, "EARLY": True, "GATED": True, **few, "TILES2": 512 if alone else 0}
+    down = {
+        **constants,
+        **whole.constants,
+        "BATCH1": alone,
+        "NORMALISED": alone,
+        "TOPK2": 1 << (top_k - 1).bit_length(),
+        "UNROLL": 32,
+    }
     for name, kernel, given in (("up", "experts_up.experts_up", up), ("down", "experts_down.experts_down", down)):
         yield KernelCase(
-            f"experts {name}{tail}", kernel, given, loops=loops, chunk=plan.chunk, maxnreg=REGISTERS,
+            f"experts {name}{tail}", kernel, given, warps=WARPS, loops=loops, chunk=whole.chunk, maxnreg=REGISTERS,
             stack=BATCH_STACK if tokens > 8 else EXPERT_STACK,
         )  # fmt: skip
 
@@ -378,7 +384,7 @@ def inspect(cubin: bytes, case: KernelCase, target: int, early: Iterable[str] = 
         allowed=case.stack,
         spilled=spilled,
         weight_loops=len(weight_loops),
-        drops=max(0, sum("CCTL.IVALL" in i for i in found) - case.drops),
+        drops=_drops(found),
         broken=tuple((one.rule, one.value, one.limit, one.allowed, one.detail) for one in broken),
     )
 
@@ -387,6 +393,12 @@ def access_bytes(instruction: str) -> int:
     """Bytes one lane's global load brings: `LDG.E.128` 16, `LDG.E.64` 8, `LDG.E` 4."""
     bits = re.search(r"\bLDG\S*?\.(U8|S8|U16|S16|64|128)\b", instruction)
     return {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}[bits[1]] if bits else 4
+
+
+def _drops(found: list[str]) -> int:
+    """Times the L1 is dropped other than behind an exchange: by `arrive`, of whoever arrives last."""
+    places = [i for i, text in enumerate(found) if "CCTL.IVALL" in text]
+    return sum(not any("EXCH" in text for text in found[max(0, i - 4) : i]) for i in places)
 
 
 def _spills(found: list[str]) -> int:

@@ -27,7 +27,12 @@ STATIC = {
 }  # fmt: skip
 # Tables that a kernel may read before its wait, since they were written two launches before it: every kernel waits
 # before it lets the next one start.
-TABLES = {"experts_down": {"slots", "counts", "members", "distinct", "share"}}
+# `experts_up` streams its shared expert before it waits, from an input and to an output that the launch before it does
+# not touch (EARLY, which the lowering sets only then); it waits before it stores a part.
+TABLES = {
+    "experts_down": {"slots", "counts", "members", "distinct", "share", "slot_of"},
+    "experts_up": {"x", "squares", "store"},
+}
 
 
 @dataclass(frozen=True, slots=True)

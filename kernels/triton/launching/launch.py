@@ -8,11 +8,12 @@ from typing import Any
 
 from moegauge.kernels.triton.launching.signature import check
 
-# Registers per thread of the kernels that stream weights, and the warps a multiprocessor then holds: as many programs
-# as are resident share the work out, so that number must be known before they are compiled. Left alone the assembler
-# takes 64 to 140. Sums of 64 tokens are 32 registers more, twice.
-REGISTERS, WARPS = 128, 16
-BATCH_REGISTERS, BATCH_WARPS = 168, 12
+# Registers per thread of the kernels that stream weights, and the programs of WARPS warps a multiprocessor then holds:
+# as many as are resident share the work out, so that number must be known before they are compiled. Left alone the
+# assembler takes 64 to 140. Sums of 64 tokens are 32 registers more, twice.
+WARPS = 4
+REGISTERS, PROGRAMS = 128, 4
+BATCH_REGISTERS, BATCH_PROGRAMS = 168, 3
 ROUTER_EXPERTS = 256  # most, in powers of two, among which a product of REGISTERS chooses without a spill
 # What every kernel is compiled with. Products and sums may be fused, as up to Triton 3.9 by default: asked for, since
 # 3.9 warns that its successor will not.
@@ -30,7 +31,7 @@ class Launch:
         constants: its `tl.constexpr` parameters but PDL.
         warps, stages: `num_warps` and `num_stages`.
         maxnreg: most registers per thread; 0 leaves it to the assembler.
-        chunks: pieces of work its programs share out (the fewest, where that depends on the routing); 0 where a program
+        chunks: turns of work its programs share out (the fewest, where that depends on the routing); 0 where a program
             has a piece of its own.
         reuses: it only repeats work an earlier launch of the same step did; needed when its operation runs alone.
         once: it depends on nothing the step writes; run once after registers were written from outside.

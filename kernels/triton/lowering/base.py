@@ -83,6 +83,7 @@ class LoweringBase:
         self._normalised: set[tuple[ir.View, ir.Vector | None]] = set()
         self._promised: list[tuple[ir.View, ir.Vector | None]] = []
         self._index = 0
+        self._latest: set[str] = set()  # registers that the operation of the launch before this one writes
         self._writers: dict[ir.View, Launch] = {}  # the launch that writes all of a view, of a product just before
         self._batch = program.batch
         self.routes: dict[str, RouteTables] = {}
@@ -193,5 +194,5 @@ class LoweringBase:
         return {"FEW": few, "UNROLL": max(1, (32 if depth > 8 else 8) // few)}
 
     def _share(self, total: int, most: int) -> Shares:
-        """Shares of `total` chunks, for a kernel of which a multiprocessor holds `most` programs."""
+        """Shares of `total` turns, for a kernel of which a multiprocessor holds `most` programs."""
         return share(total, self._configuration, self._processors, most)

@@ -1,7 +1,7 @@
 """Named kernel configurations (programs per multiprocessor), and which one a device gets.
 
-A configuration says only how many programs (of one warp) a launch has: so many per multiprocessor, and fewer where each
-would have next to nothing to do. Everything else follows from the format and the shape.
+A configuration says only how many programs (of four warps) a launch has: so many per multiprocessor, and fewer where
+each would have next to nothing to do. Everything else follows from the format and the shape.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ class Configuration:
 
     Attributes:
         name: as recorded.
-        programs: warps on each multiprocessor.
-        chunks: fewest chunks (of 2 KB of weights) a program streams, so that its start is not most of its life.
+        programs: on each multiprocessor, of four warps each.
+        turns: fewest turns (of 8 KB of weights) of a program, so that its start is not most of its life.
         why: one line for the documentation.
     """
 
     name: str
     programs: int
-    chunks: int
+    turns: int
     why: str
 
 
 CONFIGURATIONS = {
     c.name: c
     for c in (
-        Configuration("deep", 8, 8, "16 to 32 KB in flight per multiprocessor, longest streams; GDDR devices"),
-        Configuration("even", 12, 4, "24 to 48 KB in flight; leaves room for programs of the next kernel"),
-        Configuration("wide", 16, 2, "32 to 64 KB in flight, every place taken; HBM devices, small matrices"),
+        Configuration("deep", 2, 8, "16 to 32 KB in flight per multiprocessor, longest streams; GDDR devices"),
+        Configuration("even", 3, 4, "24 to 48 KB in flight; leaves room for programs of the next kernel"),
+        Configuration("wide", 4, 2, "32 to 64 KB in flight, every place taken; HBM devices, small matrices"),
     )
 }
 
@@ -49,40 +49,53 @@ def default_for(capability: tuple[int, int]) -> Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How the columns of a product are walked: `chunk` tiles at a time.
+    """How the columns of a product are walked (`moegauge.kernels.triton.device.row_tile`).
 
     Attributes:
         tiles: column tiles of the matrix.
-        chunk: tiles multiplied at a time, 4 or 3.
+        chunk: tiles a warp multiplies in a turn, 4 or 3.
+        across: warps of a program that stand side by side along the columns; its others have other row tiles.
     """
 
     tiles: int
     chunk: int
+    across: int
 
     @property
-    def even(self) -> bool:
-        """Whether no chunk is ragged."""
-        return self.tiles % self.chunk == 0
+    def ragged(self) -> int:
+        """0 where every warp has a whole chunk in every turn, 1 where some have none in the last, 2 where the last
+        chunk is not whole."""
+        if self.tiles % self.chunk:
+            return 2
+        return int(self.tiles % (self.chunk * self.across) > 0)
 
     @property
     def length(self) -> int:
-        """Chunks of a row tile."""
-        return -(-self.tiles // self.chunk)
+        """Turns of a row tile."""
+        return -(-self.tiles // (self.chunk * self.across))
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """What the kernels are told of it."""
+        return {"TILES": self.chunk, "ACROSS": self.across, "RAGGED": self.ragged}
 
 
-def cut(format: str, columns: int) -> Cut:
-    """Cut [.., columns] into chunks."""
+def cut(format: str, columns: int, across: int = 0) -> Cut:
+    """Cut [.., columns] into turns; `across` 0 takes the most warps side by side of which an eighth idles at most."""
     tiles = columns // layout.tile_columns(format)
     spans = layout.scale_columns(format) > layout.tile_columns(format)  # scales of several tiles: chunks of 4 only
-    return Cut(tiles, 3 if tiles % 4 and tiles % 3 == 0 and not spans else 4)
+    chunk = 3 if tiles % 4 and tiles % 3 == 0 and not spans else 4
+    chunks = -(-tiles // chunk)
+    fitting = (n for n in (4, 2, 1) if 8 * -(-chunks // n) * n <= 9 * chunks)
+    return Cut(tiles, chunk, across or next(fitting))
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How the chunks of a launch are shared out (`moegauge.kernels.triton.device.work_split`).
+    """How the turns of a launch are shared out (`moegauge.kernels.triton.device.work_split`).
 
     Attributes:
-        total: chunks of the launch; where it depends on the routing, the fewest.
+        total: turns of the launch; where it depends on the routing, the fewest.
         programs: programs of the launch.
     """
 
@@ -90,12 +103,12 @@ class Shares:
     programs: int
 
     def depth(self, length: int) -> int:
-        """Most programs that `length` neighbouring chunks are shared between; of a larger total, no more."""
+        """Most programs that `length` neighbouring turns are shared between; of a larger total, no more."""
         return min(self.programs, -(-(length - 1) // max(1, self.total // self.programs)) + 1)
 
 
 def share(total: int, configuration: Configuration, processors: int, most: int) -> Shares:
-    """Share `total` chunks between the programs of a configuration, `most` per multiprocessor at most: a program that
+    """Share `total` turns between the programs of a configuration, `most` per multiprocessor at most: a program that
     is not resident from the start would do its share after all others."""
     programs = processors * min(configuration.programs, most)
-    return Shares(total, max(1, min(programs, total // configuration.chunks)))
+    return Shares(total, max(1, min(programs, total // configuration.turns)))

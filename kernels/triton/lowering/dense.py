@@ -7,9 +7,9 @@ from typing import Any
 from moegauge.errors import DeviceError
 from moegauge.kernels import program as ir
 from moegauge.kernels.triton.device import plain, product
-from moegauge.kernels.triton.launching.launch import BATCH_REGISTERS, BATCH_WARPS, REGISTERS, WARPS, Launch
+from moegauge.kernels.triton.launching.launch import BATCH_PROGRAMS, BATCH_REGISTERS, PROGRAMS, REGISTERS, WARPS, Launch
 from moegauge.kernels.triton.lowering.base import Input, LoweringBase, at, pitch, power
-from moegauge.kernels.triton.lowering.configuration import cut
+from moegauge.kernels.triton.lowering.configuration import Cut, cut
 
 
 class DenseLowering(LoweringBase):
@@ -78,9 +78,10 @@ class DenseLowering(LoweringBase):
         padded = matrices + [matrices[-1]] * (4 - len(matrices))
         ends = [sum(w.rows for w in matrices[: i + 1]) // 16 for i in range(len(matrices))]
         ends += [ends[-1]] * (3 - len(ends))
-        plan, sides, tokens = cut(matrices[0].format, matrices[0].columns), 2 if gated else 1, power(self._batch, 8)
-        registers, most = (REGISTERS, WARPS) if tokens < 64 else (BATCH_REGISTERS, BATCH_WARPS)
-        shares = self._share(rows // 16 * sides * plan.length, most)
+        plan, tokens, sides = _cut(matrices, blocks, gated), power(self._batch, 8), 2 if gated else 1
+        registers, most = (REGISTERS, PROGRAMS) if tokens < 64 else (BATCH_REGISTERS, BATCH_PROGRAMS)
+        units = rows // 16 * sides * plan.across // WARPS
+        shares = self._share(units * plan.length, most)
         depth = shares.depth(plan.length)
         squares, tiles2 = self._squares(x)
         arguments = {
@@ -92,7 +93,7 @@ class DenseLowering(LoweringBase):
             **self._no_choice(),
             "x": x.first,
             "part": self._registers.part(sides * depth * self._batch * rows),
-            "counters": self._registers.counters(rows // 16),
+            "counters": self._registers.counters(units + 1),
             **{f"w{i}": at(w.weights) for i, w in enumerate(padded)},
             **{f"s{i}": at(w.scales) for i, w in enumerate(padded)},
             **{f"t{i}": at(w.tensor_scale) for i, w in enumerate(padded)},
@@ -100,7 +101,6 @@ class DenseLowering(LoweringBase):
             "rows": rows,
             "column": column,
             "tiles": plan.tiles,
-            "depth": depth,
             "batch": self._batch,
             "x_stride8": x.stride8,
             "row_tiles_per_block": rows // 16 // blocks,
@@ -108,9 +108,8 @@ class DenseLowering(LoweringBase):
         constants = {
             "FORMAT": matrices[0].format,
             "NT": tokens,
-            **self._unroll(depth, min(power(self._batch), 16 if tokens == 64 else 32)),
-            "TILES": plan.chunk,
-            "EVEN": plan.even,
+            **self._unroll(depth, power(self._batch)),
+            **plan.constants,
             "GATED": gated,
             "SILU": silu,
             "ACCUMULATE": accumulate,
@@ -121,7 +120,9 @@ class DenseLowering(LoweringBase):
             "E2": 1,
             **self._common,
         }
-        return Launch(product.product, (shares.programs,), arguments, constants, maxnreg=registers, chunks=shares.total)
+        return Launch(
+            product.product, (shares.programs,), arguments, constants, WARPS, maxnreg=registers, chunks=shares.total
+        )
 
     def _no_choice(self) -> dict[str, Any]:
         """The arguments by which a router's product chooses experts, where it does not."""
@@ -233,3 +234,12 @@ class DenseLowering(LoweringBase):
             ),
             self._finish(rows, part, out, 0, gated=gated, silu=not gated),
         ]
+
+
+def _cut(matrices: list[ir.Weight], blocks: int, gated: bool) -> Cut:
+    """How the columns of a product are walked: whole row tiles side by side only where no matrix or block ends inside.
+    The two sides of a gate are."""
+    name, columns = matrices[0].format, matrices[0].columns
+    plan = cut(name, columns, WARPS // 2 if gated else 0)
+    beside = WARPS // plan.across
+    return plan if gated or all(w.rows // blocks % (16 * beside) == 0 for w in matrices) else cut(name, columns, WARPS)

@@ -8,9 +8,9 @@ from typing import Any
 from moegauge.errors import DeviceError
 from moegauge.kernels import program as ir
 from moegauge.kernels.triton.device import experts_down, experts_up
-from moegauge.kernels.triton.launching.launch import REGISTERS, WARPS, Launch
+from moegauge.kernels.triton.launching.launch import PROGRAMS, REGISTERS, WARPS, Launch
 from moegauge.kernels.triton.lowering.base import Input, at, pitch, power
-from moegauge.kernels.triton.lowering.configuration import Cut, cut
+from moegauge.kernels.triton.lowering.configuration import Cut, Shares, cut
 from moegauge.kernels.triton.lowering.dense import DenseLowering
 from moegauge.kernels.triton.lowering.registers import RouteTables
 
@@ -68,14 +68,16 @@ class ExpertLowering(DenseLowering):
     ) -> Launch:
         rows, most, sides = op.up.rows, tables.most(self._batch), 2 if op.gate else 1
         height = max(rows, shared_up.rows if shared_up else 0)
-        plan, other, behind = _cuts(op.up, shared_up)
+        plan, other = _cuts(op.up, shared_up, WARPS // sides)
+        shared_rows = shared_up.rows if shared_up else 0
         # As many experts as there are choices are distinct at least: what fits them fits more.
-        shares = self._share(sides * (op.top_k * (rows // 16) * plan.length + behind), WARPS)
-        depth = max(shares.depth(plan.length), shares.depth(other.length))
+        routed, behind = op.top_k * (rows // 16) * plan.length, shared_rows // 16 * other.length
+        shares = self._share(routed + behind, PROGRAMS)
+        depth = max(Shares(part, shares.programs).depth(cut.length) for part, cut in ((routed, plan), (behind, other)))
         gate_bias, bias_stride, gate_length = self._slot_bias(op.gate_bias)
         up_bias, up_stride, up_length = self._slot_bias(op.up_bias)
         squares, tiles2 = self._squares(x)
-        counters = (most * rows + (shared_up.rows if shared_up else 0)) // 16
+        counters = (most * rows + shared_rows) // 16
         arguments = {
             **self._matrix_pools(op.up),
             **self._matrix_pools(shared_up or op.up, "shared_"),
@@ -96,10 +98,9 @@ class ExpertLowering(DenseLowering):
             **_offsets("shared_gate", shared_gate),
             **_offsets("shared_up", shared_up),
             "rows": rows,
-            "shared_rows": shared_up.rows if shared_up else 0,
+            "shared_rows": shared_rows,
             "tiles": plan.tiles,
             "shared_tiles": other.tiles,
-            "depth": depth,
             "batch": self._batch,
             "x_stride8": x.stride8,
             "experts_most": most,
@@ -107,13 +108,16 @@ class ExpertLowering(DenseLowering):
         constants = {
             **self._expert_constants(op.up, shared_up, plan, other, tables),
             **self._unroll(depth, 1 if self._batch == 1 else self._expert_tokens(tables)),
+            "EARLY": not any(one.enqueued for one in x.launches)
+            and self._latest.isdisjoint((op.x.register, op.out.register)),
             "GATED": op.gate is not None,
             "SHADOW": self._shadowed(op.out),
             **tiles2,
         }
         return Launch(
-            experts_up.experts_up, (shares.programs,), arguments, constants, maxnreg=REGISTERS, chunks=shares.total
-        )
+            experts_up.experts_up, (shares.programs,), arguments, constants, WARPS, maxnreg=REGISTERS,
+            chunks=shares.total,
+        )  # fmt: skip
 
     def _expert_constants(
         self, routed: ir.Weight, shared: ir.Weight | None, plan: Cut, other: Cut, tables: RouteTables
@@ -123,10 +127,9 @@ class ExpertLowering(DenseLowering):
             "SHARED": shared.format if shared else "",
             "TOPK": tables.top_k,
             "NT": self._expert_tokens(tables),
-            "TILES": plan.chunk,
-            "EVEN": plan.even,
+            **plan.constants,
             "SHARED_TILES": other.chunk,
-            "SHARED_EVEN": other.even,
+            "SHARED_RAGGED": other.ragged,
             **self._common,
         }
 
@@ -138,7 +141,7 @@ class ExpertLowering(DenseLowering):
         total = self._batch * (op.top_k + 1)
         part = self._registers.part(2 * total * height)
         launches = []
-        for i, weight in enumerate(w for w in (op.up, op.gate) if w):
+        for i, weight in enumerate(w for w in (op.gate, op.up) if w):
             launches.append(
                 self._plain_rows(
                     weight,
@@ -153,7 +156,7 @@ class ExpertLowering(DenseLowering):
                 )
             )
         if shared:
-            for i, matrix in enumerate(w for w in (shared[1], shared[0]) if w):
+            for i, matrix in enumerate(w for w in shared if w):
                 launches.append(
                     self._plain_rows(
                         matrix, x, stride8 * 8, self._batch, height, part=part, part_first=i * total + pairs
@@ -202,10 +205,11 @@ class ExpertLowering(DenseLowering):
         self, op: ir.ExpertsDown, x: Any, stride8: int, tables: RouteTables, shared: ir.Weight | None
     ) -> Launch:
         rows, alone = op.down.rows, self._batch == 1
-        plan, other, behind = _cuts(op.down, shared)
-        shares = self._share(op.top_k * (rows // 16) * plan.length + behind, WARPS)
+        plan, other = _cuts(op.down, shared, WARPS)
+        tall = op.top_k * plan.length + (other.length if shared else 0)
+        shares = self._share(rows // 16 * tall, PROGRAMS)
         if alone:  # a part is a program's sum over all experts of a row tile
-            parts = shares.depth(op.top_k * plan.length + behind // (rows // 16))
+            parts = shares.depth(tall)
         else:
             parts = max(shares.depth(plan.length), shares.depth(other.length)) * self._batch * (op.top_k + 1)
         bias, bias_stride, length = self._slot_bias(op.bias)
@@ -243,8 +247,9 @@ class ExpertLowering(DenseLowering):
             "SHADOW": self._shadowed(op.out),
         }
         return Launch(
-            experts_down.experts_down, (shares.programs,), arguments, constants, maxnreg=REGISTERS, chunks=shares.total
-        )
+            experts_down.experts_down, (shares.programs,), arguments, constants, WARPS, maxnreg=REGISTERS,
+            chunks=shares.total,
+        )  # fmt: skip
 
     def _down_plain(
         self, op: ir.ExpertsDown, x: Any, stride8: int, tables: RouteTables, shared: ir.Weight | None
@@ -285,13 +290,10 @@ class ExpertLowering(DenseLowering):
         return [*launches, Launch(experts_down.experts_down_finish, (-(-rows // 16),), arguments, constants)]
 
 
-def _cuts(routed: ir.Weight, shared: ir.Weight | None) -> tuple[Cut, Cut, int]:
-    """(cut of a routed expert's matrix, of the shared expert's, chunks of all of the latter)."""
-    plan = cut(routed.format, routed.columns)
-    if shared is None:
-        return plan, plan, 0
-    other = cut(shared.format, shared.columns)
-    return plan, other, shared.rows // 16 * other.length
+def _cuts(routed: ir.Weight, shared: ir.Weight | None, across: int) -> tuple[Cut, Cut]:
+    """How the columns of a routed and of the shared expert's matrix are walked, `across` warps side by side."""
+    plan = cut(routed.format, routed.columns, across)
+    return plan, cut(shared.format, shared.columns, across) if shared else plan
 
 
 def _offsets(prefix: str, weight: ir.Weight | None) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from moegauge.kernels import program as ir
 from moegauge.kernels.triton.device import prepare, route
-from moegauge.kernels.triton.launching.launch import BATCH_REGISTERS, BATCH_WARPS, ROUTER_EXPERTS, Launch
+from moegauge.kernels.triton.launching.launch import BATCH_PROGRAMS, BATCH_REGISTERS, ROUTER_EXPERTS, Launch
 from moegauge.kernels.triton.lowering.attention import AttentionLowering
 from moegauge.kernels.triton.lowering.base import at, power
 from moegauge.kernels.triton.lowering.experts import ExpertLowering
@@ -31,6 +31,8 @@ class Lowering(AttentionLowering, ExpertLowering):
                 self._normalised = {key for key in self._normalised if key[0].register != view.register}
             self._normalised.update(self._promised)
             self._promised.clear()
+            if any(launch.enqueued for launch in launches):
+                self._latest = {view.register for view in operation.outputs()}
             steps.append(launches)
         return steps
 
@@ -70,7 +72,6 @@ class Lowering(AttentionLowering, ExpertLowering):
 
     def _choose_there(self, writer: Launch, op: ir.Route, tables: RouteTables, constants: dict[str, Any]) -> None:
         """Have the product that makes a single token's logits choose its experts."""
-        tiles = writer.arguments["rows"] // 16
         writer.arguments |= {
             **{name: getattr(tables, name) for name in ("ids", "share", "slot_of", "slots", "counts", "members")},
             "distinct": tables.distinct,
@@ -79,10 +80,9 @@ class Lowering(AttentionLowering, ExpertLowering):
             "experts": op.experts,
             "slot_stride": op.stride,
             "slot_count": op.slots,
-            "counters": self._registers.counters(tiles + 1),
         }
         writer.constants |= constants
-        if constants["E2"] > ROUTER_EXPERTS and writer.grid[0] <= BATCH_WARPS * self._processors:
+        if constants["E2"] > ROUTER_EXPERTS and writer.grid[0] <= BATCH_PROGRAMS * self._processors:
             writer.maxnreg = BATCH_REGISTERS
 
     def _embed(self, op: ir.Embed) -> list[Launch]:

@@ -7,6 +7,7 @@ import pytest
 
 from moegauge.formats import get_format
 from moegauge.kernels import codes
+from moegauge.kernels.triton.launching.launch import WARPS
 from moegauge.kernels.triton.lowering import layout
 from moegauge.kernels.triton.lowering.configuration import CONFIGURATIONS, Configuration, cut, default_for, share
 
@@ -104,16 +105,21 @@ def test_a_cut_covers_every_tile_once():
         for tiles in range(1, 40):
             plan = cut(name, tiles * layout.tile_columns(name))
             assert plan.tiles == tiles
-            assert (plan.length - 1) * plan.chunk < tiles <= plan.length * plan.chunk
-            assert plan.even == (tiles == plan.length * plan.chunk)
+            turn = plan.chunk * plan.across
+            assert (plan.length - 1) * turn < tiles <= plan.length * turn
+            assert (plan.ragged == 0) == (tiles == plan.length * turn)
+            assert (plan.ragged < 2) == (tiles % plan.chunk == 0)
+            assert WARPS % plan.across == 0
+            chunks = -(-tiles // plan.chunk)
+            assert plan.length * plan.across <= chunks * 9 / 8  # of a program's warps, an eighth idles at most
             assert plan.chunk == 4 or name not in ("fp8", "int4_g128")  # whose scales belong to four tiles
 
 
-def test_no_run_of_chunks_is_shared_between_more_programs_than_its_depth():
+def test_no_run_of_turns_is_shared_between_more_programs_than_its_depth():
     for total in (1, 7, 96, 1000):
-        for chunks in (1, 2, 6):
-            shares = share(total, Configuration("c", 5, chunks, ""), processors=3, most=4)
-            assert shares.programs == max(1, min(12, total // chunks))  # four of the five on each of three
+        for turns in (1, 2, 6):
+            shares = share(total, Configuration("c", 5, turns, ""), processors=3, most=4)
+            assert shares.programs == max(1, min(12, total // turns))  # four of the five on each of three
             each, more = divmod(total, shares.programs)
             owner = np.repeat(np.arange(shares.programs), [each + (p < more) for p in range(shares.programs)])
             for length in (n for n in (1, 2, 3, 8, 31, total) if n <= total):

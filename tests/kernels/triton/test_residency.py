@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from moegauge.errors import DeviceError
-from moegauge.kernels.triton.launching.launch import BATCH_REGISTERS, BATCH_WARPS
+from moegauge.kernels.triton.launching.launch import BATCH_PROGRAMS, BATCH_REGISTERS, PROGRAMS, REGISTERS, WARPS
 from moegauge.kernels.triton.launching.residency import resident
 
 
 def test_residency_follows_registers_memory_and_the_limit_of_programs():
     h100 = (9, 0)
     assert resident(128, 1024, 1, 228 << 10, h100) == 16
-    assert resident(BATCH_REGISTERS, 1024, 1, 228 << 10, h100) == BATCH_WARPS
+    assert resident(REGISTERS, 4096, WARPS, 228 << 10, h100) == PROGRAMS
+    assert resident(BATCH_REGISTERS, 4096, WARPS, 228 << 10, h100) == BATCH_PROGRAMS
     assert resident(169, 1024, 1, 228 << 10, h100) == 8  # three warps of 176 no longer fit a quarter
     assert resident(32, 0, 1, 228 << 10, h100) == 32
     assert resident(32, 0, 1, 228 << 10, (8, 6)) == 16
