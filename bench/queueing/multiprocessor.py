@@ -70,7 +70,6 @@ class Workload:
         cold_loads: loads in turn beside them, from memory.
         waits_first: it waits before it asks for weights.
         arrives: atomic additions behind one another before the launch's last output is there.
-        exchanges: counters that the last to arrive takes back to zero before it reads parts.
         prefetched: pieces a warp has brought to the L2 cache before it waits, besides the first.
         turns: times a program without pieces goes through a loop of two loads from memory in turn (attention).
     """
@@ -97,7 +96,6 @@ class Workload:
     cold_loads: int = 0
     waits_first: bool = False
     arrives: int = 0
-    exchanges: int = 0
     prefetched: int = 0
     turns: int = 0
 
@@ -323,7 +321,7 @@ class Multiprocessor:
                 heappush(self._queue, (after, number, warp))
         work, at = self.work, self.at
         # Whoever counted in last adds up; a router then counts in once more.
-        last = self.counted + self._cycles(work.finish) + self._loads + work.exchanges * self.at.atomic
+        last = self.counted + self._cycles(work.finish) + self._loads
         end = max(self.ended, last + max(0, work.arrives - 1) * (at.fence + at.atomic))
         triggered = max([self.released, *self.starts]) if self.dependent else end
         left = 1.0 - len(self.starts) / work.resident  # never taken

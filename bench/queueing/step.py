@@ -191,7 +191,6 @@ def work_of(op: ir.Operation, launch: Launch, code: Code, size: float, capabilit
         "cold_loads": cold,
         "waits_first": bool(way["waits_first"]),
         "arrives": way["arrives"],
-        "exchanges": way["exchanges"],
     }
     if not launch.chunks:
         return Workload(**common, chunk_bytes=size, chunk=PieceCost(alone=code.loop), turns=_turns(launch))

@@ -67,7 +67,7 @@ def finish_down(
             for z in range(0, tl.max(parts, 0)):
                 at = part + z * stride + pair[None, :] * rows + row[:, None]
                 mask = there & (parts > lane * 0 + z)[None, :]
-                acc += tl.load(at, mask=mask, other=0.0)
+                acc += tl.load(at, mask=mask, other=0.0, volatile=True)
             slot = tl.load(slot_of + pair, mask=token < batch, other=0)
             for start in range(0, length, rows):
                 index = (row + start)[:, None] + (slot * bias_stride)[None, :]
@@ -79,7 +79,7 @@ def finish_down(
             count = parts_of(row_tile * tall + routed, tall - routed, grid, total)
             for z in range(0, count):
                 at = part + z * stride + (batch * TOPK + token)[None, :] * rows + row[:, None]
-                sums += tl.load(at, mask=there, other=0.0)
+                sums += tl.load(at, mask=there, other=0.0, volatile=True)
         tl.store(out + target, sums, mask=there)
         if SHADOW:
             tl.store(shadow + target, sums.to(tl.bfloat16), mask=there)

@@ -10,18 +10,20 @@ import triton.language as tl
 
 
 @triton.jit
-def arrive(counter, total, mine=1):
+def arrive(counter, total, mine=1, ACQUIRE: tl.constexpr = False):
     """Count this program in with its `mine` of `total` turns (or parts); true for the last to arrive, which then sees
-    what all of them stored before they arrived.
+    what all of them stored if it reads it `volatile`, past the L1, or with ACQUIRE.
 
-    A release each, and one acquire, by the last, as it takes the counter back to zero: an acquire drops the L1 of the
-    whole multiprocessor (CCTL.IVALL), and with it the input that its programs share.
+    An acquire drops the L1 of the whole multiprocessor (CCTL.IVALL), and with it the input that its programs share.
+    This is the order of CUDA's sample threadFenceReduction: a fence, a relaxed atomic, volatile reads.
     """
     tl.debug_barrier()
-    last = tl.atomic_add(counter, mine, sem="release", scope="gpu") == total - mine
+    if ACQUIRE:
+        last = tl.atomic_add(counter, mine, sem="acq_rel", scope="gpu") == total - mine
+    else:
+        last = tl.atomic_add(counter, mine, sem="release", scope="gpu") == total - mine
     if last:
-        tl.atomic_xchg(counter, 0, sem="acquire", scope="gpu")
-        tl.debug_barrier()
+        tl.store(counter, 0)
     return last
 
 
@@ -40,7 +42,7 @@ def add_parts(part, stride, count, at, there, NT: tl.constexpr, FEW: tl.constexp
     acc = tl.zeros((ROWS, UNROLL * FEW), tl.float32)
     for i in range(0, count, UNROLL):
         mask = there & (z * 0 + (count - i) > z)
-        acc += tl.load(part + (i + z) * stride + at, mask=mask, other=0.0)
+        acc += tl.load(part + (i + z) * stride + at, mask=mask, other=0.0, volatile=True)
     if UNROLL > 1:
         acc = tl.sum(tl.reshape(acc, (ROWS, UNROLL, FEW)), 1)
     return tl.reshape(tl.broadcast_to(acc[:, None, :], (ROWS, NT // FEW, FEW)), (ROWS, NT))

@@ -172,7 +172,7 @@ def product(
                 GATED, SILU, SHADOW, TILES2, NORMALISED,
             )  # fmt: skip
             if TOPK > 0:
-                if arrive(counters + units, units):
+                if arrive(counters + units, units, 1, True):
                     chooses += 1
         else:
             z = me - owner_of(unit * length, grid, total)
@@ -190,7 +190,7 @@ def product(
                     row, GATED, SILU, SHADOW, TILES2, NORMALISED,
                 )  # fmt: skip
                 if TOPK > 0:
-                    if arrive(counters + units, units):
+                    if arrive(counters + units, units, 1, True):
                         chooses += 1
     if TOPK > 0:
         if chooses > 0:

@@ -50,6 +50,7 @@ class KernelCase:
         maxnreg: most registers per thread; 0 leaves it to the assembler.
         access: bytes every load of a lane must bring; 0 is not checked.
         stack: bytes it may spill outside its weight loops.
+        drops: times it may drop the multiprocessor's L1.
     """
 
     name: str
@@ -64,6 +65,7 @@ class KernelCase:
     maxnreg: int = 0
     access: int = 0
     stack: int = 0
+    drops: int = 0
 
     @property
     def single(self) -> bool:
@@ -91,7 +93,7 @@ class Report:
         allowed: bytes of stack it may have, outside its loops.
         spilled: instructions of its weight loops that spill.
         weight_loops: how many weight loops it has.
-        drops: times it drops the multiprocessor's L1 but as the last to arrive, which takes the counter back to zero.
+        drops: times it drops the L1, beyond those it may.
         broken: rules it breaks (`moegauge.kernels.triton.inspect.rules`), each as its fields.
     """
 
@@ -170,7 +172,7 @@ def product_case(
     most, stack = BATCH_REGISTERS if many else REGISTERS, BATCH_STACK if tokens > 8 else 0
     return KernelCase(
         name, "product.product", constants, {"slope": "fp32"}, WARPS, loops=loops, chunk=plan.chunk, maxnreg=most,
-        stack=stack,
+        stack=stack, drops=2 * int(constants["TOPK"] > 0),
     )  # fmt: skip
 
 
@@ -384,7 +386,7 @@ def inspect(cubin: bytes, case: KernelCase, target: int, early: Iterable[str] = 
         allowed=case.stack,
         spilled=spilled,
         weight_loops=len(weight_loops),
-        drops=_drops(found),
+        drops=max(0, sum("CCTL.IVALL" in i for i in found) - case.drops),
         broken=tuple((one.rule, one.value, one.limit, one.allowed, one.detail) for one in broken),
     )
 
@@ -393,12 +395,6 @@ def access_bytes(instruction: str) -> int:
     """Bytes one lane's global load brings: `LDG.E.128` 16, `LDG.E.64` 8, `LDG.E` 4."""
     bits = re.search(r"\bLDG\S*?\.(U8|S8|U16|S16|64|128)\b", instruction)
     return {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}[bits[1]] if bits else 4
-
-
-def _drops(found: list[str]) -> int:
-    """Times the L1 is dropped other than behind an exchange: by `arrive`, of whoever arrives last."""
-    places = [i for i, text in enumerate(found) if "CCTL.IVALL" in text]
-    return sum(not any("EXCH" in text for text in found[max(0, i - 4) : i]) for i in places)
 
 
 def _spills(found: list[str]) -> int:

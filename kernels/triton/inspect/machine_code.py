@@ -172,8 +172,7 @@ def serial_loads(text: Sequence[str]) -> int:
 
 
 WAIT = r"\bACQBULK\b"
-ATOMIC = r"\b(ATOMG?|REDG?)\b(?!\S*\.EXCH)"
-EXCHANGE = r"\bATOMG?\S*\.EXCH"
+ATOMIC = r"\b(ATOMG?|REDG?)\b"
 WEIGHTS = r"\bLDG\S*\.EF\b"
 LOAD = r"\bLDG?\b"
 STORE = r"\bSTG\b"
@@ -194,7 +193,6 @@ class Way:
         finish_loads: loads in turn behind it.
         finish_all: the same along the text, those that few cases need (biases) among them.
         arrives: atomic additions behind the weight loop.
-        exchanges: counters that the last to arrive takes back to zero, an acquire each.
         again: cycles from the end of the weight loop to the next row's first load of weights, without counting in.
         again_loads: loads in turn there.
         onward: cycles from the atomic addition to the next row tile's first load of weights, for who is not the last.
@@ -209,7 +207,6 @@ class Way:
     finish_loads: int
     finish_all: int
     arrives: int
-    exchanges: int
     again: int = 0
     again_loads: int = 0
     onward: int = 0
@@ -229,7 +226,6 @@ def way(code: Listing) -> Way:
             wait_cycles=code.cycles(before[before.index(mine[0]) :]) if mine else 0, tail=0,
             finish=code.cycles(finish), finish_loads=serial_loads([code.text[i] for i in finish]),
             finish_all=serial_loads(code.text[first:]), arrives=len(atomics),
-            exchanges=len(code.find(EXCHANGE)),
         )  # fmt: skip
     begin, end = loops[0]
     weights = code.find(WEIGHTS)
@@ -253,7 +249,6 @@ def way(code: Listing) -> Way:
         finish_loads=serial_loads([code.text[i] for i in finish]),
         finish_all=serial_loads(code.text[last + 1 : stop]) if behind else 0,
         arrives=len(behind),
-        exchanges=len(code.find(EXCHANGE, end)),
         again=code.cycles(again),
         again_loads=serial_loads([code.text[i] for i in again]),
         onward=code.cycles(onward),
