@@ -1,6 +1,6 @@
 """Every size a stranger chooses, and the most of it that is taken: files, names, numbers, layers, cells, cases.
 
-Past one of them the input is refused in one line, before it has cost more than reading it. Its tests are in tests/attacks.
+Past one of them the input is refused in one line, before it has cost more than reading it.
 """
 
 from __future__ import annotations
