@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,22 @@ class Arena(Protocol):
         """Give the memory back: called by whoever built the step, once."""
 
 
+class Segment(NamedTuple):
+    """A part of a step, and the slice of the roof read behind it.
+
+    Attributes:
+        step_s, roof_s: seconds; `roof_s` is 0 where nothing was read.
+        roof_bytes: bytes of the slice.
+        step_lost_s, roof_lost_s: seconds of them in which the thread that lost most had no core.
+    """
+
+    step_s: float
+    roof_s: float
+    roof_bytes: int
+    step_lost_s: float
+    roof_lost_s: float
+
+
 class WarmUp(Protocol):
     """What a backend does once per program."""
 
@@ -119,6 +135,16 @@ class Segments(Protocol):
     def run_range(self, first: int, last: int) -> None:
         """Enqueue operations [first, last) as `run` does; called by timers that measure the roof between the parts of a
         step. Ranges that follow each other through the program give, bit for bit, what `run` gives."""
+
+    def run_cut(self, size: int, stream: Stream | None) -> list[Segment]:
+        """Run the whole step in segments that read about `size` bytes each, cut between operations and within long ones,
+        and behind each as many bytes of `stream` (None: nothing), which goes on where its last slice ended. Gives, bit
+        for bit, what `run` gives. Called only where `Backend.cuts`.
+
+        Raises:
+            NotImplementedError: the backend does not cut.
+        """
+        raise NotImplementedError
 
     def run(self) -> None:
         """Enqueue the whole step; `Backend.synchronize` waits for it. Called by every timer."""
@@ -239,6 +265,7 @@ class Backend(LaunchModes, EmptyChains, RoofSweep, Protocol):
         matrix_formats: formats its kernels decode.
         isa: instruction set of its products; "" where their arithmetic hides behind memory or there is no such name:
             what products cost in the caches is then not measured.
+        cuts: whether its runnables run in segments (`Runnable.run_cut`); a GPU's whole step is short enough.
         usual_arena: bytes that a step's weights are spread over when nobody asks for another size; 0 is as few as keep
             them out of the caches.
     """
@@ -250,6 +277,7 @@ class Backend(LaunchModes, EmptyChains, RoofSweep, Protocol):
     matrix_formats: frozenset[str]
     isa: str = ""
     usual_arena: int = 0
+    cuts: bool = False
 
     @property
     @abstractmethod

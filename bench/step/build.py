@@ -23,7 +23,7 @@ from moegauge.bench.step.reuse import readings
 from moegauge.bench.step.rings import Layout, plan, relaid
 from moegauge.bench.step.routing import Routing
 from moegauge.errors import ColdError, NumericsError, UnknownNameError, UsageError
-from moegauge.kernels.backend import Arena, Backend, LaunchProfile, Runnable
+from moegauge.kernels.backend import Arena, Backend, LaunchProfile, Runnable, Segment, Stream
 from moegauge.kernels.program import Attend, Program, Route, State, Vector, route_of
 from moegauge.kernels.reference import Reference, Value
 from moegauge.shape import Matrix, ModelShape
@@ -104,6 +104,13 @@ class DecodeStep:
         self._next = (self._next + 1) % len(self._laps)
         self._runs += 1
         self._last.run()
+
+    def run_cut(self, size: int, stream: Stream | None) -> list[Segment]:
+        """As `run`, in segments with slices of `stream` between them; see `moegauge.kernels.backend.Segments`."""
+        self._last = self._laps[self._next]
+        self._next = (self._next + 1) % len(self._laps)
+        self._runs += 1
+        return self._last.run_cut(size, stream)
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from moegauge.errors import DeviceError
 from moegauge.formats import FORMATS, get_format
 from moegauge.kernels import content
-from moegauge.kernels.backend import Arena, Backend, Precision, Runnable, Stream
+from moegauge.kernels.backend import Arena, Backend, Precision, Runnable, Segment, Stream
 from moegauge.kernels.cpu.core import Core, cores, library
 from moegauge.kernels.cpu.layout import read_interleaved
-from moegauge.kernels.cpu.structs import KINDS, COperation, CRegion, Translator, region
+from moegauge.kernels.cpu.structs import KINDS, CCut, COperation, CRegion, Translator, region
 from moegauge.kernels.host_memory import available_memory, last_level_cache, processor
 from moegauge.kernels.program import Choice, Embed, Product, Program, Weight
 from moegauge.units import human_bytes
@@ -111,6 +111,17 @@ class CpuRunnable(Runnable):
         """Some operations."""
         self._core.run(self._loaded, first, last - first)
 
+    def run_cut(self, size: int, stream: Stream | None) -> list[Segment]:
+        """The whole step in segments, in one run of the pool: no thread is woken between."""
+        cut = CCut(size)
+        if stream is not None:
+            assert isinstance(stream, CpuStream)
+            cut = stream.cut(size)
+        found = self._core.run_cut(self._loaded, cut)
+        if stream is not None:
+            stream.at = cut.at
+        return [Segment(s.step / 1e9, s.roof / 1e9, s.roof_bytes, s.step_lost / 1e9, s.roof_lost / 1e9) for s in found]
+
     def run_operation(self, index: int) -> None:
         """One operation."""
         self._core.run(self._loaded, index, 1)
@@ -143,6 +154,11 @@ class CpuStream(Stream):
         self.shape = {"streams": streams, "prefetch": prefetch}
         self.pattern = f"{streams} streams a thread" + (f", prefetch {prefetch} B" if prefetch else "")
         self._core, self._buffer, self._streams, self._prefetch = core, buffer, streams, prefetch
+        self.at = 0
+
+    def cut(self, size: int) -> CCut:
+        """Where a step is cut to read slices of this buffer; `at` is where the next one begins."""
+        return CCut(size, self._buffer.ctypes.data, self.bytes, self.at, self._streams, self._prefetch)
 
     def run(self) -> None:
         """One pass."""
@@ -154,6 +170,7 @@ class CpuBackend(Backend):
 
     name = "cpu"
     matrix_formats = frozenset(FORMATS)
+    cuts = True
 
     def __init__(self, threads: int | None = None, isa: str = "") -> None:
         if library() is None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_uint64, c_void_p
 
 from moegauge.disturbance import usable_cores
 from moegauge.errors import DeviceError, ProgramError
 from moegauge.formats import FORMATS
-from moegauge.kernels.cpu.structs import STRUCTURES, COperation, CRegion, format_traits, sizes
+from moegauge.kernels.cpu.structs import STRUCTURES, CCut, COperation, CRegion, CSegment, format_traits, sizes
 
 MODULE = "moegauge.kernels._cpu"
+MOST_SEGMENTS = 4096  # of a cut run: 41 s in parts of 10 ms
 
 
 @functools.cache
@@ -51,6 +53,8 @@ def _declare(lib: ctypes.PyDLL) -> bool:
     lib.moegauge_load.argtypes = [POINTER(COperation), c_int64, POINTER(CRegion), c_int64]
     lib.moegauge_unload.argtypes = [c_void_p]
     lib.moegauge_run.argtypes = [c_void_p, c_void_p, c_int64, c_int64]
+    lib.moegauge_run_cut.restype = c_int64
+    lib.moegauge_run_cut.argtypes = [c_void_p, c_void_p, POINTER(CCut), POINTER(CSegment), c_int64]
     lib.moegauge_stream.restype = c_uint64
     lib.moegauge_stream.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_int64]
     theirs, traits = (c_int64 * len(STRUCTURES))(), (c_int64 * (5 * len(FORMATS)))()
@@ -127,16 +131,15 @@ class Core:
             DeviceError: no memory for its sums, or (after a fork) no threads.
             ProgramError: there are no such operations, or a route's choice was overwritten by what is none.
         """
-        try:
+        with _told(self.threads):
             self._lib.moegauge_run(self._handle, program.handle, first, count)
-        except OSError as error:
-            raise _no_threads(self.threads, error) from None
-        except ValueError as error:
-            raise _refused(error) from None
-        except MemoryError:
-            raise DeviceError(
-                "no memory for the sums of an operation.", advice="Lower --batch or --context, or close other programs."
-            ) from None
+
+    def run_cut(self, program: LoadedProgram, cut: CCut) -> list[CSegment]:
+        """Run a whole program in parts; see `Cut` in core.h. `cut.at` moves on. Errors as `run`."""
+        found = (CSegment * MOST_SEGMENTS)()
+        with _told(self.threads):
+            n = self._lib.moegauge_run_cut(self._handle, program.handle, cut, found, MOST_SEGMENTS)
+        return found[:n]
 
     def stream(self, address: int, size: int, streams: int, prefetch: int) -> int:
         """Read `size` bytes, a multiple of 512, once with all threads."""
@@ -162,6 +165,21 @@ class LoadedProgram:
     def __del__(self) -> None:
         if self.handle:
             self._lib.moegauge_unload(self.handle)
+
+
+@contextlib.contextmanager
+def _told(threads: int) -> Iterator[None]:
+    """What the core raises while a program runs, in our errors."""
+    try:
+        yield
+    except OSError as error:
+        raise _no_threads(threads, error) from None
+    except ValueError as error:
+        raise _refused(error) from None
+    except MemoryError:
+        raise DeviceError(
+            "no memory for the sums of an operation.", advice="Lower --batch or --context, or close other programs."
+        ) from None
 
 
 def _refused(error: ValueError) -> ProgramError:

@@ -105,7 +105,23 @@ class CRegion(Structure):
     _fields_ = [("start", c_void_p), ("bytes", c_int64), ("writable", c_int64)]
 
 
-STRUCTURES = (COperation, CRoute, CMatrix, CVector, CRegion)
+class CCut(Structure):
+    """`Cut`."""
+
+    _fields_ = [
+        ("bytes", c_int64),
+        ("buffer", c_void_p),
+        *((name, c_int64) for name in ("buffer_bytes", "at", "streams", "prefetch")),
+    ]
+
+
+class CSegment(Structure):
+    """`Segment`: nanoseconds and bytes."""
+
+    _fields_ = [(name, c_int64) for name in ("step", "step_lost", "step_bytes", "roof", "roof_lost", "roof_bytes")]
+
+
+STRUCTURES = (COperation, CRoute, CMatrix, CVector, CRegion, CCut, CSegment)
 
 
 def region(array: NDArray[Any], *, writable: bool = True) -> CRegion:

@@ -38,9 +38,9 @@ MUST = {
     contract.Stream: {"run", "bytes", "pattern", "shape"},
 }
 MAY = {
-    contract.Backend: {"launch_mode", "launch_modes", "on", "chains", "chain", "sweep", "usual_arena", "isa"},
+    contract.Backend: {"launch_mode", "launch_modes", "on", "chains", "chain", "sweep", "usual_arena", "isa", "cuts"},
     contract.Arena: set(),
-    contract.Runnable: {"run", "warm", "launches"},
+    contract.Runnable: {"run", "run_cut", "warm", "launches"},
     contract.Stream: set(),
 }
 

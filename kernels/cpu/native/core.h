@@ -55,6 +55,19 @@ struct Operation {
     int64_t elements;
 };
 
+// Where a run is cut: after about so many bytes of weights and caches it reads as many of a buffer, by all threads.
+struct Cut {
+    int64_t bytes;
+    const uint8_t *buffer;    // null: nothing is read between
+    int64_t buffer_bytes, at; // `at`: where the next slice begins; moved on
+    int64_t streams, prefetch;
+};
+
+// A part of a run and the slice behind it. Nanoseconds; `lost` is wall time that the worst thread did not have a core.
+struct Segment {
+    int64_t step, step_lost, step_bytes, roof, roof_lost, roof_bytes;
+};
+
 // One instruction set's kernels. A prepared input is an opaque run of bytes in the order its products want.
 struct Kernels {
     const char *name;

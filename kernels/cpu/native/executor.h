@@ -51,10 +51,14 @@ struct Chunk {
 
 class Executor {
   public:
-    Executor(const Kernels *kernels, const std::vector<int> &cpus) : kernels_(kernels), pool_(cpus), ranges_(cpus.size()) {}
+    Executor(const Kernels *kernels, const std::vector<int> &cpus)
+        : kernels_(kernels), pool_(cpus), ranges_(cpus.size()), watches_(cpus.size()) {}
     using Interrupted = std::function<bool()>;  // asked now and then by the calling thread; true: leave off and return
     // Operations [first, first + count) of a program; false where it was interrupted.
     bool run(const Program &program, int64_t first, int64_t count, const Interrupted &interrupted);
+    // The whole program in parts, a slice of a buffer read behind each: no thread sleeps between. Returns how many
+    // segments were written; where `room` is too small the last one takes the rest.
+    int64_t run_cut(const Program &program, Cut &cut, Segment *out, int64_t room, const Interrupted &interrupted);
     // Reads `bytes` once with all threads and gives the folded value, so that nothing is optimised away; false where it
     // was interrupted.
     bool stream(const uint8_t *data, int64_t bytes, int64_t streams, int64_t prefetch, const Interrupted &interrupted,
@@ -72,6 +76,11 @@ class Executor {
     size_t input(size_t id, const float *x, int64_t columns, int64_t format, const Vector *gain);
     Job &job(const Matrix &matrix, int64_t first, int64_t last);
     void cut();
+    void share(size_t first, size_t last);
+    void bound();
+    void slice(int thread);
+    void start(int thread);
+    void stop(int thread, int64_t *longest, int64_t *worst);
     void prepare(int thread);
     void multiply(int thread);
     int64_t take(int thread);
@@ -92,6 +101,19 @@ class Executor {
         std::atomic<uint64_t> ends{0};
     };
     std::vector<Range> ranges_;
+
+    Cut *cut_ = nullptr;           // while `run_cut` runs
+    Segment *segment_ = nullptr;   // the one being filled
+    int64_t left_ = 0;             // segments there is room for, this one included
+    int64_t passed_ = 0;           // bytes since the last slice
+    bool due_ = false;             // whether a slice follows the operation
+    std::vector<size_t> bounds_;   // where the parts of a product end, chunks
+    std::vector<int64_t> part_bytes_;
+    std::atomic<uint64_t> folded_{0};  // of the slices, so that nothing is optimised away
+    struct alignas(64) Watch {     // a thread's clocks when a part began, and what it lost of the part
+        int64_t wall, processor, lost;
+    };
+    std::vector<Watch> watches_;
 };
 
 // epilogues.cpp: what follows the sums; each handles its share `thread` of `threads`.

@@ -185,9 +185,10 @@ MOEGAUGE_API Program *moegauge_load(const Operation *operations, int64_t count, 
 
 MOEGAUGE_API void moegauge_unload(Program *program) { delete program; }
 
-// sizeof(Operation), sizeof(Route), sizeof(Matrix), sizeof(Vector), sizeof(Region): Python compares them with its own.
+// sizeof of every struct Python mirrors, which compares them with its own.
 MOEGAUGE_API void moegauge_sizes(int64_t *out) {
     out[0] = sizeof(Operation), out[1] = sizeof(Route), out[2] = sizeof(Matrix), out[3] = sizeof(Vector), out[4] = sizeof(Region);
+    out[5] = sizeof(Cut), out[6] = sizeof(Segment);
 }
 
 // TRAITS, five numbers a format; `out` has room for `most` formats. Returns how many there are.
@@ -210,6 +211,15 @@ MOEGAUGE_API void moegauge_run(Handle *handle, const Program *program, int64_t f
     without_lock(handle, [&](Executor &executor, const Executor::Interrupted &interrupted) {
         executor.run(*program, first, count, interrupted);
     });
+}
+
+// A whole program in parts (Executor::run_cut); the number of segments written to `out`, which has room for `room`.
+MOEGAUGE_API int64_t moegauge_run_cut(Handle *handle, const Program *program, Cut *cut, Segment *out, int64_t room) {
+    int64_t count = 0;
+    without_lock(handle, [&](Executor &executor, const Executor::Interrupted &interrupted) {
+        count = executor.run_cut(*program, *cut, out, room, interrupted);
+    });
+    return count;
 }
 
 MOEGAUGE_API uint64_t moegauge_stream(Handle *handle, const uint8_t *data, int64_t bytes, int64_t streams, int64_t prefetch) {
