@@ -137,7 +137,7 @@ class Segments(Protocol):
         step. Ranges that follow each other through the program give, bit for bit, what `run` gives."""
 
     def run_cut(self, size: int, stream: Stream | None) -> list[Segment]:
-        """Run the whole step in segments that read about `size` bytes each, cut between operations and within long ones,
+        """Run the whole step in segments that read about `size` bytes each, cut between and within operations,
         and behind each as many bytes of `stream` (None: nothing), which goes on where its last slice ended. Gives, bit
         for bit, what `run` gives. Called only where `Backend.cuts`.
 
