@@ -139,7 +139,7 @@ class Segments(Protocol):
     def run_cut(self, size: int, stream: Stream | None) -> list[Segment]:
         """Run the whole step in segments that read about `size` bytes each, cut between and within operations,
         and behind each as many bytes of `stream` (None: nothing), which goes on where its last slice ended. Gives, bit
-        for bit, what `run` gives. Where not `Backend.cuts` it is not called; the step runs whole and nothing is told."""
+        for bit, what `run` gives. Not called where the backend does not cut: the step runs whole, nothing is told."""
         del size, stream
         self.run()
         return []
