@@ -106,12 +106,14 @@ class Segment(NamedTuple):
 
     Attributes:
         step_s, roof_s: seconds; `roof_s` is 0 where nothing was read.
+        step_bytes: bytes of weights (scales left out) and caches of the part.
         roof_bytes: bytes of the slice.
         step_lost_s, roof_lost_s: seconds of them in which the thread that lost most had no core.
     """
 
     step_s: float
     roof_s: float
+    step_bytes: int
     roof_bytes: int
     step_lost_s: float
     roof_lost_s: float

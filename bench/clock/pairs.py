@@ -1,8 +1,10 @@
 """Time one point: warm up, then sample the step and the read roof in turn until the interval is narrow.
 
 Each sample of a step has a sample of the read roof beside it, so that a machine whose bandwidth drifts (a shared
-host, a warm GPU) is divided out of the ratio. The order inside a pair alternates, so that a slow drift does not favour
-either. Nothing here knows what is timed: steps and roofs are callables, the clock is the caller's.
+host, a warm GPU) is divided out of the ratio. Where a step can be cut, the roof is read between its segments and the
+ratio is that of their sums; the time is that of a whole step beside them. The order inside a pair alternates, so that a
+slow drift does not favour either. Nothing here knows what is timed: steps and roofs are callables, the clock is the
+caller's.
 """
 
 from __future__ import annotations
@@ -11,14 +13,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from moegauge.bench.clock.statistics import block_length, relative_half_width
+from moegauge.bench.clock.statistics import effective, relative_half_width
 from moegauge.errors import DeviceError
 
 # Samples between two looks at the intervals grow by a quarter: who looks after every sample stops on the luckiest one.
 LOOK = 1.25
-BLOCKS = 6  # runs of alike neighbours below which an interval says nothing
+BLOCKS = 6  # independent samples' worth below which an interval says nothing
 FEWEST = 3  # samples a median is given of
 
 
@@ -27,8 +29,7 @@ class Limits:
     """When to stop.
 
     Attributes:
-        relative_half_width: stop once the 95 % interval of the median time and of the median paired ratio are both
-            this narrow, as a share of the median.
+        relative_half_width: stop once the 95 % interval of the median paired ratio is this narrow, as a share of it.
         min_samples, max_samples: bounds on the number of samples that count.
         time_limit_s: stop after this long, settled or not, though never below three that count; where throttling
             leaves fewer in three times as long, there is no time.
@@ -56,6 +57,32 @@ class Throttle(Protocol):
         ...
 
 
+class CutStep(NamedTuple):
+    """A step run in segments, the roof read between them.
+
+    Attributes:
+        seconds: of one step, all its segments together.
+        roof_bytes_per_s: bytes of all slices over their seconds.
+        disturbed: whether too much of it was run without a core of its own.
+    """
+
+    seconds: float
+    roof_bytes_per_s: float
+    disturbed: bool = False
+
+
+class Cutter(Protocol):
+    """What runs a step in segments."""
+
+    def cut(self, times: int) -> CutStep:
+        """So many steps in segments, the roof between them."""
+        ...
+
+    def lost(self) -> bool:
+        """Whether the whole steps timed last lost a core."""
+        ...
+
+
 class NoThrottle:
     """A device that does not tell."""
 
@@ -69,9 +96,13 @@ class Measurement:
     """All samples of one point.
 
     Attributes:
-        seconds: time of one step, one entry per sample that counts.
-        roof_bytes_per_s: the roof beside each.
+        seconds: time of one whole step, one entry per sample that counts.
+        cut_seconds: time of the same step in segments; of the whole one where steps are not cut.
+        roof_bytes_per_s: the roof beside the latter.
+        rounds: which pair each was, counting from 0 and those that do not count too.
         throttled_s: samples left out because the device was throttled while they ran.
+        disturbed_s: samples left out because a thread had lost its core while they ran.
+        all_disturbed: no three samples were without disturbance, so that `seconds` are the disturbed ones.
         steps_per_sample: steps one sample ran.
         settled: True when the intervals were narrow enough, False when a limit stopped it.
         states: what the throttle probe said after each sample, throttled ones included.
@@ -80,7 +111,11 @@ class Measurement:
 
     seconds: list[float] = field(default_factory=list)
     roof_bytes_per_s: list[float] = field(default_factory=list)
+    cut_seconds: list[float] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
     throttled_s: list[float] = field(default_factory=list)
+    disturbed_s: list[float] = field(default_factory=list)
+    all_disturbed: bool = False
     steps_per_sample: int = 1
     settled: bool = False
     states: list[dict[str, Any]] = field(default_factory=list)
@@ -88,7 +123,7 @@ class Measurement:
 
     def fractions(self, step_bytes: Sequence[int]) -> list[float]:
         """bytes / (time x roof beside it), one per sample, of the bytes each sample's step read."""
-        return [b / (t * r) for b, t, r in zip(step_bytes, self.seconds, self.roof_bytes_per_s, strict=True)]
+        return [b / (t * r) for b, t, r in zip(step_bytes, self.cut_seconds, self.roof_bytes_per_s, strict=True)]
 
 
 def measure(
@@ -100,6 +135,7 @@ def measure(
     throttle: Throttle | None = None,
     after: Callable[[bool, int], None] = lambda *_: None,
     sleep: Callable[[float], None] = time.sleep,
+    cut: Cutter | None = None,
 ) -> Measurement:
     """Time a step beside the roof.
 
@@ -111,6 +147,7 @@ def measure(
         throttle: asked after each pair.
         after: called after each pair, outside the timing, with whether its sample counts and how many steps it ran.
         sleep: used to back off after a throttled sample.
+        cut: runs the same steps in segments; None where steps are not cut.
 
     Returns:
         every sample, in order.
@@ -119,16 +156,16 @@ def measure(
         DeviceError: a time was not above 0, or throttling left fewer than three samples.
     """
     probe = throttle or NoThrottle()
-    pairs = Pairs(step, roof, limits)
+    pairs = Pairs(step, roof, limits, cut=cut)
     result = pairs.result
     start = clock()
     pair, look = 0, limits.min_samples
     while True:
-        seconds, rate = pairs.take(step_first=pair % 2 == 0)
+        taken = pairs.take(step_first=pair % 2 == 0)
         pair += 1
-        state = probe.read()
-        pairs.keep(seconds, rate, state)
-        after(not state.get("throttled"), pairs.result.steps_per_sample)
+        state = {**probe.read(), "disturbed": taken.disturbed}
+        pairs.keep(taken, state)
+        after(counts(state), pairs.result.steps_per_sample)
         if state.get("throttled"):
             sleep(limits.backoff_s)
         result.elapsed_s = clock() - start
@@ -139,6 +176,8 @@ def measure(
                 return result
             look = math.ceil(LOOK * count)
         late = result.elapsed_s >= limits.time_limit_s
+        if late and pair >= FEWEST and len(result.seconds) < FEWEST and pairs.take_disturbed():
+            return result
         if count >= limits.max_samples or (late and count >= FEWEST):
             return result
         if pair >= FEWEST and result.elapsed_s >= 3 * limits.time_limit_s:
@@ -148,11 +187,27 @@ def measure(
             )
 
 
+class Taken(NamedTuple):
+    """One pair.
+
+    Attributes:
+        seconds: of one whole step.
+        cut_seconds: of one step in segments; the same where steps are not cut.
+        roof_bytes_per_s: the roof beside it.
+        disturbed: whether either was disturbed.
+    """
+
+    seconds: float
+    cut_seconds: float
+    roof_bytes_per_s: float
+    disturbed: bool = False
+
+
 class Pairs:
     """Samples of one step, each with a sample of the roof beside it. Warms up when made.
 
     Args:
-        step, roof, limits: as `measure`.
+        step, roof, limits, cut: as `measure`.
         rest: called after every sample but those of the warm-up, outside the timing.
 
     Attributes:
@@ -168,23 +223,29 @@ class Pairs:
         roof: Callable[[float], float],
         limits: Limits,
         rest: Callable[[], None] = lambda: None,
+        cut: Cutter | None = None,
     ) -> None:
-        self._step, self._roof, self._rest = step, roof, rest
+        self._step, self._roof, self._rest, self._cut = step, roof, rest, cut
+        self._apart: list[tuple[Taken, int]] = []
+        self._taken = 0
         steps, self._roof_s = _warm_up(step, roof, limits)
         self.result = Measurement(steps_per_sample=steps)
 
-    def take(self, *, step_first: bool) -> tuple[float, float]:
-        """(seconds of one step, bytes/s of the roof beside it).
+    def take(self, *, step_first: bool) -> Taken:
+        """A sample of the step and one of the roof beside it, in segments or as a whole.
 
         Raises:
             DeviceError: a time was not above 0.
         """
         if step_first:
-            seconds, rate = self._time_step(), self._time_roof()
+            seconds, beside = self._time_step(), self._time_beside()
         else:
-            rate, seconds = self._time_roof(), self._time_step()
-        _check(seconds, rate)
-        return seconds, rate
+            beside, seconds = self._time_beside(), self._time_step()
+        disturbed = beside.disturbed or (self._cut is not None and self._cut.lost())
+        taken = Taken(seconds, beside.seconds or seconds, beside.roof_bytes_per_s, disturbed)
+        _check(taken.seconds, taken.roof_bytes_per_s)
+        _check(taken.cut_seconds, taken.roof_bytes_per_s)
+        return taken
 
     def _time_step(self) -> float:
         steps = self.result.steps_per_sample
@@ -192,19 +253,55 @@ class Pairs:
         self._rest()
         return seconds
 
-    def _time_roof(self) -> float:
-        rate = self._roof(self._roof_s)
+    def _time_beside(self) -> CutStep:
+        """The step in segments; the roof alone, with no time of a step, where steps are not cut."""
+        beside = self._cut.cut(self.result.steps_per_sample) if self._cut else CutStep(0.0, self._roof(self._roof_s))
         self._rest()
-        return rate
+        return beside
 
-    def keep(self, seconds: float, rate: float, state: dict[str, Any]) -> None:
-        """Note a pair: as a sample, or beside them where the device was throttled."""
+    def keep(self, taken: Taken, state: dict[str, Any]) -> None:
+        """Note a pair: as a sample, or beside them where the device was throttled or a core taken away."""
         self.result.states.append(state)
         if state.get("throttled"):
-            self.result.throttled_s.append(seconds)
+            self.result.throttled_s.append(taken.seconds)
+        elif state.get("disturbed"):
+            self.result.disturbed_s.append(taken.seconds)
+            self._apart.append((taken, self._taken))
         else:
-            self.result.seconds.append(seconds)
-            self.result.roof_bytes_per_s.append(rate)
+            self._count(taken, self._taken)
+        self._taken += 1
+
+    def _count(self, taken: Taken, turn: int) -> None:
+        result = self.result
+        result.seconds.append(taken.seconds)
+        result.cut_seconds.append(taken.cut_seconds)
+        result.roof_bytes_per_s.append(taken.roof_bytes_per_s)
+        result.rounds.append(turn)
+
+    def take_disturbed(self) -> bool:
+        """Where fewer than three samples count, let the disturbed ones count too: a machine that is never quiet still
+        has a time, with a warning. Whether any did."""
+        if len(self.result.seconds) >= FEWEST or not self._apart:
+            return False
+        kept = [
+            *zip(map(Taken, *self._lists()), self.result.rounds, strict=True),
+            *self._apart,
+        ]
+        for values in (*self._lists(), self.result.rounds, self.result.disturbed_s):
+            values.clear()
+        self._apart.clear()
+        for taken, turn in sorted(kept, key=lambda one: one[1]):
+            self._count(taken, turn)
+        self.result.all_disturbed = True
+        return True
+
+    def _lists(self) -> tuple[list[float], list[float], list[float]]:
+        return self.result.seconds, self.result.cut_seconds, self.result.roof_bytes_per_s
+
+
+def counts(state: dict[str, Any]) -> bool:
+    """Whether a pair after which the device was in this state counts as a sample."""
+    return not (state.get("throttled") or state.get("disturbed"))
 
 
 def all_throttled(pairs: int) -> DeviceError:
@@ -237,12 +334,18 @@ def _check(seconds: float, rate: float) -> None:
 
 
 def settled(result: Measurement, wanted: float) -> bool:
-    """True when the intervals of the median time and of the median paired ratio are both within `wanted`."""
-    ratios = [t * r for t, r in zip(result.seconds, result.roof_bytes_per_s, strict=True)]
-    return all(
-        len(values) >= BLOCKS * block_length(values) and relative_half_width(values) <= wanted
-        for values in (result.seconds, ratios)
-    )
+    """True when the interval of the median paired ratio is within `wanted` and rests on enough samples.
+
+    The ratio is what a record claims. A whole step's time moves with the machine's bandwidth, by tens of per cent
+    within minutes on a shared host: its interval stands beside it, and no time limit would narrow it.
+    """
+    ratios = ratios_of(result)
+    return effective(ratios, 0.0) >= BLOCKS and relative_half_width(ratios) <= wanted
+
+
+def ratios_of(result: Measurement) -> list[float]:
+    """Bytes that the roof would have read in each step's time: in inverse proportion to its share of the roof."""
+    return [t * r for t, r in zip(result.cut_seconds, result.roof_bytes_per_s, strict=True)]
 
 
 def telemetry(states: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -9,7 +9,6 @@ from typing import Any
 from moegauge.bench.clock import statistics
 from moegauge.errors import RecordError
 from moegauge.record import Case, Record
-from moegauge.units import GB
 
 # A difference smaller than this is called the same: two runs of one binary differ by about as much (docs/measuring.md).
 SAME = 0.02
@@ -94,9 +93,5 @@ def _rates(case: Case) -> list[float]:
 
 
 def _shares(case: Case) -> list[float]:
-    """Share of the roof, from time and roof where both are recorded, so that they cannot disagree."""
-    if not case.roof_samples_gb_per_s:
-        return case.roof_fraction_samples
-    return [
-        case.bytes.total / (t / 1e3 * r * GB) for t, r in zip(case.samples_ms, case.roof_samples_gb_per_s, strict=True)
-    ]
+    """Share of the roof beside each sample."""
+    return case.roof_fraction_samples

@@ -16,6 +16,7 @@ from moegauge.bench.peers import ours
 from moegauge.bench.peers.peer import Peer, Prepared, as_device_error, serves
 from moegauge.bench.peers.work import Work
 from moegauge.bench.run.case import Settings, make_case, timed
+from moegauge.bench.run.timer import StepTimer
 from moegauge.bench.step.build import Traffic
 from moegauge.errors import MoegaugeError
 from moegauge.kernels.backend import Backend
@@ -72,20 +73,22 @@ class Versus:
                 except Exception as wrong:  # a peer may raise anything; it is skipped, the point goes on
                     skipped.append(SkippedPeer(peer=peer.name, reason=_reason(peer, wrong), point=label(work)))
             seen: list[Traffic] = []
+            timer = StepTimer(mine.step, self.backend, self.meter)
             self.progress("timing")
             results = contest(
                 {
-                    OURS: self._timer(mine.run),
+                    OURS: timer.whole,
                     **{name: self._timer(prepared.run) for name, (_, prepared, _) in ready.items()},
                 },
                 self.meter.sample,
                 limits=self.settings.limits,
+                cuts={OURS: timer.cutter} if timer.cutter else {},
                 rest_s=self.rest_s,
                 throttle=self.throttle,
                 after=lambda name, _counts: seen.append(mine.traffic()) if name == OURS else None,
             )
-            # A round in which anything was throttled counts for nobody.
-            counted = [traffic for traffic, state in zip(seen, results[OURS].states, strict=True) if _counts(state)]
+            # A round in which anything was throttled, or this kit disturbed, counts for nobody.
+            counted = [seen[turn] for turn in results[OURS].rounds]
             cases = [self._own(work, mine, results[OURS], counted, max(error, mine.check()))]
             for name, (peer, prepared, before) in ready.items():
                 try:
@@ -189,10 +192,6 @@ def label(work: Work) -> str:
 def _uses(work: Work) -> float:
     """Share of the tokens that go through a matrix."""
     return 1.0 if work.kernel == "product" else min(1.0, work.top_k / work.experts)
-
-
-def _counts(state: dict[str, object]) -> bool:
-    return not state.get("throttled")
 
 
 def _reason(peer: Peer, error: Exception) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from moegauge.bench.clock import statistics
-from moegauge.bench.clock.pairs import Limits, Measurement, telemetry
+from moegauge.bench.clock.pairs import BLOCKS, Limits, Measurement, telemetry
 from moegauge.bench.plan.points import Point
 from moegauge.bench.run.launches import make_profile
 from moegauge.estimator.traffic import format_bytes, format_macs, step_traffic
@@ -144,6 +144,8 @@ def timed(result: Measurement, totals: Sequence[int], batch: int, limits: Limits
         "roof_fraction_interval": statistics.interval(fractions),
         "roof_samples_gb_per_s": [r / GB for r in result.roof_bytes_per_s],
         "throttled_ms": [1e3 * s for s in result.throttled_s],
+        "disturbed_ms": [1e3 * s for s in result.disturbed_s],
+        "round": list(result.rounds),
         "steps_per_sample": result.steps_per_sample,
         "settled": result.settled,
         "warnings": list((found := _warnings(result, fractions, limits)).values()),
@@ -163,10 +165,24 @@ def _warnings(result: Measurement, fractions: list[float], limits: Limits) -> di
     """What a reader should know before trusting a point; each ends with advice."""
     found: dict[Caution, str] = {}
     if not result.settled:
-        width = 100 * statistics.relative_half_width(result.seconds)
-        found[Caution.NOT_SETTLED] = (
-            f"not settled: the median's interval is +-{width:.1f} %, wanted {100 * limits.relative_half_width:g} %; "
-            "raise --time-limit or quieten the machine"
+        width, alike = 100 * statistics.relative_half_width(fractions), statistics.effective(fractions, 0.0)
+        wide = (
+            f"the interval of its share of the roof is +-{width:.1f} %, wanted {100 * limits.relative_half_width:g} %"
+        )
+        few = f"{len(fractions)} samples say as much as {alike:.0f} independent ones, wanted {BLOCKS}"
+        reasons = [wide] if width > 100 * limits.relative_half_width else []
+        reasons += [few] if alike < BLOCKS else []
+        if not reasons:
+            reasons = ["the time limit came between two looks at the interval"]
+        found[Caution.NOT_SETTLED] = f"not settled: {', and '.join(reasons)}; raise --time-limit or quieten the machine"
+    if result.all_disturbed:
+        found[Caution.DISTURBED] = (
+            "every sample was taken while other work took the cores: the time is too long; quieten the machine"
+        )
+    elif result.disturbed_s:
+        taken = len(result.disturbed_s) + len(result.seconds)
+        found[Caution.DISTURBED] = (
+            f"{len(result.disturbed_s)} of {taken} samples left out: other work took a core meanwhile"
         )
     if result.throttled_s:
         taken = len(result.throttled_s) + len(result.seconds)

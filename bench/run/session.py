@@ -20,6 +20,7 @@ from moegauge.bench.plan import suites
 from moegauge.bench.plan.gpu_suite import Stage
 from moegauge.bench.plan.points import NATIVE, Point, Row, rows_of, unique
 from moegauge.bench.queueing import prediction_file
+from moegauge.bench.run.block import Rounds
 from moegauge.bench.run.case import Settings
 from moegauge.bench.run.in_cache import measure_in_cache
 from moegauge.bench.run.sweep import Bench, Failure, guarded, key_of, run_sweep
@@ -249,14 +250,30 @@ class Session:
         if self.options.kind == "roof":
             return
         bench = Bench(self.backend, meter, self.settings(), throttle=self.throttle(), on_skip=self._not_alone)
+        done = {key_of(case) for case in self.record.cases}
+        if self.options.kind == "decode" and self.backend.cuts:
+            rounds = Rounds(
+                bench,
+                on_case=self.store,
+                on_start=lambda text: self.tell.progress(f"{len(self.record.cases)} measured, now {text}"),
+                seconds_left=self._time_left(),
+            )
+            rounds.run(self.points, self.shapes, done)
+            self.failures, self.unmeasured = rounds.failures, rounds.unmeasured
+            return
         self.failures = run_sweep(
             self._within_budget(),
             self.shapes,
             bench.kernels if self.options.kind == "kernel" else bench.decode,
-            done={key_of(case) for case in self.record.cases},
+            done=done,
             on_case=self.store,
             on_start=lambda p: self.tell.progress(f"{len(self.record.cases)} measured, now {p.label}"),
         )
+
+    def _time_left(self) -> Callable[[], float | None]:
+        """Seconds of the run's budget that are left, asked when a block begins; None where it has none."""
+        start, budget = time.monotonic(), self.options.budget_s
+        return lambda: None if budget is None else budget - (time.monotonic() - start)
 
     def _within_budget(self) -> Iterator[Point]:
         """The points, until the run's time budget is spent; the rest is kept in `unmeasured`."""

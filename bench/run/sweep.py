@@ -10,14 +10,15 @@ import contextlib
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
-from moegauge.bench.clock.pairs import Throttle, measure
+from moegauge.bench.clock.pairs import Measurement, Throttle, measure
 from moegauge.bench.clock.roof import RoofMeter
 from moegauge.bench.plan.points import Point
 from moegauge.bench.run.case import Settings, Traffic, make_case
+from moegauge.bench.run.timer import StepTimer
 from moegauge.errors import ColdError, DeviceError, MoegaugeError, NumericsError
-from moegauge.kernels.backend import Backend, LaunchProfile
+from moegauge.kernels.backend import Backend, LaunchProfile, Segment, Stream
 from moegauge.record import Case
 from moegauge.shape import ModelShape
 
@@ -34,6 +35,7 @@ class Step(Protocol):
     def kinds(self) -> tuple[str, ...]: ...
     def part(self, kind: str) -> Step: ...
     def run(self) -> None: ...
+    def run_cut(self, size: int, stream: Stream | None) -> list[Segment]: ...
     def traffic(self, runs: int = 1) -> Traffic: ...
     def check(self) -> float: ...
     def launches(self) -> Sequence[LaunchProfile]: ...
@@ -64,17 +66,20 @@ def decode_step(shape: ModelShape, backend: Backend, point: Point, settings: Set
     """The real builder: `moegauge.bench.step.build.build_step`."""
     from moegauge.bench.step.build import build_step
 
-    return build_step(
-        shape,
-        backend,
-        batch=point.batch,
-        context=point.context,
-        kv_format=settings.kv_format,
-        routing=settings.routing,
-        arena_bytes=settings.arena_bytes,
-        seed=settings.seed,
-        gate_rows=settings.gate_rows,
-    )
+    return build_step(shape, backend, **step_options(point, settings))
+
+
+def step_options(point: Point, settings: Settings) -> dict[str, Any]:
+    """What a point and the settings of a run say to `build_step` and `plan_step`."""
+    return {
+        "batch": point.batch,
+        "context": point.context,
+        "kv_format": settings.kv_format,
+        "routing": settings.routing,
+        "arena_bytes": settings.arena_bytes,
+        "seed": settings.seed,
+        "gate_rows": settings.gate_rows,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ class Bench:
             DeviceError: no room for the arena, or the device stopped answering.
             NumericsError: an answer outside its error bound, before or after timing.
         """
-        if _key(point, shape) in done:
+        if point_key(point, shape) in done:
             return
         step = self.builder(shape, self.backend, point, self.settings)
         try:
@@ -124,7 +129,7 @@ class Bench:
         """
         step = self.builder(shape, self.backend, point, self.settings)
         try:
-            kinds = [kind for kind in step.kinds if _key(point, shape, kind) not in done]
+            kinds = [kind for kind in step.kinds if point_key(point, shape, kind) not in done]
             limits = self.settings.limits
             brief = replace(limits, time_limit_s=limits.time_limit_s / max(1, len(kinds)), warmup_s=0.1)
             timer = replace(self, settings=replace(self.settings, limits=brief))
@@ -148,22 +153,29 @@ class Bench:
 
     def _time(self, step: Step, point: Point, shape: ModelShape, kernel: str | None = None) -> Case:
         error = step.check()
-
-        def run(times: int) -> float:
-            def steps() -> None:
-                for _ in range(times):
-                    step.run()
-
-            return self.backend.time(steps)
-
+        timer = StepTimer(step, self.backend, self.meter)
         seen: list[Traffic] = []
         result = measure(
-            run,
+            timer.whole,
             self.meter.sample,
             limits=self.settings.limits,
             throttle=self.throttle,
-            after=lambda counts, steps: seen.append(step.traffic(steps)) if counts else None,
+            after=lambda _, steps: seen.append(step.traffic(steps)),
+            cut=timer.cutter,
         )
+        return self.case(step, point, shape, result, seen, error, kernel)
+
+    def case(
+        self,
+        step: Step,
+        point: Point,
+        shape: ModelShape,
+        result: Measurement,
+        seen: Sequence[Traffic],
+        error: float,
+        kernel: str | None = None,
+    ) -> Case:
+        """The entry of a step that has its samples; `seen` is what each read, those that do not count too."""
         error = max(error, step.check())
         return make_case(
             point=point,
@@ -171,7 +183,7 @@ class Bench:
             backend=self.backend,
             settings=self.settings,
             result=result,
-            seen=seen,
+            seen=[seen[turn] for turn in result.rounds],
             kernels=step.kernels,
             error=error,
             kernel=kernel,
@@ -187,7 +199,7 @@ class Bench:
             return ()
 
 
-def _key(point: Point, shape: ModelShape, kernel: str | None = None) -> Key:
+def point_key(point: Point, shape: ModelShape, kernel: str | None = None) -> Key:
     return shape.name, point.format, point.batch, point.context, kernel
 
 
@@ -246,11 +258,11 @@ def _next(cases: Generator[Case, None, None], point: Point) -> Case | None:
             return next(cases, None)
     except MoegaugeError as error:
         failure = Failure(point, error, "".join(traceback.format_exception(error)))
-        _let_go(error)
+        let_go(error)
         raise _PointError(failure) from None
 
 
-def _let_go(error: BaseException | None) -> None:
+def let_go(error: BaseException | None) -> None:
     """Drop what the frames of an error hold: kept in a list of failures, they would keep the step's arena, gigabytes of
     the device's memory a point."""
     while error is not None:

@@ -12,8 +12,9 @@ the new token to the cache, sampling, and anything between steps. The answers me
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -330,7 +331,50 @@ def traffic(runnable: Runnable) -> Traffic:
     return Traffic(weights, scales, kv, mean)
 
 
-def build_step(
+@dataclass(frozen=True, kw_only=True)
+class StepPlan:
+    """A step laid out on paper: its programs and the pools they need.
+
+    Attributes:
+        backend: what it will run on.
+        programs: the program copies.
+        pools: bytes of every pool.
+        distance: bytes between two readings of one place.
+        seed, gate_rows: as in `build_step`.
+    """
+
+    backend: Backend
+    programs: list[Program]
+    pools: dict[str, int]
+    distance: int
+    seed: int
+    gate_rows: int
+
+    def on(self, arena: Arena, *, owns: bool = False) -> DecodeStep:
+        """Compile it on an arena whose pools are at least as large; `owns`: closing the step closes the arena."""
+        laps = [self.backend.compile(program, arena) for program in self.programs]
+        return DecodeStep(
+            self.backend, arena, laps, self.seed, distance=self.distance, owns=owns, gate_rows=self.gate_rows
+        )
+
+
+def shared_pools(plans: Iterable[StepPlan]) -> dict[str, int]:
+    """Pools of an arena that every one of some steps can lie in: they run one after the other, and a step whose run was
+    longer ago than its own distance finds nothing of it in a cache."""
+    pools: dict[str, int] = {}
+    for one in plans:
+        for pool, size in one.pools.items():
+            pools[pool] = max(size, pools.get(pool, 0))
+    return pools
+
+
+def build_step(shape: ModelShape, backend: Backend, **options: Any) -> DecodeStep:
+    """`plan_step` with an arena of its own. Arguments and errors as there."""
+    planned = plan_step(shape, backend, **options)
+    return planned.on(backend.arena(planned.pools, planned.seed), owns=True)
+
+
+def plan_step(
     shape: ModelShape,
     backend: Backend,
     *,
@@ -342,8 +386,8 @@ def build_step(
     seed: int = 0,
     reuse: float = REUSE,
     gate_rows: int = GATE_ROWS,
-) -> DecodeStep:
-    """Compile the decode step of `shape` for a backend.
+) -> StepPlan:
+    """Lay the decode step of `shape` out for a backend.
 
     Args:
         shape: the model, its matrices in the formats to read (see `ModelShape.cast`).
@@ -390,9 +434,14 @@ def build_step(
         fixed=arena_bytes is not None,
         roomy=backend.usual_arena if arena_bytes is None else 0,
     )
-    arena = backend.arena(sizes, seed)
-    laps = [backend.compile(program, arena) for program in programs]
-    return DecodeStep(backend, arena, laps, seed, distance=int(reuse * backend.last_level_cache), gate_rows=gate_rows)
+    return StepPlan(
+        backend=backend,
+        programs=programs,
+        pools=sizes,
+        distance=int(reuse * backend.last_level_cache),
+        seed=seed,
+        gate_rows=gate_rows,
+    )
 
 
 def _matrices(shape: ModelShape) -> Iterator[Matrix]:

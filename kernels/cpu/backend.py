@@ -120,7 +120,10 @@ class CpuRunnable(Runnable):
         found = self._core.run_cut(self._loaded, cut)
         if stream is not None:
             stream.at = cut.at
-        return [Segment(s.step / 1e9, s.roof / 1e9, s.roof_bytes, s.step_lost / 1e9, s.roof_lost / 1e9) for s in found]
+        return [
+            Segment(s.step / 1e9, s.roof / 1e9, s.step_bytes, s.roof_bytes, s.step_lost / 1e9, s.roof_lost / 1e9)
+            for s in found
+        ]
 
     def run_operation(self, index: int) -> None:
         """One operation."""

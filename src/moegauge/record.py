@@ -214,6 +214,7 @@ class Caution(StrEnum):
 
     NOT_SETTLED = "not_settled"
     THROTTLED = "throttled"
+    DISTURBED = "disturbed"
     CACHED = "cached"
 
 
@@ -236,11 +237,15 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
         layers: layers of the model (kernel cases: how many times a step runs it).
         distinct_experts: distinct routed experts read per MoE layer, averaged over layers and samples.
         kernels_per_step: kernel boundaries of one step.
-        samples_ms: milliseconds of one step, one entry per sample that counts, in order.
+        samples_ms: milliseconds of one whole step, one entry per sample that counts, in order.
         roof_samples_gb_per_s: the roof measured beside each of `samples_ms`, same order.
-        roof_fraction_samples: bytes / (time x roof beside it), same order.
+        roof_fraction_samples: bytes / (time x roof beside it), same order; where steps are cut, of the step that was
+            run in segments with the roof between them, each summed over its segments.
         roof_fraction: their median.
         throttled_ms: samples left out because the device was slowing itself down.
+        disturbed_ms: samples left out because a worker thread had lost its core while they ran.
+        round: the round of each of `samples_ms`: samples of one round, of all points of one block of a sweep, were
+            taken in the same seconds. Rounds that do not count are missing.
         cautions: what `warnings` say, one for each, same order; empty in records that do not state it.
         median_ms, mad_ms, interval_ms: of `samples_ms`; the interval is a 95 % bootstrap interval of the median.
         steps_per_sample: steps one sample ran (its time is divided by this).
@@ -295,6 +300,8 @@ class Case(msgspec.Struct, kw_only=True, frozen=True):
     formats: dict[Name, Count] = {}
     roof_samples_gb_per_s: Samples = []
     throttled_ms: Samples = []
+    disturbed_ms: Samples = []
+    round: list[Count] = []
     interval_ms: tuple[Size, Size] | None = None
     roof_fraction_interval: tuple[Size, Size] | None = None
     steps_per_sample: Ordinal = 1

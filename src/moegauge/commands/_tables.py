@@ -77,6 +77,7 @@ def show_record(record: Record, *, head: bool = True) -> None:
 _ALIKE = {
     Caution.NOT_SETTLED: "not settled",
     Caution.THROTTLED: "with samples left out",
+    Caution.DISTURBED: "disturbed by other work",
     Caution.CACHED: "faster than the roof beside them",
 }
 

@@ -137,7 +137,6 @@ def _session(quick: bool, device: str, threads: int | None, record: Path) -> Ses
             time_limit=validation.QUICK_LIMIT_S if quick else validation.FULL_LIMIT_S,
             budget_s=validation.QUICK_BUDGET_S if quick else validation.FULL_BUDGET_S,
             min_samples=5,
-            arena_bytes=validation.ARENA_BYTES,
         ),
         _run.argv(),
         _run.tell(),
