@@ -14,7 +14,7 @@ from moegauge.counting.pools import ExpertPool
 from moegauge.counting.roles import DENSE_ROLES
 from moegauge.errors import ShapeError
 from moegauge.formats import FORMATS, get_format
-from moegauge.shape import Experts, Layer, Matrix, ModelShape, Vectors
+from moegauge.shape import Experts, Layer, Matrix, ModelShape, Vectors, fit_each_other
 
 # Storage format -> the row of `moegauge.formats` a kernel would run it in. Where the stored bytes differ from that
 # row's, the matrix says so itself.
@@ -208,23 +208,24 @@ def _experts(pool: ExpertPool, census: Counts) -> Experts:
     """One pool; every expert has the same matrices, or the shape does not reconcile."""
     assert pool.count is not None
     assert pool.top_k is not None
-    matrices: list[Matrix] = []
+    large: list[_Weight] = []
     small: list[_Weight] = []
     for weight in _weights(pool.groups):
-        if (
-            weight.group.parameters % pool.count
-            or len(weight.group.logical or ()) < 2
-            or weight.group.module.endswith("_bias")
-        ):
-            small.append(weight)
-        else:
-            matrices.extend(_expert_matrices(weight, pool.count, census.facts.hidden))
+        few = weight.group.parameters % pool.count or len(weight.group.logical or ()) < 2
+        (small if few or weight.group.module.endswith("_bias") else large).append(weight)
+    matrices: list[Matrix] = []
+    # Experts read the residual, or latents as wide as a side of one of their matrices (a stack says not which side).
+    sides = sorted({side for w in large for side in (w.group.logical or ())[-2:]})
+    for width in (census.facts.hidden, *sides):
+        matrices = [m for w in large for m in _expert_matrices(w, pool.count, width)]
+        matrices.sort(key=_order)
+        if len(matrices) not in (2, 3) or fit_each_other(matrices):
+            break
     if not matrices:
         raise ShapeError(
             f"{census.checkpoint.name}: {pool.name} stores its experts flat, their widths unknown.",
             advice="This layout has no exact shape; the count itself stands.",
         )
-    matrices.sort(key=_order)
     vectors = _vectors(small)
     used = pool.share * pool.count if pool.share is not None else Fraction(pool.top_k)
     if used.denominator != 1:

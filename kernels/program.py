@@ -11,7 +11,7 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +124,11 @@ class Operation:
     def outputs(self) -> Iterator[View]:
         """The views it writes (accumulates into, where it says so)."""
         return iter(())
+
+    def views(self) -> Iterator[View]:
+        """Every view it reads or writes."""
+        values = (getattr(self, item.name) for item in fields(self))
+        return (value for value in values if isinstance(value, View))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import made_up
 import pytest
 
 from moegauge.errors import ShapeError, UnknownNameError
-from moegauge.shape import Attention, Layer, Matrix, ModelShape
+from moegauge.shape import Attention, Experts, Layer, Matrix, ModelShape
 
 H, V, I, E, K = 64, 100, 32, 8, 2  # noqa: E741 - hidden, vocabulary, expert width, experts, top-k
 
@@ -149,3 +149,83 @@ def test_files_that_are_no_shape(tmp_path: Path, content: bytes, message: str) -
         ModelShape.load(file)
     with pytest.raises(ShapeError, match="cannot be read"):
         ModelShape.load(tmp_path / "absent.json")
+
+
+def resized(shape: ModelShape, name: str, **size: int) -> ModelShape:
+    """`shape` with every matrix called `name` of another size, made as a program makes one: no file, no reader."""
+
+    def change(matrices: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
+        return tuple(replace(m, **size) if m.name == name else m for m in matrices)
+
+    layers = [
+        replace(
+            layer,
+            attention=replace(layer.attention, matrices=change(layer.attention.matrices)),
+            matrices=change(layer.matrices),
+            experts=tuple(replace(pool, matrices=change(pool.matrices)) for pool in layer.experts),
+        )
+        for layer in shape.layers
+    ]
+    table, head = change((shape.embedding,))[0], change((shape.head,))[0] if shape.head else None
+    return replace(shape, embedding=table, head=head, layers=tuple(layers))
+
+
+@pytest.mark.parametrize(
+    ("mixer", "name", "size", "message"),
+    [
+        ("mla", "q_b_proj", {"columns": 1000}, "'q_b_proj' reads 1000 inputs: no projection gives so many"),
+        ("mla", "q_b_proj", {"columns": 65}, "'q_b_proj' reads 65 inputs"),
+        ("mla", "q_b_proj", {"columns": 63}, "'q_b_proj' reads 63 inputs"),
+        ("mla", "q_a_proj", {"rows": 60}, "'q_b_proj' reads 64 inputs"),
+        ("mla", "kv_b_proj", {"columns": 33}, "'kv_b_proj' reads 33 inputs"),
+        ("mla", "o_proj", {"columns": 66}, "'o_proj' reads 66 inputs"),
+        ("gqa", "o_proj", {"columns": 95}, "'o_proj' reads 95 inputs: 4 heads give 96"),
+        ("linear", "out", {"columns": 131}, "'out' reads 131 inputs: all others give 130"),
+        ("gqa", "embedding", {"columns": 97}, "embedding.columns is 97, not the hidden size 96"),
+        ("gqa", "up_proj", {"rows": 57}, "matrices do not fit each other|reads 56 inputs|reads 200 inputs"),
+        ("gqa", "up_proj", {"columns": 97}, "matrices do not fit each other"),
+        ("gqa", "gate_proj", {"columns": 97}, "matrices do not fit each other"),
+        ("gqa", "down_proj", {"columns": 55}, "'down_proj' reads 55 inputs: no dense_mlp matrix"),
+    ],
+)
+def test_widths_that_do_not_chain_are_refused_when_a_shape_is_made(
+    mixer: str, name: str, size: dict[str, int], message: str
+) -> None:
+    shape = made_up.decoder(mixer)
+    with pytest.raises(ShapeError, match=message):
+        resized(shape, name, **size)
+    assert resized(shape, name) == shape
+
+
+def test_projections_narrower_than_their_heads_are_refused() -> None:
+    shape = made_up.model([made_up.dense_layer(made_up.gqa(H, 4, 2, 8), I, H)], H)
+    with pytest.raises(ShapeError, match="projections give 52 outputs; 4 heads and 2 KV heads need 64"):
+        resized(shape, "k_proj", rows=4)
+
+
+def test_a_head_of_another_width_is_refused() -> None:
+    with pytest.raises(ShapeError, match=r"head\.columns is 63, not the hidden size 64"):
+        resized(tiny(), "lm_head", columns=63)
+
+
+def test_experts_read_latents_only_where_the_layer_makes_them() -> None:
+    latent = [("down", 32, H), ("up", H, 32)]
+    pool = Experts(E, K, made_up.mlp("routed_expert", I, 32))
+    attention = made_up.gqa(H, 4, 2, 16)
+    whole = Layer(attention, made_up.matrices("dense_mlp", latent), (pool,))
+    assert made_up.model([whole], H).moe_layers == 1
+    for kept, message in (((latent[1],), "reads 32 inputs"), ((latent[0],), "gives 32 outputs")):
+        with pytest.raises(ShapeError, match=message):
+            made_up.model([replace(whole, matrices=made_up.matrices("other", kept))], H)
+
+
+def test_contradictions_of_heads_and_experts_are_found_without_a_file_too() -> None:
+    layer = tiny().layers[1]
+    for bad, message in (
+        (replace(layer, attention=replace(layer.attention, kv_heads=3)), "not a multiple of 3 kv_heads"),
+        (replace(layer, attention=replace(layer.attention, heads=0)), "needs heads"),
+        (replace(layer, experts=(replace(layer.experts[0], top_k=9),)), "top_k is 9, more than its 8 experts"),
+        (replace(layer, experts=(replace(layer.experts[0], matrices=()),)), "must not be empty"),
+    ):
+        with pytest.raises(ShapeError, match=message):
+            replace(tiny(), layers=(bad,))

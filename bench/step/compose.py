@@ -104,7 +104,8 @@ class Composer(Emitter):
             router = routers[min(i, len(routers) - 1)] if routers else None
             self._experts(pool, i, router, gain, dense if joined and i == 0 else [])
         for matrix in after:
-            self._single(matrix, gain, self.residual, accumulate=True)
+            wide = matrix.rows == self.shape.hidden
+            self._single(matrix, gain, self.residual if wide else self.register("extra", matrix.rows), accumulate=wide)
 
     def _single(self, matrix: Matrix, gain: Vector, out: View, *, accumulate: bool) -> None:
         x, norm = self.source(matrix.columns, gain)

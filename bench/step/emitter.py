@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moegauge.bench.step.rings import Layout
+from moegauge.errors import ShapeError
 from moegauge.kernels.program import Operation, Vector, View
 from moegauge.shape import ModelShape
 
@@ -44,7 +45,18 @@ class Emitter:
         return View(name, 0, width)
 
     def emit(self, operation: Operation) -> None:
-        """Append an operation."""
+        """Append an operation.
+
+        Raises:
+            ShapeError: it would reach outside a register.
+        """
+        for view in operation.views():
+            if view.offset + view.width > self.registers[view.register]:
+                raise ShapeError(
+                    f"{self.shape.name}, {operation.label}: columns {view.offset} to {view.offset + view.width} of "
+                    f"'{view.register}', which has {self.registers[view.register]}.",
+                    advice="Check the widths of its matrices.",
+                )
         self.operations.append(operation)
 
     def label(self, what: str) -> str:

@@ -6,7 +6,6 @@ What only a whole run can get wrong shows here: an operation that starts before 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ Registers = dict[str, NDArray[np.float32]]
 
 def named(op: Operation) -> set[str]:
     """Registers an operation names."""
-    return {v.register for f in fields(op) if isinstance(v := getattr(op, f.name), View)}
+    return {view.register for view in op.views()}
 
 
 def adds(op: Operation) -> bool:

@@ -120,7 +120,8 @@ def _latent(c: Emitter, shape: Attention, gain: Vector, biases: tuple[Vector, ..
     queries = View("latent", 0, q_b.rows)
     if q_b not in entry:
         queries = c.register("qkv", q_b.rows)
-        c.emit(Product(c.label(q_b.name), View("latent", 0, q_b.columns), queries, (c.layout.weight(q_b),)))
+        # At least as wide as what is read: joined latents are wider than one projection of the residual.
+        c.emit(Product(c.label(q_b.name), c.register("latent", q_b.columns), queries, (c.layout.weight(q_b),)))
     for matrix in extra:
         x, norm = c.source(matrix.columns, gain)
         c.emit(Product(c.label(matrix.name), x, c.register("extra", matrix.rows), (c.layout.weight(matrix),), norm))

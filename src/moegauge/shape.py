@@ -10,7 +10,7 @@ layers are written once with a `repeat`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import groupby
 from pathlib import Path
@@ -175,6 +175,9 @@ class ModelShape:
         source: where it came from: repo, commit, command.
         mtp_parameters: of the multi-token-prediction layers its release holds beside `layers`, with which a server can
             draft tokens; a plain decode step reads none of them.
+
+    Raises:
+        ShapeError: an impossible model: widths that do not chain, heads or experts that contradict each other.
     """
 
     name: str
@@ -186,6 +189,10 @@ class ModelShape:
     vectors: Vectors = field(default_factory=Vectors)
     source: dict[str, str] = field(default_factory=dict)
     mtp_parameters: int = 0
+
+    def __post_init__(self) -> None:
+        for where, what in _contradictions(self):
+            raise ShapeError(f"{self.name}: {where} {what}.", advice="See docs/architecture.md for the schema.")
 
     @property
     def moe_layers(self) -> int:
@@ -336,6 +343,116 @@ class ModelShape:
         outfile.write(path, json.dumps(self.to_json(), indent=1) + "\n")
 
 
+def _contradictions(shape: ModelShape) -> Iterator[tuple[str, str]]:
+    """(where, what) of everything in a shape that no model can be.
+
+    Only what holds for every order of matrices and for shapes that list some of a layer's matrices: each matrix must
+    find a source of its inputs as wide as itself.
+    """
+    for name, table in (("embedding", shape.embedding), ("head", shape.head)):
+        if table and table.columns != shape.hidden:
+            yield f"{name}.columns", f"is {table.columns}, not the hidden size {shape.hidden}"
+    seen: set[int] = set()
+    for i, layer in enumerate(shape.layers):
+        if id(layer) in seen:  # equal neighbours are one object in what is read from files
+            continue
+        seen.add(id(layer))
+        where = f"layers[{i}].attention"
+        yield from ((where, what) for what in _impossible_heads(layer.attention))
+        yield from ((where, what) for what in _broken_mixer(layer.attention, shape.hidden))
+        for role in ("dense_mlp", "shared_expert"):
+            group = [m for m in layer.matrices if m.role == role]
+            for m in group:
+                if m.rows == shape.hidden != m.columns and not any(o.rows in (m.columns, 2 * m.columns) for o in group):
+                    yield f"layers[{i}]", f"{_sized(m)}: no {role} matrix has so many outputs"
+        for j, pool in enumerate(layer.experts):
+            where = f"layers[{i}].experts[{j}]"
+            yield from ((where, what) for what in _broken_pool(pool, layer.matrices, shape.hidden))
+
+
+def _sized(matrix: Matrix) -> str:
+    return f"'{matrix.name}' reads {matrix.columns} inputs"
+
+
+def _impossible_heads(a: Attention) -> Iterator[str]:
+    if a.kind not in ("gqa", "mla"):
+        return
+    if min(a.heads, a.kv_heads, a.head_dim, a.value_dim) < 1:
+        yield f"of kind {a.kind} needs heads, kv_heads, head_dim and value_dim"
+    elif a.kind == "gqa" and a.heads % a.kv_heads:
+        yield f"has {a.heads} heads, not a multiple of {a.kv_heads} kv_heads"
+    elif a.kind == "mla" and a.kv_heads != 1:
+        yield f"has {a.kv_heads} kv_heads; latent attention has 1"
+    elif a.kind == "mla" and a.head_dim < a.value_dim:
+        yield f"has a head_dim of {a.head_dim}, less than its latent width value_dim, {a.value_dim}"
+
+
+def _broken_mixer(a: Attention, hidden: int) -> Iterator[str]:
+    """Projections of a token mixer without a source of their width."""
+    first = [m for m in a.matrices if m.columns == hidden]
+    given = sum(m.rows for m in first)
+    widths = (a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.value_dim)
+    if a.kind == "gqa" and len(first) > 2 and given < sum(widths):
+        yield f"projections give {given} outputs; {a.heads} heads and {a.kv_heads} KV heads need {sum(widths)}"
+    if a.kind == "mla":
+        yield from _broken_latents(a, first, hidden)
+        return
+    for m in a.matrices:
+        others = sum(o.rows for o in a.matrices if o is not m)
+        if m.rows != hidden or m.columns == hidden:
+            continue
+        if a.kind == "gqa" and m.columns < a.heads * a.value_dim:
+            yield f"{_sized(m)}: {a.heads} heads give {a.heads * a.value_dim}"
+        elif m.columns > max(others, a.heads * a.value_dim):
+            yield f"{_sized(m)}: all others give {others}"
+
+
+def _broken_latents(a: Attention, first: Sequence[Matrix], hidden: int) -> Iterator[str]:
+    """Every projection reads the residual, the latents, or projections of the residual: one, two joined, or one twice
+    over (A.X K2). One alone may read the values of all heads, which are part of what the latents expand to."""
+    given = {n * m.rows for m in first for n in (1, 2)} | {m.rows + o.rows for m in first for o in first}
+    lost = [m for m in a.matrices if m.columns not in {hidden, a.value_dim, *given}]
+    widest = max((m.rows for m in a.matrices if m.columns == a.value_dim), default=0)
+    out = [m for m in lost if m.rows == hidden and m.columns % a.heads == 0 and m.columns < widest]
+    for m in lost:
+        if m not in out or len(out) > 1:
+            yield f"{_sized(m)}: no projection gives so many, and the latents are {a.value_dim}"
+
+
+def fit_each_other(mlp: Sequence[Matrix]) -> bool:
+    """Whether gate and up projection (or up alone, or both in one) and the down projection, in this order, chain."""
+    *first, down = mlp
+    up = first[-1]
+    halves = (1, 2) if len(first) == 1 else (1,)
+    return up.rows in [h * down.columns for h in halves] and all(
+        (m.rows, m.columns) == (up.rows, up.columns) for m in first
+    )
+
+
+def _broken_pool(pool: Experts, beside: Sequence[Matrix], hidden: int) -> Iterator[str]:
+    """A pool of routed experts that no token can go through."""
+    if pool.top_k > pool.count:
+        yield f"top_k is {pool.top_k}, more than its {pool.count} experts"
+    if not pool.matrices:
+        yield "matrices must not be empty"
+        return
+    *first, down = pool.matrices
+    if len(first) not in (1, 2):
+        return
+    up = first[-1]
+    halves = (1, 2) if len(first) == 1 else (1,)  # one matrix may be gate and up in one
+    if any((m.rows, m.columns) != (up.rows, up.columns) for m in first) or up.rows not in [
+        h * down.columns for h in halves
+    ]:
+        sizes = ", ".join(f"'{m.name}' [{m.rows}, {m.columns}]" for m in pool.matrices)
+        yield f"matrices do not fit each other: {sizes}"
+    if all(m.columns != hidden for m in pool.matrices) and all(m.rows != up.columns for m in beside):
+        yield f"{_sized(up)}: neither the hidden size {hidden} nor what a matrix of the layer gives"
+    if all(m.rows != hidden for m in pool.matrices) and all(m.columns != down.rows for m in beside):
+        wanted = f"neither the hidden size {hidden} nor what a matrix of the layer reads"
+        yield f"'{down.name}' gives {down.rows} outputs: {wanted}"
+
+
 def _plain(value: Any) -> Any:
     """Dataclasses to dicts, fields that hold their default left out."""
     if isinstance(value, tuple):
@@ -418,7 +535,7 @@ class _Reader:
         if kind not in ATTENTION_KINDS:
             raise self.fail(f"{path}.kind", f"'{kind}' is none of {', '.join(sorted(ATTENTION_KINDS))}")
         window = holder.get("window")
-        result = Attention(
+        return Attention(
             kind,
             heads=self.integer(holder, "heads", path, default=0),
             kv_heads=self.integer(holder, "kv_heads", path, default=0),
@@ -429,22 +546,12 @@ class _Reader:
             state_elements=self.integer(holder, "state_elements", path, default=0),
             matrices=self.matrices(holder, path),
         )
-        if kind in ("gqa", "mla") and min(result.heads, result.kv_heads, result.head_dim, result.value_dim) < 1:
-            raise self.fail(path, f"of kind {kind} needs heads, kv_heads, head_dim and value_dim")
-        if kind == "gqa" and result.heads % result.kv_heads:
-            raise self.fail(path, f"has {result.heads} heads, not a multiple of {result.kv_heads} kv_heads")
-        return result
 
     def experts(self, value: Any, path: str) -> Experts:
         holder = self.mapping(value, path)
         count = self.integer(holder, "count", path, 1)
         top_k = self.integer(holder, "top_k", path, 1)
-        if top_k > count:
-            raise self.fail(f"{path}.top_k", f"is {top_k}, more than its {count} experts")
-        matrices = self.matrices(holder, path)
-        if not matrices:
-            raise self.fail(f"{path}.matrices", "must not be empty")
-        return Experts(count, top_k, matrices, self.vectors(holder, path))
+        return Experts(count, top_k, self.matrices(holder, path), self.vectors(holder, path))
 
     def layer(self, value: Any, path: str) -> tuple[int, Layer]:
         holder = self.mapping(value, path)
@@ -471,7 +578,7 @@ class _Reader:
                 raise self.fail(f"layers[{i}].repeat", f"makes more than {SHAPE_LAYERS:,} layers")
             layers.extend([layer] * repeat)
         head = holder.get("head")
-        shape = ModelShape(
+        arguments = (
             self.string(holder, "name", "document"),
             self.string(holder, "family", "document"),
             self.integer(holder, "hidden", "document", 1),
@@ -482,6 +589,7 @@ class _Reader:
             source,
             self.integer(holder, "mtp_parameters", "document", default=0),
         )
-        if shape.embedding.columns != shape.hidden:
-            raise self.fail("embedding.columns", f"is {shape.embedding.columns}, not the hidden size {shape.hidden}")
-        return shape
+        try:
+            return ModelShape(*arguments)
+        except ShapeError as error:
+            raise ShapeError(f"{self.where}: {error.message}", advice=error.advice) from None

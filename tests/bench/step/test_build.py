@@ -431,3 +431,16 @@ def test_the_default_arena_holds_the_largest_matrix_of_any_model(monkeypatch: py
     step.close()
     with pytest.raises(DeviceError, match="smaller than the largest matrices of one step"):
         build_step(wide.cast("fp8"), NumpyBackend("reference"), reuse=0.0, arena_bytes=4096)
+
+
+def test_joined_latents_are_read_inside_their_register() -> None:
+    """Queries from their latents twice over (A.X K2): more columns than any projection of the residual gives."""
+    attention = made_up.mla(64, 4, query=24, latent=32, rope=8, nope=16, value=16)
+    twice = tuple(replace(m, columns=48) if m.name == "q_b_proj" else m for m in attention.matrices)
+    shape = made_up.model([made_up.dense_layer(replace(attention, matrices=twice), 32, 64)], 64)
+    step = build_step(shape, get_backend("reference"), context=3, arena_bytes=1 << 24, reuse=0.0)
+    for program in step.programs:
+        for op in program.operations:
+            assert all(v.offset + v.width <= program.registers[v.register] for v in op.views()), op.label
+    step.check()
+    step.close()
