@@ -5,14 +5,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS ?= bench,report,parquet,dask,dev
 
-.PHONY: install test validate check types lint format map bench models ptx triton-versions fuzz clean help
+.PHONY: install test validate check types lint format map bench models ptx triton-versions fuzz sanitize lock clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
-$(STAMP): pyproject.toml constraints.txt $(wildcard kernels/cpu/native/*.cpp kernels/cpu/native/*.h)
+# Everything but torch and triton is installed by hash: their wheels differ from index to index (CPU, CUDA), so that no one
+# file could hold them; constraints.txt pins their versions. The build then takes its setuptools from the locked ones.
+$(STAMP): pyproject.toml constraints.txt requirements-dev.lock $(wildcard kernels/cpu/native/*.cpp kernels/cpu/native/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 install: $(STAMP) ## .venv with everything
@@ -47,6 +50,13 @@ fuzz: $(STAMP) ## the header reader against safetensors: two million mutants, th
 	$(BIN)/python tests/attacks/mutants.py 2000000 1
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
 	$(BIN)/python tests/attacks/fuzz_header.py 60
+
+sanitize: $(STAMP) ## the CPU core's tests under the address, undefined-behaviour and thread sanitizers
+	$(BIN)/python scripts/sanitize.py
+
+lock: ## requirements-dev.lock anew from pyproject.toml and constraints.txt (needs uv)
+	uv pip compile pyproject.toml --extra report --extra parquet --extra dev --universal --python-version 3.11 \
+	    -c constraints.txt --generate-hashes --no-header -o requirements-dev.lock
 
 models: $(STAMP) ## regenerate the catalogue from CONFIGS=folder MODELS=table.csv (needs transformers)
 	$(BIN)/python scripts/make_models.py $(CONFIGS) $(MODELS)

@@ -82,14 +82,15 @@ def build(compiler: str, name: str, flags: list[str]) -> Path:
 def run(name: str, compiler: str) -> str:
     """Build and test with one sanitizer: `passed`, `failed`, or `skipped: why`."""
     flags, wanted, options, tests = SANITIZERS[name]
-    preload = library(compiler.rsplit(maxsplit=1)[-1], wanted)
-    if preload is None:
-        return f"skipped: {compiler} brings no {wanted}"
+    # The C++ library too: a sanitizer looks for its functions once, when it starts.
+    preload = [library(compiler.rsplit(maxsplit=1)[-1], so) for so in (wanted, "libstdc++.so.6")]
+    if None in preload:
+        return f"skipped: {compiler} brings no shared {wanted}"
     core = build(compiler, name, flags)
     environment = {
         **os.environ,
         **options,
-        "LD_PRELOAD": str(preload),
+        "LD_PRELOAD": " ".join(map(str, preload)),
         "PYTHONMALLOC": "malloc",
         "MOEGAUGE_SANITIZED_CORE": str(core),
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tests/kernels/cpu"), os.environ.get("PYTHONPATH", "")]),
@@ -99,7 +100,19 @@ def run(name: str, compiler: str) -> str:
     probe = subprocess.run([*prefix, sys.executable, "-c", ""], check=False, capture_output=True, env=environment)
     if probe.returncode:
         return f"skipped: Python does not start under it here ({probe.stderr.decode(errors='replace').strip()[:100]})"
-    command = [*prefix, sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "sanitized_core", *tests]
+    command = [
+        *prefix,
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-s",
+        "-p",
+        "sanitized_core",
+        *tests,
+    ]  # reports go to stderr
     return "failed" if subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode else "passed"
 
 

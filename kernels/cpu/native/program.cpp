@@ -33,14 +33,15 @@ class Check {
         if (value < least || value > MOST) fail(std::string(what) + " is " + std::to_string(value));
     }
 
-    // [start, start + bytes) lies in one region.
-    void memory(const void *start, Wide bytes, bool write, const char *what) const {
+    // [start, start + bytes) lies in one region, numbers of `size` bytes on their boundary.
+    void memory(const void *start, Wide bytes, bool write, const char *what, size_t size = 1) const {
         if (bytes == 0) return;
         const auto first = reinterpret_cast<uintptr_t>(start);  // unsigned: an address may lie anywhere
         const auto begin = [](const Region &r) { return reinterpret_cast<uintptr_t>(r.start); };
         const auto after = std::upper_bound(regions_.begin(), regions_.end(), first,
                                             [&](uintptr_t p, const Region &r) { return p < begin(r); });
         const bool inside = after != regions_.begin() && Wide(first - begin(*(after - 1))) + bytes <= (after - 1)->bytes;
+        if (first % size) fail(std::string(what) + " is not aligned");
         if (!inside) fail(std::string(what) + " reaches outside the memory of its program");
         if (write && !(after - 1)->writable) fail(std::string(what) + " would be written, in memory that is only read");
     }
@@ -52,7 +53,7 @@ class Check {
         if (columns > v.width)
             fail(std::string(what) + " is " + std::to_string(v.width) + " wide, " + std::to_string(static_cast<int64_t>(columns)) +
                  " are used");
-        if (op_.batch && v.width) memory(v.data, (Wide(op_.batch - 1) * v.pitch + v.width) * 4, write, what);
+        if (op_.batch && v.width) memory(v.data, (Wide(op_.batch - 1) * v.pitch + v.width) * 4, write, what, 4);
     }
 
     void vector(const Vector &v, int64_t length, int64_t slots, const char *what) const {
@@ -75,7 +76,8 @@ class Check {
         if (t.scale_bytes())
             memory(m.scales, Wide(slots - 1) * m.scale_stride + Wide((m.rows + t.rows - 1) / t.rows) * t.groups(m.columns) * t.scale_bytes(),
                    false, "a matrix's scales");
-        if (t.tensor_scale) memory(m.tensor_scale, Wide(slots - 1) * m.tensor_stride + 4, false, "a matrix's tensor scale");
+        if (t.tensor_scale) memory(m.tensor_scale, Wide(slots - 1) * m.tensor_stride + 4, false, "a matrix's tensor scale", 4);
+        want(m.tensor_stride % 4 == 0, "a matrix's tensor scale is not aligned");
     }
 
     void operation() const {
@@ -168,7 +170,7 @@ class Check {
         number(op_.elements, 0, "elements");
         view(op_.x, 1, false, "x");
         view(op_.y, 1, true, "y");
-        memory(op_.state, Wide(op_.batch) * op_.elements * 4, true, "state");
+        memory(op_.state, Wide(op_.batch) * op_.elements * 4, true, "state", 4);
     }
 
     void chosen() const {
@@ -185,15 +187,15 @@ class Check {
         for (const void *array : {static_cast<const void *>(r.ids), static_cast<const void *>(r.slot),
                                   static_cast<const void *>(r.index), static_cast<const void *>(r.share),
                                   static_cast<const void *>(r.distinct_slot)})
-            memory(array, choices * 4, true, "the route's arrays");
-        memory(r.distinct, 8, true, "the route's arrays");
+            memory(array, choices * 4, true, "the route's arrays", 4);
+        memory(r.distinct, 8, true, "the route's arrays", 8);
     }
 
     void route() const {
         chosen();
         const Route &r = *op_.route;
         view(r.logits, r.experts, false, "logits");
-        memory(r.prior, Wide(r.batch) * r.experts * 4, false, "prior");
+        memory(r.prior, Wide(r.batch) * r.experts * 4, false, "prior", 4);
     }
 
     void experts_up() const {
