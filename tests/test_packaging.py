@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from moegauge.counting.sources import release_layout
 
@@ -110,3 +111,33 @@ def test_commands_run_without_torch(command: str, tmp_path: Path) -> None:
     if command.endswith(("--help", "--json")) or command.startswith("count"):
         heavy |= {"scipy", "huggingface_hub", "matplotlib"}  # a folder needs no network
     assert heavy.isdisjoint(loaded), heavy.intersection(loaded)
+
+
+LOCK = (ROOT / "requirements-dev.lock").read_text()
+
+
+def test_everything_the_environment_takes_is_locked_with_hashes() -> None:
+    """But torch and triton, whose wheels differ from index to index."""
+    pins = dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", LOCK, flags=re.MULTILINE))
+    blocks = re.split(r"^(?=[a-z0-9.-]+==)", LOCK, flags=re.MULTILINE)[1:]
+    assert len(blocks) == len(pins) > 40
+    assert all("--hash=sha256:" in block for block in blocks)
+    constraints = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    kept = {name.lower().replace("_", "-"): version for name, version in constraints}
+    assert kept.keys() - pins.keys() == {"torch", "triton"}
+    assert not {name for name, version in kept.items() if pins.get(name, version) != version}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    wanted = [
+        *project["project"]["dependencies"],
+        *extras["parquet"],
+        *extras["dev"],
+        *project["build-system"]["requires"],
+    ]
+    for requirement in map(Requirement, wanted):
+        assert pins[requirement.name.lower().replace("_", "-")] in requirement.specifier, str(requirement)
+
+
+def test_the_build_requirement_is_bounded() -> None:
+    (requirement,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert "<" in requirement

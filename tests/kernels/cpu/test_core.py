@@ -27,6 +27,9 @@ from moegauge.kernels.program import Product
 pytestmark = pytest.mark.skipif(library() is None, reason="installed without a C++ compiler")
 
 POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX alone has fork and limits")
+# Under `make sanitize` a process of its own would have the core as installed, and the sanitizer's own trouble with limits
+# of memory and forks of many threads.
+ALONE = pytest.mark.skipif("MOEGAUGE_SANITIZED_CORE" in os.environ, reason="not in a process of its own")
 MUTANTS = int(os.environ.get("MOEGAUGE_MUTANTS", "3000"))
 
 
@@ -204,6 +207,7 @@ def long_product(core: Core, operations: int) -> tuple[Any, list[np.ndarray]]:
 
 
 @POSIX
+@ALONE
 def test_ctrl_c_ends_a_long_run_and_the_core_goes_on() -> None:
     """A run of many seconds: its last operation must not have run."""
     core = Core()
@@ -251,6 +255,7 @@ def product(rows, batch=1):
 
 @POSIX
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@ALONE
 def test_threads_the_system_refuses_are_one_line() -> None:
     done = run_alone(
         SETUP
@@ -278,6 +283,7 @@ print(kept[2].sum())
 
 @POSIX
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@ALONE
 def test_memory_that_runs_out_within_a_run_is_one_line_and_the_core_goes_on() -> None:
     done = run_alone(
         SETUP
@@ -302,6 +308,7 @@ print(kept[2].min(), kept[2].max())
 
 
 @POSIX
+@ALONE
 def test_a_forked_child_runs_exits_and_leaves_the_parent_alone() -> None:
     done = run_alone(
         SETUP
@@ -328,6 +335,7 @@ for depth in range(3):
 
 
 @POSIX
+@ALONE
 def test_a_fork_in_the_middle_of_a_run_leaves_a_core_that_works() -> None:
     """A second thread forks while the first is in the core: the child has neither its threads nor its locks."""
     done = run_alone(
@@ -365,6 +373,7 @@ def test_two_python_threads_take_turns() -> None:
     assert all((kept[0] == 1024).all() for _, kept in programs)
 
 
+@ALONE
 def test_a_core_still_held_at_exit_ends_with_the_interpreter() -> None:
     done = run_alone(
         SETUP
