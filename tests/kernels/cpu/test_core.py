@@ -27,7 +27,7 @@ from moegauge.kernels.program import Product
 pytestmark = pytest.mark.skipif(library() is None, reason="installed without a C++ compiler")
 
 POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX alone has fork and limits")
-# Under `make sanitize` a process of its own would have the core as installed, and the sanitizer's own trouble with limits
+# Under `make sanitize` a process of its own would have the core as installed, and the sanitizer trouble with limits
 # of memory and forks of many threads.
 ALONE = pytest.mark.skipif("MOEGAUGE_SANITIZED_CORE" in os.environ, reason="not in a process of its own")
 MUTANTS = int(os.environ.get("MOEGAUGE_MUTANTS", "3000"))
