@@ -211,7 +211,9 @@ def project() -> dict[str, Any]:
     if (root / "pyproject.toml").is_file() and (root / ".git").exists():
         found["commit"] = _first_line("git", "-C", str(root), "rev-parse", "HEAD")
         if found["commit"]:
-            changes = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
+            changes = _output(
+                "git", "--no-optional-locks", "-C", str(root), "status", "--porcelain", "--untracked-files=no"
+            )
             found["dirty"] = None if changes is None else bool(changes.strip())
     return found
 
