@@ -55,7 +55,7 @@ sanitize: $(STAMP) ## the CPU core's tests under the address, undefined-behaviou
 	$(BIN)/python scripts/sanitize.py
 
 lock: ## requirements-dev.lock anew from pyproject.toml and constraints.txt (needs uv)
-	uv pip compile pyproject.toml --extra report --extra parquet --extra dev --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra report --extra parquet --extra dask --extra dev --universal --python-version 3.11 \
 	    -c constraints.txt --generate-hashes --no-header -o requirements-dev.lock
 
 models: $(STAMP) ## regenerate the catalogue from CONFIGS=folder MODELS=table.csv (needs transformers)
