@@ -60,10 +60,12 @@ class Workload:
         resident: programs that a multiprocessor holds at once.
         chunks: pieces of weights that its programs share out in line; or, where it streams no weights, 0.
         run: neighbouring pieces that make one row tile.
+        step: pieces that are shared out together, one for each warp of a program.
         stream: neighbouring pieces of a row tile that one turn of its loop goes through (those of one expert).
         whole: a program that holds a whole row tile counts nobody in.
         chunk_bytes: bytes of one piece; of a launch without pieces all bytes it reads.
         chunk: what a warp issues for one piece.
+        alone, alone_loads: of who holds a whole row tile, from the end of its loop to its last store.
         head, wait, tail, finish, again, onward: cycles of a warp alone, as in
             `moegauge.kernels.triton.inspect.machine_code.Way`.
         head_loads, finish_loads, again_loads: loads in turn there, from the L2 cache.
@@ -80,6 +82,7 @@ class Workload:
     resident: int
     chunks: int = 0
     run: int = 1
+    step: int = 1
     stream: int = 1 << 30
     whole: bool = True
     chunk_bytes: float = 0.0
@@ -88,6 +91,8 @@ class Workload:
     wait: float = 0.0
     tail: float = 0.0
     finish: float = 0.0
+    alone: float = 0.0
+    alone_loads: int = 0
     again: float = 0.0
     onward: float = 0.0
     head_loads: int = 0
@@ -202,9 +207,9 @@ class Multiprocessor:
         """(first piece in its row tile, pieces, whether they are all of it) of each row tile a program works on."""
         work = self.work
         number = program * int(self.at.multiprocessors) % work.programs
-        each, more = divmod(work.chunks, work.programs)
-        begin = number * each + min(number, more)
-        end = begin + each + (number < more)
+        each, more = divmod(work.chunks // work.step, work.programs)
+        begin = (number * each + min(number, more)) * work.step
+        end = begin + (each + (number < more)) * work.step
         found = []
         while begin < end:
             stop = min(end, (begin // work.run + 1) * work.run)
@@ -231,10 +236,11 @@ class Multiprocessor:
                 now = yield from self._stream(number, mine, now, waited)
                 waited = True
                 now = yield from self._meet(number, me, now)
-                now = yield now + self._cycles(work.tail)
                 if whole:
-                    now = yield now + self._cycles(work.finish) + self._loads
-                elif work.arrives:
+                    now = yield now + self._cycles(work.alone) + work.alone_loads * at.l2
+                    continue
+                now = yield now + self._cycles(work.tail)
+                if work.arrives:
                     now = yield now + at.fence + at.atomic
                     self.counted = max(self.counted, now)
                 now = yield now + self._cycles(work.onward)

@@ -173,7 +173,7 @@ def work_of(op: ir.Operation, launch: Launch, code: Code, size: float, capabilit
         programs *= many
     fit = resident(code.registers, code.shared, launch.warps, SHARED_PER_MULTIPROCESSOR, capability)
     biases = sum(int(given.get(name) or 0) > 0 for name in BIASES)
-    cold = min(biases + bool(constants.get("NORMALISED")), max(0, way["finish_all"] - 1))
+    cold = min(biases + bool(constants.get("NORMALISED")), max(0, way["finish_all"] - 1)) if way["late_vectors"] else 0
     common: dict[str, Any] = {
         "kernel": launch.kernel.fn.__name__,
         "programs": programs,
@@ -183,6 +183,8 @@ def work_of(op: ir.Operation, launch: Launch, code: Code, size: float, capabilit
         "wait": way["wait_cycles"],
         "tail": way["tail"],
         "finish": way["finish"],
+        "alone": way["whole"] or way["tail"] + way["finish"],
+        "alone_loads": way["whole_loads"],
         "again": way["again"],
         "onward": way["onward"],
         "head_loads": way["head_loads"],
@@ -194,16 +196,20 @@ def work_of(op: ir.Operation, launch: Launch, code: Code, size: float, capabilit
     }
     if not launch.chunks:
         return Workload(**common, chunk_bytes=size, chunk=PieceCost(alone=code.loop), turns=_turns(launch))
+    # In a turn each warp of a program has a piece of its own; one left over in a row tile's last turn reads another's.
     matrix = next(w for w, _ in op.weights() if isinstance(w, ir.Weight))
-    length = -(-given["tiles"] // constants["TILES"])
-    piece = matrix.bytes / (matrix.rows // 16 * length)
-    chunks = max(1, round(size / piece))
+    across, warps = int(constants["ACROSS"]), launch.warps
+    length = math.ceil(given["tiles"] / (constants["TILES"] * across))
+    piece = matrix.bytes / (matrix.rows // 16 * length * across)
+    turns = max(1, round(size / piece / warps))
     down = isinstance(op, ir.ExpertsDown)
+    units = matrix.rows // 16 * across // warps
     return Workload(
         **common,
-        chunks=chunks,
-        run=max(1, round(chunks / (matrix.rows // 16))) if down else length * launch.warps // constants["ACROSS"],
-        stream=length,
+        chunks=turns * warps,
+        run=(max(1, round(turns / units)) if down else length) * warps,
+        stream=length * warps,
+        step=warps,
         whole=constants["BATCH1"] if down else isinstance(op, ir.ExpertsUp) or not constants["TOPK"],
         chunk_bytes=piece,
         chunk=PieceCost(alone=code.loop, pipes=tuple(code.pipes.items())),

@@ -68,9 +68,9 @@ class Listing:
             return to + after if one.startswith("@") else to
         return after
 
-    def path(self, first: int, goals: Container[int]) -> list[int]:
-        """The instructions of the way of fewest cycles from `first` to one of `goals`, the goal apart; empty where no
-        way leads there."""
+    def path(self, first: int, goals: Container[int], avoid: Container[int] = ()) -> list[int]:
+        """The instructions of the way of fewest cycles from `first` to one of `goals`, the goal apart, around `avoid`;
+        empty where no way leads there."""
         queue, came, cost = [(0, first)], {first: first}, {first: 0}
         while queue:
             spent, place = heappop(queue)
@@ -84,7 +84,7 @@ class Listing:
                 continue
             for after in self.following(place):
                 total = spent + self.cycles((place,))
-                if total < cost.get(after, total + 1):
+                if after not in avoid and total < cost.get(after, total + 1):
                     cost[after], came[after] = total, place
                     heappush(queue, (total, after))
         return []
@@ -192,9 +192,13 @@ class Way:
         finish: cycles from the atomic addition of whoever arrives last to the last store.
         finish_loads: loads in turn behind it.
         finish_all: the same along the text, those that few cases need (biases) among them.
+        late_vectors: loads of two bytes behind the atomic addition: gains and biases, which nobody has touched before.
         arrives: atomic additions behind the weight loop.
         again: cycles from the end of the weight loop to the next row's first load of weights, without counting in.
         again_loads: loads in turn there.
+        whole: cycles from the end of the weight loop to the last store of who holds a whole row tile, and counts nobody
+            in; 0 where no way leads around the atomic addition.
+        whole_loads: loads in turn there.
         onward: cycles from the atomic addition to the next row tile's first load of weights, for who is not the last.
     """
 
@@ -206,9 +210,12 @@ class Way:
     finish: int
     finish_loads: int
     finish_all: int
+    late_vectors: int
     arrives: int
     again: int = 0
     again_loads: int = 0
+    whole: int = 0
+    whole_loads: int = 0
     onward: int = 0
 
 
@@ -225,7 +232,7 @@ def way(code: Listing) -> Way:
             head=code.cycles(before), head_loads=serial_loads([code.text[i] for i in before]), waits_first=True,
             wait_cycles=code.cycles(before[before.index(mine[0]) :]) if mine else 0, tail=0,
             finish=code.cycles(finish), finish_loads=serial_loads([code.text[i] for i in finish]),
-            finish_all=serial_loads(code.text[first:]), arrives=len(atomics),
+            finish_all=serial_loads(code.text[first:]), late_vectors=0, arrives=len(atomics),
         )  # fmt: skip
     begin, end = loops[0]
     weights = code.find(WEIGHTS)
@@ -239,6 +246,8 @@ def way(code: Listing) -> Way:
     onward = code.path(last, heads)[1:] if behind else again
     stop = min([*behind[1:], *(a for a, _ in loops[1:] if a > last), ends])
     finish = _finish(code, last, stop) if behind else []
+    ends_at = code.find(STORE, last, stop)[-1:] or code.find(STORE, end)[-1:]
+    whole = code.path(end - 1, set(ends_at), set(atomics) if behind else ())[1:]
     return Way(
         head=code.cycles(before),
         head_loads=serial_loads([code.text[i] for i in before]),
@@ -248,7 +257,10 @@ def way(code: Listing) -> Way:
         finish=code.cycles(finish),
         finish_loads=serial_loads([code.text[i] for i in finish]),
         finish_all=serial_loads(code.text[last + 1 : stop]) if behind else 0,
+        late_vectors=len(code.find(r"\bLDG\S*\.U16\b", last, stop)) if behind else 0,
         arrives=len(behind),
+        whole=code.cycles(whole),
+        whole_loads=serial_loads([code.text[i] for i in whole]),
         again=code.cycles(again),
         again_loads=serial_loads([code.text[i] for i in again]),
         onward=code.cycles(onward),

@@ -71,8 +71,8 @@ def test_a_shared_row_tile_is_counted_in_and_a_whole_one_is_not():
     shared = work(chunks=40, run=8, chunk_bytes=0.0, tail=10, arrives=1, finish=100, finish_loads=2)
     # Two programs and a half to a row tile; this one holds four pieces of eight.
     assert alone(shared) == pytest.approx(AT.edge + 2 * AT.dram + 10 + 700 + 100 + 2 * AT.l2)
-    whole = replace(shared, run=4)
-    assert alone(whole) == pytest.approx(AT.edge + 2 * AT.dram + 10 + 100 + 2 * AT.l2)
+    whole = replace(shared, run=4, alone=60, alone_loads=1)
+    assert alone(whole) == pytest.approx(AT.edge + 2 * AT.dram + 60 + AT.l2)
     cold = replace(shared, cold_loads=1)
     assert alone(cold) - alone(shared) == pytest.approx(AT.dram)
     routed = replace(shared, arrives=2)
@@ -89,6 +89,12 @@ def test_warps_of_a_program_share_its_pieces_and_meet():
     one = work(chunks=80, chunk_bytes=0.0, chunk=PieceCost(alone=700))
     four = replace(one, warps=4, resident=4)
     assert alone(four) == pytest.approx(AT.edge + AT.dram + 2 * 700 + AT.barrier + AT.shared)
+
+
+def test_turns_are_shared_out_whole():
+    """Twelve turns of four pieces among ten programs: the longest has two."""
+    one = work(warps=4, resident=4, chunks=48, step=4, chunk_bytes=0.0, chunk=PieceCost(alone=700))
+    assert alone(one) == pytest.approx(AT.edge + AT.dram + 2 * 700 + AT.barrier + AT.shared)
 
 
 def test_pieces_brought_to_the_cache_before_the_wait_cost_an_l2_trip_behind_it():

@@ -22,7 +22,8 @@ from moegauge.record import Project
 pytest.importorskip("triton")
 
 WAY = {"head": 400, "head_loads": 1, "waits_first": False, "wait_cycles": 0, "tail": 200, "finish": 800,
-       "finish_loads": 3, "finish_all": 4, "arrives": 1, "again": 300, "again_loads": 1, "onward": 250}  # fmt: skip
+       "finish_loads": 3, "finish_all": 4, "late_vectors": 1, "arrives": 1, "again": 300, "again_loads": 1,
+       "whole": 600, "whole_loads": 2, "onward": 250}  # fmt: skip
 CODE = Code(registers=128, shared=1024, way=WAY, loop=400, pipes={"issue": 180, "alu": 80, "tensor": 8})
 
 
