@@ -147,6 +147,36 @@ def write_with(path: Path, fill: Callable[[IO[bytes]], None], *, replaces: Calla
             raise
 
 
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to be filled, which gets the name `path` when the block ends well, and is gone when it does not.
+
+    Raises:
+        OutputError: something is there already, or the system refuses.
+    """
+    with reporting(path):
+        place = Path(os.path.realpath(path))
+        if os.path.lexists(place):
+            raise OutputError(f"{path}: already exists; it is left as it is.", advice="Name a new folder.")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        import tempfile
+
+        scratch = Path(tempfile.mkdtemp(prefix=_scratch_prefix(place), suffix=".tmp", dir=place.parent))
+        try:
+            yield scratch
+            for file in scratch.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as stream:
+                        os.fsync(stream.fileno())
+            scratch.chmod(0o777 & ~_umask())
+            scratch.rename(place)  # fails where a folder with something in it, or a file, came to be meanwhile
+        except BaseException:
+            import shutil
+
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+
 def _name(scratch: str, place: Path, *, replace: bool) -> None:
     """Give a scratch file its name. A file that came to be there meanwhile is not replaced: a second name cannot be
     made where there is one, while a rename would."""

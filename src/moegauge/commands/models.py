@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from moegauge import models
+from moegauge import models, outfile
 from moegauge.commands._output import json_option, print_json, print_table, say, say_lines
 from moegauge.errors import UnknownNameError, UsageError
 from moegauge.models.catalogue import Entry, entries, find, flat
@@ -22,12 +22,11 @@ HEADINGS = (
 
 def write_layout(name: str, folder: Path) -> None:
     """Lay out the headers of a released checkpoint in a new folder; the data are holes and take no disk."""
-    if folder.exists():
-        raise UsageError(f"{folder}: already exists, nothing written.", advice="Name a folder that does not exist.")
     from moegauge.counting.sources import release_layout
 
     release = release_layout.release(name.lower())
-    release_layout.write(folder, release["config"], release["shards"])
+    with outfile.new_folder(folder) as scratch:
+        release_layout.write(scratch, release["config"], release["shards"])
     say(f"{folder}: headers of {release['repo']} as released; the weights are holes in sparse files.", err=True)
 
 
