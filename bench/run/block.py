@@ -2,7 +2,7 @@
 
 A randomised block design: every point of a block sees the same minutes, so that what a shared host does in them falls
 on all models alike. Points go into one block as long as their arena fits in memory, MOST_POINTS at most; a block is
-stored when it is done.
+stored when it is done. Where a block fails (no memory for its arena, one point's step), its points are measured alone.
 """
 
 from __future__ import annotations
@@ -87,17 +87,31 @@ class Rounds:
         if block:
             yield block
 
-    def _measure(self, block: list[_Entry], left: float | None) -> list[Case]:
+    def _measure(self, block: list[_Entry], left: float | None) -> Iterator[Case]:
+        """The cases of a block, or, where it fails as one, of its points one after another."""
+        try:
+            cases = self._together(block, left)
+        except MoegaugeError as error:
+            if len(block) == 1:
+                self._fail(block[0].point, error)
+                return
+            let_go(error)
+            for one in block:
+                yield from self._measure([one], left)
+            return
+        yield from cases
+
+    def _together(self, block: list[_Entry], left: float | None) -> list[Case]:
+        """The cases of a block whose points share an arena and see the same minutes.
+
+        Raises:
+            DeviceError: no room for the arena, or a step failed while it was timed.
+        """
         backend, settings = self._bench.backend, self._bench.settings
         names = ", ".join(one.point.label for one in block)
         self._on_start(f"{len(block)} points in rounds: {names}")
-        try:
-            with guarded():
-                arena = backend.arena(shared_pools(one.plan for one in block), settings.seed)
-        except MoegaugeError as error:
-            for one in block:
-                self._fail(one.point, error)
-            return []
+        with guarded():
+            arena = backend.arena(shared_pools(one.plan for one in block), settings.seed)
         try:
             ready = [one for one in block if self._gate(one, arena)]
             if not ready:
@@ -123,28 +137,27 @@ class Rounds:
         return True
 
     def _sample(self, ready: list[_Entry], bench: Bench) -> list[Case]:
-        """The cases of points whose steps are checked."""
+        """The cases of points whose steps are checked.
+
+        Raises:
+            DeviceError: a step or the roof failed while it was timed.
+        """
         entries = {f"{i}": one for i, one in enumerate(ready)}
         steps = {name: one.step for name, one in entries.items() if one.step is not None}
         timers = {name: StepTimer(step, bench.backend, bench.meter, cold=True) for name, step in steps.items()}
         seen: dict[str, list[Traffic]] = {name: [] for name in entries}
         self._on_start(f"rounds of {len(ready)} points")
-        try:
-            with guarded():
-                results = contest(
-                    {name: timer.whole for name, timer in timers.items()},
-                    bench.meter.sample,
-                    cuts={name: timer.cutter for name, timer in timers.items() if timer.cutter},
-                    shuffle=random.Random(bench.settings.seed),
-                    rest_s=0.0,
-                    limits=bench.settings.limits,
-                    throttle=bench.throttle,
-                    after=lambda name, _: seen[name].append(steps[name].traffic()),
-                )
-        except MoegaugeError as error:
-            for one in ready:
-                self._fail(one.point, error)
-            return []
+        with guarded():
+            results = contest(
+                {name: timer.whole for name, timer in timers.items()},
+                bench.meter.sample,
+                cuts={name: timer.cutter for name, timer in timers.items() if timer.cutter},
+                shuffle=random.Random(bench.settings.seed),
+                rest_s=0.0,
+                limits=bench.settings.limits,
+                throttle=bench.throttle,
+                after=lambda name, _: seen[name].append(steps[name].traffic()),
+            )
         cases = []
         for name, one in entries.items():
             try:

@@ -87,7 +87,7 @@ import os, errno
 real, count = os.{call}, [0]
 def full(*a, **k):
     count[0] += 1
-    if count[0] == 5:  # empty record, roof, first and second point are in
+    if count[0] == 6:  # empty record, roof, products in cache, first and second point are in
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return real(*a, **k)
 os.{call} = full
@@ -100,14 +100,14 @@ os.{call} = full
     finished(tmp_path, models)
 
 
-# Waits where a fault is wanted: in the second record's write, with its temporary file half full.
+# Waits where a fault is wanted: in the write of the second point, with its temporary file half full.
 STALL = """
 import os, time
 real, count = os.fsync, [0]
 def stall(handle):
     real(handle)
     count[0] += 1
-    if count[0] == 4:
+    if count[0] == 5:
         open("stalled", "w").close()
         time.sleep(60)
 os.fsync = stall
@@ -158,15 +158,16 @@ def test_no_memory_at_all(tmp_path: Path, models: str) -> None:
 
 
 def test_no_memory_for_one_point(tmp_path: Path, models: str) -> None:
+    """Neither for the arena that all points share: then each is measured alone, and one fails alone."""
     fault = """
-real = cpu.CpuBackend.arena
-def arena(self, pools, seed=0):
-    arena.count += 1
-    if arena.count == 2:
-        raise OSError(12, "Cannot allocate memory")
-    return real(self, pools, seed)
-arena.count = 0
-cpu.CpuBackend.arena = arena
+import moegauge.bench.run.block as block
+from moegauge.bench.run.sweep import lost
+real = block.Rounds._together
+def together(self, points, left):
+    if any(one.point.model == "two.json" for one in points):
+        raise lost(OSError(12, "Cannot allocate memory"))
+    return real(self, points, left)
+block.Rounds._together = together
 """
     done = run(tmp_path, "--model", models, "--out", "r.json", fault=fault)
     assert done.returncode == 1
@@ -180,25 +181,26 @@ cpu.CpuBackend.arena = arena
     assert sorted(names(tmp_path)) == ["one", "three", "two"]
 
 
-def test_a_device_that_disappears_in_mid_sweep(tmp_path: Path, models: str) -> None:
-    fault = """
-real = cpu.CpuRunnable.run
-def lost(self):
-    lost.count += "two" in self.program.name
-    if lost.count > 3:
+@pytest.mark.parametrize(("again", "kept"), [("two", ["one", "three"]), ("", [])])
+def test_a_device_that_fails_in_mid_sweep(tmp_path: Path, models: str, again: str, kept: list[str]) -> None:
+    """One step that fails costs its point; a device that is lost costs the block whose rounds were under way."""
+    fault = f"""
+real, count = cpu.CpuRunnable.run_cut, [0]
+def lost(self, *arguments):
+    count[0] += "two" in self.program.name
+    if count[0] > 3 and {again!r} in self.program.name:
         raise RuntimeError("CUDA error: device-side lost\\nmore lines")
-    return real(self)
-lost.count = 0
-cpu.CpuRunnable.run = lost
+    return real(self, *arguments)
+cpu.CpuRunnable.run_cut = lost
 """
     done = run(tmp_path, "--model", models, "--out", "r.json", fault=fault)
     assert done.returncode == 1
     assert "RuntimeError: CUDA error: device-side lost. Run again; the points before are kept." in done.stderr
     assert "more lines" not in done.stderr
-    assert names(tmp_path) == ["one"]
+    assert names(tmp_path) == kept
     resumed = run(tmp_path, "--model", models, "--out", "r.json")
     assert resumed.returncode == 0
-    assert names(tmp_path) == ["one", "two", "three"]
+    assert sorted(names(tmp_path)) == ["one", "three", "two"]
 
 
 def test_a_table_that_cannot_be_written_costs_nothing_measured(tmp_path: Path, models: str) -> None:
