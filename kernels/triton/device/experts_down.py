@@ -140,6 +140,8 @@ def experts_down(
         high = tl.minimum(end - base, tall)
         sums = tl.zeros((WARPS, 16, NT), tl.float32)
         if BATCH1:
+            # A slot is asked for one expert ahead: its weights' address waits for it.
+            following = tl.load(slots + tl.minimum(low // turns, found - 1))
             # What does not depend on the sums is asked for before them: nobody has touched biases and gains.
             weights = tl.load(share + choice, mask=choice < TOPK, other=0.0)
             slot_of_choice = tl.load(slot_of + choice, mask=choice < TOPK, other=0)
@@ -148,7 +150,11 @@ def experts_down(
         for j in range(low // turns, tl.cdiv(tl.minimum(high, routed), turns)):
             first = tl.maximum(low - j * turns, 0)
             last = tl.minimum(high - j * turns, turns)
-            slot = tl.load(slots + j).to(tl.int64) + rows_of * 0
+            if BATCH1:
+                slot = tl.cast(following, tl.int64) + rows_of * 0
+                following = tl.load(slots + tl.minimum(j + 1, found - 1))
+            else:
+                slot = tl.load(slots + j).to(tl.int64) + rows_of * 0
             w = w_pool + (down_w + slot * w_stride) * 64
             s = s_pool + (down_s + slot * s_stride) * 64
             t = t_pool + (down_t + slot * t_stride) * 64

@@ -55,12 +55,14 @@ def up_units(
     found, rows, tiles, height, batch, x_stride8, out_stride, gate_length, up_length, x_width,
     FORMAT: tl.constexpr, ROUTED: tl.constexpr, TOPK: tl.constexpr, NT: tl.constexpr, FEW: tl.constexpr,
     UNROLL: tl.constexpr, ACROSS: tl.constexpr, TILES: tl.constexpr, RAGGED: tl.constexpr, QUAD: tl.constexpr,
-    ASM: tl.constexpr, WAITS: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr, TILES2: tl.constexpr,
+    ASM: tl.constexpr, HELD: tl.constexpr, WAITS: tl.constexpr, GATED: tl.constexpr, SHADOW: tl.constexpr,
+    TILES2: tl.constexpr,
 ):  # fmt: skip
     """This program's share of the units of `found` experts, or of the shared expert without ROUTED.
 
-    out: where the first choice's columns begin. part: [parts, pairs + tokens, sides * height]. WAITS: the kernel before
-    this one may still use the scratch, so it is waited for before a part is stored.
+    out: where the first choice's columns begin. part: [parts, pairs + tokens, sides * height]. HELD: the kernel before
+    this one is waited for once the program knows its share, which takes several divisions. WAITS: it may still use the
+    scratch, so it is waited for before a part is stored.
     """
     SIDES: tl.constexpr = 2 if GATED else 1
     BATCH1: tl.constexpr = FEW == 1
@@ -75,11 +77,19 @@ def up_units(
     total = found * high * length
     stride = batch * (TOPK + 1) * SIDES * height
     begin, end = share_of(me, grid, total)
-    for unit in range(begin // length, tl.cdiv(end, length)):
+    start = begin // length
+    stop = tl.cdiv(end, length)
+    j = start // high
+    row_tile = start - j * high
+    if HELD:
+        wait_for_producers()
+    following = tl.load(slots + tl.minimum(j, found - 1)) if ROUTED else 0
+    for unit in range(start, stop):
         first = tl.maximum(begin - unit * length, 0)
         last = tl.minimum(end - unit * length, length)
-        j = unit // high
-        row_tile = unit - j * high
+        slot = tl.cast(following, tl.int64)
+        at_end = row_tile + 1 == high
+        next_j = tl.where(at_end, j + 1, j)
         row = row_tile * 16 + tl.arange(0, 16)
         upper = beside(ACROSS) == SIDES - 1
         w = tl.where(upper, up_w, gate_w).to(tl.int64)
@@ -87,7 +97,7 @@ def up_units(
         t = tl.where(upper, up_t, gate_t).to(tl.int64)
         count = batch
         if ROUTED:
-            slot = tl.load(slots + j).to(tl.int64)
+            following = tl.load(slots + tl.minimum(next_j, found - 1))
             count = 1 if BATCH1 else tl.load(counts + j)
             w += slot * w_stride
             s += slot * s_stride
@@ -138,6 +148,8 @@ def up_units(
                     target = (to * out_stride + choice * rows)[None, :] + row[:, None]
                     there = tl.broadcast_to((q + lane < count)[None, :], target.shape)
                     write_up(sums, gate_added, up_added, out, shadow, target, there, GATED, SHADOW)
+        row_tile = tl.where(at_end, 0, row_tile + 1)
+        j = next_j
 
 
 @triton.jit(
@@ -183,17 +195,18 @@ def experts_up(
             counters + experts_most * (rows // 16), gate_bias, up_bias, slots, counts, members,
             shared_gate_w, shared_gate_s, shared_gate_t, shared_up_w, shared_up_s, shared_up_t, 0, 0, 0, 0,
             1, shared_rows, shared_tiles, height, batch, x_stride8, out_stride, 0, 0, x_width,
-            SHARED, False, TOPK, NT, FEW, UNROLL, ACROSS, SHARED_TILES, SHARED_RAGGED, QUAD, ASM, PDL and EARLY, GATED,
-            SHADOW, TILES2,
+            SHARED, False, TOPK, NT, FEW, UNROLL, ACROSS, SHARED_TILES, SHARED_RAGGED, QUAD, ASM, False, PDL and EARLY,
+            GATED, SHADOW, TILES2,
         )  # fmt: skip
-    if PDL:
+    if PDL and FEW > 1:
         wait_for_producers()
     found = TOPK if FEW == 1 else tl.load(distinct)
     up_units(
         w_pool, s_pool, t_pool, x, squares, out, shadow, part, counters, gate_bias, up_bias, slots, counts, members,
         gate_w, gate_s, gate_t, up_w, up_s, up_t, w_stride, s_stride, t_stride, bias_stride,
         found, rows, tiles, height, batch, x_stride8, out_stride, gate_length, up_length, x_width,
-        FORMAT, True, TOPK, NT, FEW, UNROLL, ACROSS, TILES, RAGGED, QUAD, ASM, False, GATED, SHADOW, TILES2,
+        FORMAT, True, TOPK, NT, FEW, UNROLL, ACROSS, TILES, RAGGED, QUAD, ASM, PDL and FEW == 1, False, GATED, SHADOW,
+        TILES2,
     )  # fmt: skip
 
 

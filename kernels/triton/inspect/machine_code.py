@@ -153,11 +153,12 @@ def _registers(instruction: str) -> tuple[set[int], set[int]]:
     return set(range(first, first + many)), rest
 
 
-def serial_loads(text: Sequence[str]) -> int:
+def serial_loads(text: Sequence[str], unread: bool = True) -> int:
     """How many of the global loads in some instructions wait for one another, a chain as long as it is.
 
     Instructions are issued in order: a load is behind another if anything before it, an address or not, has read what
-    the other brought. Loads issued before that, many as they are, count once.
+    the other brought. Loads issued before that, many as they are, count once. Without `unread` those whose result none
+    of the instructions reads, which keep nobody waiting, do not count.
     """
     done, longest = 0, 0
     pending: dict[int, int] = {}
@@ -168,7 +169,7 @@ def serial_loads(text: Sequence[str]) -> int:
         if re.search(r"\bLDG?\.E\b|\bLDG\b", one):
             longest = max(longest, done + 1)
             pending |= dict.fromkeys(written, done + 1)
-    return longest
+    return longest if unread else done
 
 
 WAIT = r"\bACQBULK\b"
@@ -185,7 +186,7 @@ class Way:
     Attributes:
         head: cycles before the first load of weights, or of all of it up to the atomic addition in a kernel without a
             weight loop.
-        head_loads: loads in turn before it.
+        head_loads: loads in turn before it that it, or anything before it, waits for.
         waits_first: the dependency wait comes before the first load of weights.
         wait_cycles: cycles from that wait to the first load of weights; 0 where weights come first.
         tail: cycles from the end of the weight loop to the atomic addition, or to the last store.
@@ -193,9 +194,9 @@ class Way:
         finish_loads: loads in turn behind it.
         finish_all: the same along the text, those that few cases need (biases) among them.
         late_vectors: loads of two bytes behind the atomic addition: gains and biases, which nobody has touched before.
-        arrives: atomic additions behind the weight loop.
+        arrives: atomic additions behind the weight loop, one behind another on one way with no weights in between.
         again: cycles from the end of the weight loop to the next row's first load of weights, without counting in.
-        again_loads: loads in turn there.
+        again_loads: loads in turn there, as in `head_loads`.
         whole: cycles from the end of the weight loop to the last store of who holds a whole row tile, and counts nobody
             in; 0 where no way leads around the atomic addition.
         whole_loads: loads in turn there.
@@ -250,7 +251,7 @@ def way(code: Listing) -> Way:
     whole = code.path(end - 1, set(ends_at), set(atomics) if behind else ())[1:]
     return Way(
         head=code.cycles(before),
-        head_loads=serial_loads([code.text[i] for i in before]),
+        head_loads=_waited(code, before, weights),
         waits_first=bool(mine),
         wait_cycles=code.cycles(before[before.index(mine[0]) :]) if mine else 0,
         tail=code.cycles(tail),
@@ -258,11 +259,11 @@ def way(code: Listing) -> Way:
         finish_loads=serial_loads([code.text[i] for i in finish]),
         finish_all=serial_loads(code.text[last + 1 : stop]) if behind else 0,
         late_vectors=len(code.find(r"\bLDG\S*\.U16\b", last, stop)) if behind else 0,
-        arrives=len(behind),
+        arrives=max((_chain(code, place, behind, set(weights)) for place in behind), default=0),
         whole=code.cycles(whole),
         whole_loads=serial_loads([code.text[i] for i in whole]),
         again=code.cycles(again),
-        again_loads=serial_loads([code.text[i] for i in again]),
+        again_loads=_waited(code, again, heads),
         onward=code.cycles(onward),
     )
 
@@ -273,3 +274,23 @@ def _finish(code: Listing, atomic: int, stop: int) -> list[int]:
     stores = code.find(STORE, atomic + 1, stop)[-1:]
     first = code.path(atomic, set(loads))[1:] if loads else []
     return first + (code.path(loads[0] if loads else atomic, set(stores)) if stores else [])
+
+
+def _waited(code: Listing, way: list[int], goals: Iterable[int]) -> int:
+    """Loads in turn that a way waits for before the first of `goals` that it leads to is issued."""
+    after = set(code.following(way[-1])) & set(goals) if way else set()
+    return serial_loads([code.text[i] for i in [*way, *sorted(after)[:1]]], unread=False)
+
+
+def _chain(code: Listing, atomic: int, atomics: Sequence[int], avoid: Container[int]) -> int:
+    """Atomic additions on the longest way onward in the text from one of them, itself included, around `avoid`."""
+    seen, open_, found = {atomic}, [atomic], set()
+    while open_:
+        for after in code.following(open_.pop()):
+            if after > atomic and after not in seen and after not in avoid:
+                seen.add(after)
+                if after in atomics:
+                    found.add(after)
+                else:
+                    open_.append(after)
+    return 1 + max((_chain(code, after, atomics, avoid) for after in found), default=0)
