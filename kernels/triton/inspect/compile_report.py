@@ -200,8 +200,8 @@ def expert_cases(
     }
     for name, kernel, given in (("up", "experts_up.experts_up", up), ("down", "experts_down.experts_down", down)):
         yield KernelCase(
-            f"experts {name}{tail}", kernel, given, warps=WARPS, loops=loops, chunk=whole.chunk, maxnreg=REGISTERS,
-            stack=BATCH_STACK if tokens > 8 else EXPERT_STACK,
+            f"experts {name}{tail}", kernel, given, warps=WARPS, loops=loops, chunk=whole.chunk,
+            maxnreg=REGISTERS if tokens < 16 else BATCH_REGISTERS, stack=BATCH_STACK if tokens > 8 else EXPERT_STACK,
         )  # fmt: skip
 
 

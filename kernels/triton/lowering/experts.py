@@ -8,7 +8,7 @@ from typing import Any
 from moegauge.errors import DeviceError
 from moegauge.kernels import program as ir
 from moegauge.kernels.triton.device import experts_down, experts_up
-from moegauge.kernels.triton.launching.launch import PROGRAMS, REGISTERS, WARPS, Launch
+from moegauge.kernels.triton.launching.launch import BATCH_PROGRAMS, BATCH_REGISTERS, PROGRAMS, REGISTERS, WARPS, Launch
 from moegauge.kernels.triton.lowering.base import Input, at, pitch, power
 from moegauge.kernels.triton.lowering.configuration import Cut, Shares, cut
 from moegauge.kernels.triton.lowering.dense import DenseLowering
@@ -58,6 +58,12 @@ class ExpertLowering(DenseLowering):
             column += up.rows
         return launches
 
+    def _residency(self, tables: RouteTables) -> tuple[int, int]:
+        """(registers per thread, programs of a multiprocessor) of an expert kernel: sums of 16 tokens and more spilled
+        136 bytes in 128 registers (mxfp4, compute capability 8.0)."""
+        few = self._batch == 1 or self._expert_tokens(tables) < 16
+        return (REGISTERS, PROGRAMS) if few else (BATCH_REGISTERS, BATCH_PROGRAMS)
+
     def _up_tiled(
         self,
         op: ir.ExpertsUp,
@@ -72,7 +78,8 @@ class ExpertLowering(DenseLowering):
         shared_rows = shared_up.rows if shared_up else 0
         # As many experts as there are choices are distinct at least: what fits them fits more.
         routed, behind = op.top_k * (rows // 16) * plan.length, shared_rows // 16 * other.length
-        shares = self._share(routed + behind, PROGRAMS)
+        registers, most_programs = self._residency(tables)
+        shares = self._share(routed + behind, most_programs)
         depth = max(Shares(part, shares.programs).depth(cut.length) for part, cut in ((routed, plan), (behind, other)))
         gate_bias, bias_stride, gate_length = self._slot_bias(op.gate_bias)
         up_bias, up_stride, up_length = self._slot_bias(op.up_bias)
@@ -115,7 +122,7 @@ class ExpertLowering(DenseLowering):
             **tiles2,
         }
         return Launch(
-            experts_up.experts_up, (shares.programs,), arguments, constants, WARPS, maxnreg=REGISTERS,
+            experts_up.experts_up, (shares.programs,), arguments, constants, WARPS, maxnreg=registers,
             chunks=shares.total,
         )  # fmt: skip
 
@@ -207,7 +214,8 @@ class ExpertLowering(DenseLowering):
         rows, alone = op.down.rows, self._batch == 1
         plan, other = _cuts(op.down, shared, WARPS)
         tall = op.top_k * plan.length + (other.length if shared else 0)
-        shares = self._share(rows // 16 * tall, PROGRAMS)
+        registers, most_programs = self._residency(tables)
+        shares = self._share(rows // 16 * tall, most_programs)
         if alone:  # a part is a program's sum over all experts of a row tile
             parts = shares.depth(tall)
         else:
@@ -247,7 +255,7 @@ class ExpertLowering(DenseLowering):
             "SHADOW": self._shadowed(op.out),
         }
         return Launch(
-            experts_down.experts_down, (shares.programs,), arguments, constants, WARPS, maxnreg=REGISTERS,
+            experts_down.experts_down, (shares.programs,), arguments, constants, WARPS, maxnreg=registers,
             chunks=shares.total,
         )  # fmt: skip
 
