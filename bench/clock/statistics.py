@@ -112,8 +112,8 @@ def interval(
 
     Both ends move away from the median by sqrt(n / effective), which is what correlation does to the deviation of a
     mean, and by Student's quantile for so many samples over the normal one. `scripts/coverage.py` prints how often the
-    interval then holds the true median. With fewer than five samples it is their whole range: resampling three numbers
-    tells nothing.
+    interval then holds the true median. Where no sample is negative, as of times and rates, it begins at 0 at least.
+    With fewer than five samples it is their whole range: resampling three numbers tells nothing.
     """
     if len(samples) < MINIMUM:
         return float(min(samples)), float(max(samples))
@@ -121,7 +121,8 @@ def interval(
     medians = bootstrap_medians(samples, resamples=resamples, seed=seed)
     low, high = np.percentile(medians, [100 * tail, 100 * (1 - tail)])
     middle, wider = median(samples), _wider(samples, tail, visible)
-    return middle - wider * (middle - float(low)), middle + wider * (float(high) - middle)
+    least = 0.0 if min(samples) >= 0 else float("-inf")  # what is never negative has no negative median
+    return max(least, middle - wider * (middle - float(low))), middle + wider * (float(high) - middle)
 
 
 def _wider(samples: Sequence[float], tail: float, visible: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def command(
             raise UsageError(
                 "--layout needs one model NAME.", advice="Example: moegauge models gpt-oss-20b --layout gpt-oss-20b"
             )
+        if os.path.lexists(folder):
+            raise UsageError(f"{folder}: already exists; it is left as it is.", advice="Name a new folder.")
         write_layout(names[0], folder)
     elif table:
         print_catalogue(chosen(names), form, as_json=as_json)

@@ -93,3 +93,10 @@ def test_median_mad_and_interval_are_scipy_s() -> None:
     width = high - low
     assert abs(low - theirs.low) < 0.15 * width
     assert abs(high - theirs.high) < 0.15 * width
+
+
+def test_the_interval_of_times_holds_no_negative_one() -> None:
+    """Few samples far apart are widened past zero, and a record that said so could not be read again."""
+    low, high = statistics.interval([1.0, 1.0, 1.0, 9.0, 9.0, 9.0])
+    assert low == 0 < high
+    assert statistics.interval([-1.0, -1.0, -1.0, 7.0, 7.0, 7.0])[0] < -1
